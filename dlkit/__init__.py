@@ -1,0 +1,18 @@
+"""dlkit: deep learning and high-performance computing, to run, break and measure."""
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dlkit.training.experiment import Experiment, Run
+
+__version__ = version("dlkit")
+__all__ = ["Experiment", "Run"]
+
+
+def __getattr__(name: str):
+    if name in __all__:  # torch takes a second to import: only who trains waits for it
+        from dlkit.training import experiment
+
+        return getattr(experiment, name)
+    raise AttributeError(f"module 'dlkit' has no attribute {name!r}")

@@ -1,0 +1,8 @@
+"""How it is trained, on one device."""
+
+from dlkit.training.contrastive import CD, PCD
+from dlkit.training.experiment import Experiment, Run
+from dlkit.training.learner import Batch, Learner
+from dlkit.training.schedules import linear, steps
+
+__all__ = ["CD", "PCD", "Batch", "Experiment", "Learner", "Run", "linear", "steps"]

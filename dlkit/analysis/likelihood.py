@@ -1,0 +1,241 @@
+"""How probable an RBM finds an image: exactly for small models, by annealed importance sampling for large ones."""
+
+import copy
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float64
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from dlkit.models.rbm import RBM, GaussianRBM, bernoulli
+from dlkit.models.sampling import gibbs
+
+ENUMERABLE = 25
+
+
+@dataclass(frozen=True)
+class LogZ:
+    """An estimate of log Z, in nats: `value`, and the interval `low` to `high` (three standard errors of Z).
+
+    `log_weights` (chains,) are the importance weights it is the mean of; `effective_chains` is how many of them count.
+    """
+
+    value: float
+    low: float
+    high: float
+    log_weights: Float64[Tensor, " chains"]
+
+    @property
+    def effective_chains(self) -> float:
+        return math.exp(2 * torch.logsumexp(self.log_weights, 0) - torch.logsumexp(2 * self.log_weights, 0))
+
+    def __repr__(self) -> str:
+        chains = f"{self.effective_chains:.0f} of {len(self.log_weights)} chains count"
+        return f"LogZ({self.value:.2f}, {self.low:.2f} to {self.high:.2f}, {chains})"
+
+
+@dataclass(frozen=True)
+class LogProbability:
+    """Mean log-probability of images, in nats: `value`, its `low` and `high` by the interval of log Z."""
+
+    value: float
+    low: float
+    high: float
+
+    def __repr__(self) -> str:
+        return f"{self.value:.2f} nats ({self.low:.2f} to {self.high:.2f})"
+
+
+@torch.no_grad()
+def exact_log_z(rbm: RBM, progress: bool = True) -> float:
+    """log Z in nats, by enumeration in float64 of the smaller side, of at most 25 units (25 take minutes).
+
+    A GaussianRBM is enumerated over its hidden units. ValueError if neither side is small enough.
+    """
+    over_hidden = rbm.hidden <= rbm.visible or isinstance(rbm, GaussianRBM)
+    units = rbm.hidden if over_hidden else rbm.visible
+    if units > ENUMERABLE:
+        raise ValueError(
+            f"{units} units have 2^{units} states: exact log Z is for {ENUMERABLE} at most, use `ais(rbm)` instead."
+        )
+    rbm = copy.deepcopy(rbm).double()
+    chunk = max(1, min(2**units, 2**22 // max(rbm.visible, rbm.hidden)))
+    total = torch.tensor(-math.inf, dtype=torch.float64, device=rbm.W.device)
+    with tqdm(total=2**units, disable=not progress, unit="state", unit_scale=True, delay=1) as bar:
+        for start in range(0, 2**units, chunk):
+            s = states(units, start, min(start + chunk, 2**units), device=rbm.W.device)
+            if over_hidden:
+                logs = s @ rbm.b + rbm.log_sum_visible(rbm.visible_input(s), rbm.a)
+            else:
+                logs = -rbm.free_energy(s)
+            total = torch.logaddexp(total, torch.logsumexp(logs, 0))
+            bar.update(len(s))
+    return float(total)
+
+
+def states(
+    units: int, start: int = 0, stop: int | None = None, device: torch.device | None = None
+) -> Float64[Tensor, "states units"]:
+    """The binary states numbered `start` to `stop` (all 2^units by default), one a row, lowest bit first."""
+    number = torch.arange(start, 2**units if stop is None else stop, device=device)
+    return (number[:, None] >> torch.arange(units, device=device) & 1).double()
+
+
+def reference_betas() -> Float64[Tensor, " temperatures"]:
+    """Salakhutdinov and Murray's 14,500 steps: 0:.001:.5, .5:.0001:.9, .9:.00001:1."""
+    coarse = torch.arange(0, 500, dtype=torch.float64) / 1e3
+    fine = torch.arange(5_000, 9_000, dtype=torch.float64) / 1e4
+    finest = torch.arange(90_000, 100_001, dtype=torch.float64) / 1e5
+    return torch.cat([coarse, fine, finest])
+
+
+@torch.no_grad()
+def ais(
+    rbm: RBM,
+    *,
+    images: Float[Tensor, "images visible"] | None = None,
+    chains: int = 100,
+    betas: Float64[Tensor, " temperatures"] | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> LogZ:
+    """log Z by annealed importance sampling, in nats: right on average in Z, so more often too low than too high.
+
+    Chains go from independent visible units with the pixel means of `images` (the model's own visible bias if none
+    are given) to the model, W and b scaled by the inverse temperatures `betas`, which rise from 0 to 1.
+    Source: Salakhutdinov and Murray 2008, On the quantitative analysis of deep belief networks, §4.1.
+    """
+    path = _Path(rbm, images, seed)
+    betas = _checked(betas)
+    v = path.start(chains)
+    log_weights, _ = path.anneal(v, betas, progress)
+    return _estimate(path.log_z_start() + log_weights, sign=1)
+
+
+@torch.no_grad()
+def reverse_ais(
+    rbm: RBM,
+    start: Float[Tensor, "chains visible"],
+    *,
+    images: Float[Tensor, "images visible"] | None = None,
+    burn_in: int = 1_000,
+    betas: Float64[Tensor, " temperatures"] | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> LogZ:
+    """log Z by annealing from the model down, in nats: where `ais` errs low, this errs high.
+
+    It is a bound only from exact samples of the model; these come from `burn_in` Gibbs steps from `start` (training
+    images are usual). If the two estimates disagree by more than a few nats, trust neither.
+    Source: Burda, Grosse, Salakhutdinov 2015, Accurate and conservative estimates of MRF log-likelihood, §3.
+    """
+    path = _Path(rbm, images, seed)
+    betas = _checked(betas)
+    v, _ = gibbs(rbm, start, steps=burn_in, generator=path.generator)
+    log_weights, _ = path.anneal(v, betas.flip(0), progress)
+    return _estimate(path.log_z_start() - log_weights, sign=-1)
+
+
+def log_probability(rbm: RBM, v: Float[Tensor, "images visible"], log_z: LogZ | float) -> LogProbability:
+    """Mean of log p(v) = -F(v) - log Z over the images, in nats."""
+    _check_binary(rbm, v)
+    with torch.no_grad():
+        mean = -float(torch.cat([rbm.free_energy(part) for part in v.split(10_000)]).double().mean())
+    if isinstance(log_z, LogZ):
+        return LogProbability(mean - log_z.value, mean - log_z.high, mean - log_z.low)
+    return LogProbability(mean - log_z, mean - log_z, mean - log_z)
+
+
+@torch.no_grad()
+def pseudo_log_likelihood(
+    rbm: RBM, v: Float[Tensor, "images visible"], *, generator: torch.Generator | None = None
+) -> Float[Tensor, " images"]:
+    """Σ_i log p(v_i | the other units) of each image, in nats: exactly, or with a generator from one unit an image.
+
+    The estimate from one unit is multiplied by the number of units, so both have the same scale and the same mean.
+    Source: Besag 1975; Hinton 2010, §12.
+    """
+    if isinstance(rbm, GaussianRBM):
+        raise ValueError("pseudo-log-likelihood is for binary visible units: a GaussianRBM has none.")
+    _check_binary(rbm, v)
+    x = rbm.hidden_input(v)
+    if generator is not None:
+        i = torch.randint(rbm.visible, (len(v),), generator=generator, device=generator.device).to(v.device)
+        flipped = v.clone()
+        flipped[torch.arange(len(v)), i] = 1 - flipped[torch.arange(len(v)), i]
+        return rbm.visible * F.logsigmoid(rbm.free_energy(flipped) - rbm.free_energy_given(v, x))
+    total = torch.zeros(len(v), dtype=v.dtype, device=v.device)
+    softplus = F.softplus(x).sum(1)
+    for i in range(rbm.visible):  # flipping unit i moves the hidden input by ±W_i: no product is needed
+        change = 1 - 2 * v[:, i]
+        rise = change * rbm.a[i] + F.softplus(x + change[:, None] * rbm.W[i]).sum(1) - softplus
+        total += F.logsigmoid(-rise)
+    return total
+
+
+class _Path:
+    """The intermediate models p_β: visible bias (1-β)a₀ + βa, weights βW, hidden bias βb."""
+
+    def __init__(self, rbm: RBM, images: Float[Tensor, "images visible"] | None, seed: int):
+        self.rbm = rbm
+        self.generator = torch.Generator(rbm.W.device).manual_seed(seed)
+        self.base = rbm.a.detach()
+        if images is not None and not isinstance(rbm, GaussianRBM):
+            base = copy.deepcopy(rbm)
+            base.set_visible_bias(images)
+            self.base = base.a.detach()
+
+    def bias(self, beta: float) -> Tensor:
+        return torch.lerp(self.base, self.rbm.a, beta)
+
+    def log_z_start(self) -> float:
+        nothing = torch.zeros(1, self.rbm.visible, dtype=torch.float64, device=self.base.device)
+        rbm = copy.deepcopy(self.rbm).double()
+        return float(rbm.log_sum_visible(nothing, self.base.double())) + self.rbm.hidden * math.log(2)
+
+    def start(self, chains: int) -> Tensor:
+        nothing = self.base.new_zeros(chains, self.rbm.visible)
+        return self.rbm.draw_visible(self.rbm.visible_mean(nothing, self.base), self.generator)
+
+    def anneal(self, v: Tensor, betas: Tensor, progress: bool) -> tuple[Float64[Tensor, " chains"], Tensor]:
+        """Σ log p*_next(v) - log p*_here(v) along the betas, a Gibbs step at each new one; and where the chains end."""
+        rbm, temperatures = self.rbm, betas.tolist()
+        log_weights = torch.zeros(len(v), dtype=torch.float64, device=v.device)
+        pairs = zip(temperatures[:-1], temperatures[1:], strict=True)
+        for here, there in tqdm(pairs, total=len(betas) - 1, disable=not progress, unit="temperature", delay=1):
+            x = rbm.hidden_input(v)
+            rise = (F.softplus(x * there) - F.softplus(x * here)).sum(1)
+            rise += rbm.visible_term(v, self.bias(there)) - rbm.visible_term(v, self.bias(here))
+            log_weights += rise
+            h = bernoulli(x.mul_(there).sigmoid_(), self.generator)
+            mean = rbm.visible_mean(rbm.visible_input(h).mul_(there), self.bias(there))
+            v = rbm.draw_visible(mean, self.generator)
+        return log_weights, v
+
+
+def _checked(betas: Tensor | None) -> Tensor:
+    betas = reference_betas() if betas is None else betas.double()
+    if betas[0] != 0 or betas[-1] != 1 or (betas.diff() <= 0).any():
+        raise ValueError("betas must rise from 0 to 1: torch.linspace(0, 1, 1001) does.")
+    return betas
+
+
+def _estimate(logs: Float64[Tensor, " chains"], sign: int) -> LogZ:
+    """log Z from the mean of exp(sign · logs), with three standard errors of that mean."""
+    top = (sign * logs).max()
+    weights = torch.exp(sign * logs - top)
+    mean, error = weights.mean(), weights.std() / math.sqrt(len(weights))
+
+    def log(value: Tensor) -> float:
+        return sign * float(top + value.log())
+
+    ends = sorted((log((mean - 3 * error).clamp_min(0)), log(mean + 3 * error)))
+    return LogZ(log(mean), *ends, sign * logs)
+
+
+def _check_binary(rbm: RBM, v: Tensor) -> None:
+    if not isinstance(rbm, GaussianRBM) and not ((v == 0) | (v == 1)).all():
+        raise ValueError('these pixels are not all 0 or 1: load them with data.load("mnist", binarise="sample").')

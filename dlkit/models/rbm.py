@@ -1,0 +1,226 @@
+"""Restricted Boltzmann machines: energies and conditionals, with no training code."""
+
+from pathlib import Path
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dlkit.models import files
+
+
+def bernoulli(p: Float[Tensor, "*shape"], generator: torch.Generator | None = None) -> Float[Tensor, "*shape"]:
+    """0/1 samples with probability `p`; `torch.bernoulli` takes four times as long on a CPU.
+
+    A generator on another device draws there, so that a GPU can be given the CPU's numbers.
+    """
+    device = generator.device if generator is not None else p.device
+    u = torch.empty(p.shape, dtype=p.dtype, device=device).uniform_(generator=generator)
+    return u.to(p.device).lt_(p)
+
+
+class RBM(nn.Module):
+    """Restricted Boltzmann machine with binary units: E(v, h) = -a·v - b·h - vᵀWh.
+
+    Holds W (visible, hidden), a (visible,) and b (hidden,); it knows nothing of how it is trained.
+    Weights start at N(0, std²), biases at 0.
+    Source: Hinton 2010, A practical guide to training restricted Boltzmann machines, §2 and §8.
+    """
+
+    def __init__(self, visible: int, hidden: int, *, std: float = 0.01, generator: torch.Generator | None = None):
+        super().__init__()
+        if visible < 1 or hidden < 1:
+            raise ValueError(f"an RBM of {visible} visible and {hidden} hidden units: both must be at least 1.")
+        self.W = nn.Parameter(std * torch.randn(visible, hidden, generator=generator))
+        self.a = nn.Parameter(torch.zeros(visible))
+        self.b = nn.Parameter(torch.zeros(hidden))
+
+    @property
+    def visible(self) -> int:
+        return self.W.shape[0]
+
+    @property
+    def hidden(self) -> int:
+        return self.W.shape[1]
+
+    def extra_repr(self) -> str:
+        return f"visible={self.visible}, hidden={self.hidden}"
+
+    # What the kind of visible unit decides. `a` is an argument where annealing needs another one than the model's.
+
+    def scaled(self, v: Float[Tensor, "batch visible"]) -> Float[Tensor, "batch visible"]:
+        """The visible units as they enter the product with W: here `v` itself."""
+        return v
+
+    def visible_term(
+        self, v: Float[Tensor, "batch visible"], a: Float[Tensor, " visible"]
+    ) -> Float[Tensor, " batch"]:
+        """The part of -E(v, h) that no hidden unit enters, in nats: a·v."""
+        return v @ a
+
+    def log_sum_visible(
+        self, x: Float[Tensor, "batch visible"], a: Float[Tensor, " visible"]
+    ) -> Float[Tensor, " batch"]:
+        """log Σ_v exp(visible_term(v) + scaled(v)·x), in nats, for the input x = Wh from the hidden units."""
+        return F.softplus(x + a).sum(1)
+
+    def visible_mean(
+        self, x: Float[Tensor, "batch visible"], a: Float[Tensor, " visible"]
+    ) -> Float[Tensor, "batch visible"]:
+        """Mean of each visible unit for the input x = Wh from the hidden units."""
+        return (x + a).sigmoid_()
+
+    def draw_visible(
+        self, mean: Float[Tensor, "batch visible"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "batch visible"]:
+        """A sample of the visible units with this mean."""
+        return bernoulli(mean, generator)
+
+    @torch.no_grad()
+    def set_visible_bias(self, images: Float[Tensor, "images visible"]) -> None:
+        """a = log p/(1-p), p the mean of each pixel (one image of grey added, for pixels that are always off).
+
+        Source: Hinton 2010, §8.1.
+        """
+        p = (images.sum(0) + 0.5) / (len(images) + 1)
+        self.a.copy_(torch.logit(p))
+
+    # What follows holds for every kind.
+
+    def hidden_input(self, v: Float[Tensor, "batch visible"]) -> Float[Tensor, "batch hidden"]:
+        """b + Wᵀv, in nats; in the bias's dtype also where autocast makes the product in bfloat16."""
+        return (self.scaled(v) @ self.W).to(self.b.dtype) + self.b
+
+    def visible_input(self, h: Float[Tensor, "batch hidden"]) -> Float[Tensor, "batch visible"]:
+        """Wh, without the bias."""
+        return (h @ self.W.T).to(self.a.dtype)
+
+    def energy(self, v: Float[Tensor, "batch visible"], h: Float[Tensor, "batch hidden"]) -> Float[Tensor, " batch"]:
+        """Energy of each joint state, in nats."""
+        return -self.visible_term(v, self.a) - (self.hidden_input(v) * h).sum(1)
+
+    def free_energy(self, v: Float[Tensor, "batch visible"]) -> Float[Tensor, " batch"]:
+        """-log Σ_h exp(-E(v, h)), in nats."""
+        return self.free_energy_given(v, self.hidden_input(v))
+
+    def free_energy_given(
+        self, v: Float[Tensor, "batch visible"], hidden_input: Float[Tensor, "batch hidden"]
+    ) -> Float[Tensor, " batch"]:
+        """The free energy where `hidden_input(v)` is already at hand."""
+        return -self.visible_term(v, self.a) - F.softplus(hidden_input).sum(1)
+
+    def hidden_given(self, v: Float[Tensor, "batch visible"]) -> Float[Tensor, "batch hidden"]:
+        """Probability that each hidden unit is on."""
+        return self.hidden_input(v).sigmoid_()
+
+    def visible_given(self, h: Float[Tensor, "batch hidden"]) -> Float[Tensor, "batch visible"]:
+        """Mean of each visible unit: for binary units the probability that it is on."""
+        return self.visible_mean(self.visible_input(h), self.a)
+
+    def energy_gradient(
+        self, v: Float[Tensor, "batch visible"], h: Float[Tensor, "batch hidden"], weight: Float[Tensor, " batch"]
+    ) -> dict[str, Tensor]:
+        """Σ weight · ∂E(v, h)/∂θ over the batch, by parameter name; h may be probabilities, E being linear in it."""
+        s = self.scaled(v)
+        weighted = h * -weight[:, None]
+        return {
+            "W": (s.T @ weighted).to(self.W.dtype),
+            "a": -(s * weight[:, None]).sum(0),
+            "b": weighted.sum(0),
+        }
+
+    def config(self) -> dict:
+        """The arguments that make a model of this shape."""
+        return {"visible": self.visible, "hidden": self.hidden}
+
+    def save(self, path: str | Path) -> None:
+        """Write the parameters to a safetensors file, atomically."""
+        files.save(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a model that `save` wrote. ValueError if the file holds another kind of model."""
+        return files.load(cls, path)
+
+
+class GaussianRBM(RBM):
+    """RBM with real-valued visible units: E(v, h) = Σ (v-a)²/2σ² - b·h - (v/σ²)ᵀWh.
+
+    `log_variance` (visible,) is log σ², a parameter: trained unless `learn_variance` is False.
+    Source: Cho, Ilin, Raiko 2011, Improved learning of Gaussian-Bernoulli restricted Boltzmann machines, §3.
+    """
+
+    def __init__(
+        self,
+        visible: int,
+        hidden: int,
+        *,
+        variance: float = 1.0,
+        learn_variance: bool = True,
+        std: float = 0.01,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__(visible, hidden, std=std, generator=generator)
+        if variance <= 0:
+            raise ValueError(f"a variance of {variance}: it must be above 0.")
+        self.log_variance = nn.Parameter(
+            torch.full((visible,), variance).log(), requires_grad=learn_variance
+        )
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, learn_variance={self.log_variance.requires_grad}"
+
+    def scaled(self, v: Float[Tensor, "batch visible"]) -> Float[Tensor, "batch visible"]:
+        """v/σ²."""
+        return v * torch.exp(-self.log_variance)
+
+    def visible_term(
+        self, v: Float[Tensor, "batch visible"], a: Float[Tensor, " visible"]
+    ) -> Float[Tensor, " batch"]:
+        """-Σ (v-a)²/2σ², in nats."""
+        return -0.5 * ((v - a) ** 2) @ torch.exp(-self.log_variance)
+
+    def log_sum_visible(
+        self, x: Float[Tensor, "batch visible"], a: Float[Tensor, " visible"]
+    ) -> Float[Tensor, " batch"]:
+        """log ∫ exp(visible_term(v) + scaled(v)·x) dv, in nats."""
+        log_volume = 0.5 * (self.log_variance + torch.log(torch.tensor(2 * torch.pi))).sum()
+        return log_volume + (a * x + 0.5 * x**2) @ torch.exp(-self.log_variance)
+
+    def visible_mean(
+        self, x: Float[Tensor, "batch visible"], a: Float[Tensor, " visible"]
+    ) -> Float[Tensor, "batch visible"]:
+        """a + Wh."""
+        return x + a
+
+    def draw_visible(
+        self, mean: Float[Tensor, "batch visible"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "batch visible"]:
+        """N(mean, σ²)."""
+        device = generator.device if generator is not None else mean.device
+        noise = torch.empty(mean.shape, dtype=mean.dtype, device=device).normal_(generator=generator)
+        return mean + noise.to(mean.device) * torch.exp(0.5 * self.log_variance)
+
+    @torch.no_grad()
+    def set_visible_bias(self, images: Float[Tensor, "images visible"]) -> None:
+        """a = the mean of each pixel; a learned variance starts at the pixel's own."""
+        self.a.copy_(images.mean(0))
+        if self.log_variance.requires_grad:
+            self.log_variance.copy_(images.var(0).clamp_min(1e-4).log())
+
+    def energy_gradient(
+        self, v: Float[Tensor, "batch visible"], h: Float[Tensor, "batch hidden"], weight: Float[Tensor, " batch"]
+    ) -> dict[str, Tensor]:
+        """As for the RBM, with ∂E/∂log σ² = -((v-a)²/2 - v·Wh)/σ² where the variance is learned."""
+        gradient = super().energy_gradient(v, h, weight)
+        precision = torch.exp(-self.log_variance)
+        gradient["a"] = -weight @ ((v - self.a) * precision)
+        if self.log_variance.requires_grad:
+            residual = 0.5 * (v - self.a) ** 2 - v * self.visible_input(h)
+            gradient["log_variance"] = -weight @ residual * precision
+        return gradient
+
+    def config(self) -> dict:
+        return super().config() | {"learn_variance": self.log_variance.requires_grad}

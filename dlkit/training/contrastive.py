@@ -1,0 +1,150 @@
+"""Contrastive divergence: the gradient of an RBM's log-likelihood, its model half from a short Gibbs chain."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dlkit.models.rbm import RBM, bernoulli
+from dlkit.models.sampling import noise
+from dlkit.training.learner import Batch
+
+
+@dataclass
+class CD:
+    """CD-k: the chain starts at the batch. Fills .grad with <∂E/∂θ>_data - <∂E/∂θ>_chain.
+
+    Hidden units are always sampled on the way, and their probabilities used at both ends; visible units are
+    sampled if `sample_visible`, else their means stand in for them (Hinton's recipe: less noise, more bias).
+    Reports `loss`, the squared error of the first reconstruction per image.
+
+    `centred`: the gradient of the centred RBM, carried back to W, a, b; offsets follow the data with rate 0.01.
+    `sparsity_target`: the hidden units' wanted mean activity; `sparsity_cost` weighs the pull towards it.
+    `products="bfloat16"`: the matrix products in bfloat16; weights, sums and sampling stay in float32.
+
+    Sources: Hinton 2002, Training products of experts; Hinton 2010, §3 and §11; Melchior, Fischer, Wiskott 2016,
+    How to center deep Boltzmann machines, algorithm 1.
+    """
+
+    k: int = 1
+    centred: bool = False
+    sample_visible: bool = False
+    sparsity_target: float | None = None
+    sparsity_cost: float = 0.1
+    visible_bias_from_data: bool = True
+    products: str = "float32"
+    state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+    capturable: ClassVar[bool] = True
+
+    def __post_init__(self):
+        if self.k < 1:
+            raise ValueError(f"CD-{self.k}: k must be at least 1.")
+        if self.products not in ("float32", "bfloat16"):
+            raise ValueError(f'products="{self.products}": "float32" (the weights\' own) or "bfloat16".')
+        if self.sparsity_target is not None and not 0 < self.sparsity_target < 1:
+            raise ValueError(f"a sparsity target of {self.sparsity_target}: 0.01 to 0.1 is usual.")
+
+    @torch.no_grad()
+    def start(self, model: RBM, data: Batch, batch_size: int, generator: torch.Generator) -> None:
+        """Set the visible bias from the data, and the offsets and activities that averages are kept of."""
+        images = data.images.flatten(1)
+        if images.shape[1] != model.visible:
+            raise ValueError(
+                f"images of {images.shape[1]} pixels for an RBM of {model.visible} visible units: "
+                f"make it RBM({images.shape[1]}, {model.hidden})."
+            )
+        if self.visible_bias_from_data:
+            model.set_visible_bias(images)
+        first = images[:1000]
+        if self.centred:
+            self.state["visible_offset"] = model.scaled(images.mean(0, keepdim=True))[0]
+        if self.centred or self.sparsity_target is not None:
+            self.state["hidden_mean"] = model.hidden_given(first).mean(0)
+
+    @torch.no_grad()
+    def fill_grad(self, model: RBM, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Set .grad of W, a, b (and of a learned variance) from one batch."""
+        x = batch.images.flatten(1)
+        bf16 = self.products == "bfloat16"
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+            input_x = model.hidden_input(x)
+            positive = input_x.sigmoid()
+            v, reconstruction = self.chain(model, positive, generator)
+            input_v = model.hidden_input(v)
+            negative = input_v.sigmoid()
+            # One call for both halves: one product twice as deep, which bfloat16 rounds once, after the difference.
+            weight = torch.cat([x.new_full((len(x),), 1 / len(x)), x.new_full((len(v),), -1 / len(v))])
+            gradient = model.energy_gradient(torch.cat([x, v]), torch.cat([positive, negative]), weight)
+        if self.centred or self.sparsity_target is not None:
+            self.state["hidden_mean"].lerp_(positive.mean(0), 0.01)
+        if self.centred:
+            self.state["visible_offset"].lerp_(model.scaled(x.mean(0, keepdim=True))[0], 0.01)
+            self.centre(gradient)
+        if self.sparsity_target is not None:
+            self.sparsen(gradient, x)
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.grad = gradient[name]
+        if reconstruction is not None:
+            return {"loss": (x - reconstruction).square_().sum(1).mean()}
+        gap = model.free_energy_given(x, input_x).mean() - model.free_energy_given(v, input_v).mean()
+        return {"loss": gap}
+
+    def chain(
+        self, model: RBM, positive: Float[Tensor, "batch hidden"], generator: torch.Generator
+    ) -> tuple[Float[Tensor, "chains visible"], Float[Tensor, "batch visible"] | None]:
+        """The end of k Gibbs steps from the batch, and the batch's first reconstruction where there is one."""
+        reconstruction = mean = model.visible_given(bernoulli(positive, generator))
+        v = self.visible_state(model, mean, generator)
+        for _ in range(self.k - 1):
+            mean = model.visible_given(bernoulli(model.hidden_given(v), generator))
+            v = self.visible_state(model, mean, generator)
+        return v, reconstruction
+
+    def visible_state(self, model: RBM, mean: Tensor, generator: torch.Generator) -> Tensor:
+        return model.draw_visible(mean, generator) if self.sample_visible else mean
+
+    def centre(self, gradient: dict[str, Tensor]) -> None:
+        """From the gradient of the RBM to the centred one's, expressed in the RBM's own parameters."""
+        mu, lam = self.state["visible_offset"], self.state["hidden_mean"]
+        W = gradient["W"].addr_(mu, gradient["b"], alpha=-1).addr_(gradient["a"], lam, alpha=-1)
+        gradient["a"] -= W @ lam
+        gradient["b"] -= mu @ W
+
+    def sparsen(self, gradient: dict[str, Tensor], x: Float[Tensor, "batch visible"]) -> None:
+        """Pull each hidden unit's mean activity q to the target p: q - p is the gradient of its cross-entropy."""
+        pull = self.sparsity_cost * (self.state["hidden_mean"] - self.sparsity_target)
+        gradient["b"] += pull
+        gradient["W"].addr_(x.mean(0), pull)
+
+
+@dataclass
+class PCD(CD):
+    """Persistent CD: the chains go on from step to step, `chains` of them (as many as the batch by default).
+
+    Visible and hidden units are both sampled. Reports `loss`, the mean free energy of the batch less that of the
+    chains, in nats: near 0 while the chains keep up with the model.
+    Source: Tieleman 2008, Training restricted Boltzmann machines using approximations to the likelihood gradient.
+    """
+
+    sample_visible: bool = True
+    chains: int | None = None
+
+    @torch.no_grad()
+    def start(self, model: RBM, data: Batch, batch_size: int, generator: torch.Generator) -> None:
+        """As for CD; the chains start from the visible bias alone."""
+        super().start(model, data, batch_size, generator)
+        self.state["chains"] = noise(model, self.chains or batch_size, generator)
+
+    def chain(
+        self, model: RBM, positive: Float[Tensor, "batch hidden"], generator: torch.Generator
+    ) -> tuple[Float[Tensor, "chains visible"], None]:
+        """k more Gibbs steps of the persistent chains."""
+        v = self.state["chains"]
+        for _ in range(self.k):
+            mean = model.visible_given(bernoulli(model.hidden_given(v), generator))
+            v = self.visible_state(model, mean, generator)
+        self.state["chains"].copy_(v)
+        return v, None

@@ -1,0 +1,309 @@
+"""Experiment -> Run: the one loop, for everything that is trained here."""
+
+import copy
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from dlkit import data
+from dlkit.training import checkpoint as files
+from dlkit.training.capture import captured
+from dlkit.training.history import History
+from dlkit.training.learner import Batch, Learner
+from dlkit.training.schedules import Schedule, at
+
+Callback = Callable[["Run"], Mapping[str, float] | None]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is to be trained, on what, how: a plain description that can be pickled and run many times.
+
+    `model` is called with no argument, under `seed`; write partial(RBM, 784, 500).
+    `data` is a name for `data.load`, a Dataset, a Split, images, or (images, labels); a Dataset's training part is used.
+    `lr` and `momentum` are numbers or functions of the epoch (`linear`, `steps`); `momentum=None` is for an optimizer
+    that has none. `weight_decay` acts on matrices, not on biases. `optimizer` is called with parameter groups and lr.
+    `row_every` is the number of steps between rows of the history; by default a row an epoch.
+    """
+
+    model: Callable[[], nn.Module]
+    data: Any
+    learner: Learner
+    batch_size: int = 100
+    epochs: int = 10
+    lr: float | Schedule = 0.1
+    momentum: float | Schedule | None = 0.0
+    weight_decay: float = 0.0
+    optimizer: Callable[..., torch.optim.Optimizer] = partial(torch.optim.SGD, fused=True)
+    seed: int = 0
+    row_every: int | None = None
+
+    def __post_init__(self):
+        for name in ("batch_size", "epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: it must be at least 1.")
+        if self.row_every is not None and self.row_every < 1:
+            raise ValueError(f"row_every={self.row_every}: it must be at least 1, or None for a row an epoch.")
+
+    def run(
+        self,
+        *,
+        steps: int | None = None,
+        device: str | torch.device | None = None,
+        noise: str | None = None,
+        checkpoint: str | Path | None = None,
+        checkpoint_every: int | None = None,
+        resume: bool = False,
+        callbacks: Sequence[Callback] = (),
+        stop: threading.Event | None = None,
+        progress: bool = True,
+    ) -> "Run":
+        """Train in this process and return the Run; Ctrl-C (or ■) ends it early and keeps what was learnt.
+
+        steps: end after so many steps in place of `epochs`. device: CUDA where there is one, else the CPU.
+        noise: the device that draws random numbers, by default the run's; "cpu" gives a GPU the CPU's numbers.
+        checkpoint: a folder, written at the end and every `checkpoint_every` steps; with `resume` the run goes on
+        from what is there, to the bit. callbacks see the run at each row, and may return columns to add to it.
+        """
+        run = Run(self, steps, torch.device(device or default_device()), noise)
+        folder = Path(checkpoint) if checkpoint is not None else None
+        if folder is None and (checkpoint_every or resume):
+            raise ValueError("checkpoint_every and resume need checkpoint=, the folder to keep the run in.")
+        if folder is not None and resume:
+            run._read(folder)
+        with _interrupts(run), tqdm(
+            total=run.total_steps, initial=run.step, disable=not progress, unit="step", delay=1, mininterval=0.2
+        ) as bar:
+            for _ in run._steps():
+                bar.update()
+                if stop is not None and stop.is_set():
+                    run.stop("stopped")
+                if run._row_due():
+                    run._add_row(callbacks)
+                    bar.set_postfix_str(f"loss {run.history['loss'][-1]:.4g}, {run.throughput:,.0f} images/s")
+                if folder is not None and checkpoint_every and run.step % checkpoint_every == 0:
+                    run._write(folder)
+        if run._sums:
+            run._add_row(callbacks)
+        if folder is not None:
+            run._write(folder)
+        return run
+
+
+def default_device() -> str:
+    """CUDA where there is one, else the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class Run:
+    """A training in progress, or what came of it: `model`, `history`, `seconds`, `throughput`, `stopped`."""
+
+    def __init__(self, experiment: Experiment, steps: int | None, device: torch.device, noise: str | None):
+        self.experiment = experiment
+        self.device = device
+        self.data = resolve(experiment.data)
+        images, labels = self.data
+        if len(images) < experiment.batch_size:
+            raise ValueError(f"{len(images)} images for batches of {experiment.batch_size}: make batch_size smaller.")
+        self._on_device = Batch(images.to(device), None if labels is None else labels.to(device))
+        self.steps_per_epoch = -(-len(images) // experiment.batch_size)
+        self.total_steps = steps if steps is not None else experiment.epochs * self.steps_per_epoch
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(experiment.seed)
+            self.model = experiment.model().to(device)
+        self.learner = copy.deepcopy(experiment.learner)
+        self.optimizer = self._make_optimizer()
+        self.generator = torch.Generator(noise or device).manual_seed(experiment.seed)
+        self.learner.start(self.model, self._on_device, experiment.batch_size, self.generator)
+        self.history = History()
+        self.step = 0
+        self.seconds = 0.0
+        self.stopped: str | None = None
+        self._sums: dict[str, Tensor] = {}
+        self._row_start = (0, 0.0, 0)  # step, seconds, images at the last row
+        self._images = 0
+
+    # What a reader or a callback looks at.
+
+    @property
+    def epoch(self) -> float:
+        """Epochs done, with the part of the one that is going on."""
+        return self.step / self.steps_per_epoch
+
+    @property
+    def throughput(self) -> float:
+        """Images a second over the whole run; callbacks and checkpoints are not counted."""
+        return self._images / self.seconds if self.seconds else 0.0
+
+    def stop(self, why: str) -> None:
+        """End the run after this step; `run.stopped` says why."""
+        self.stopped = self.stopped or why
+
+    def __repr__(self) -> str:
+        loss = f", loss {self.history['loss'][-1]:.4g}" if len(self.history) else ""
+        end = f", stopped: {self.stopped}" if self.stopped else ""
+        return (
+            f"Run({type(self.model).__name__}, {self.epoch:.4g} epochs, {self.step:,} steps{loss}, "
+            f"{self.seconds:.1f} s, {self.throughput:,.0f} images/s{end})"
+        )
+
+    # The loop.
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        experiment = self.experiment
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": experiment.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        return experiment.optimizer([group for group in groups if group["params"]], lr=at(experiment.lr, 0))
+
+    def _steps(self) -> Iterator[None]:
+        """Train step by step until the end or a stop; the clock runs inside a step only."""
+        fill_grad = captured(self.learner, self.model, self._on_device, self.experiment.batch_size, self.generator)
+        order, order_of = None, None
+        while self.step < self.total_steps and not self.stopped:
+            begun = time.perf_counter()
+            epoch, position = divmod(self.step, self.steps_per_epoch)
+            if order_of != epoch:
+                order, order_of = self._order(epoch), epoch
+            picked = order[position * self.experiment.batch_size :][: self.experiment.batch_size]
+            images, labels = self._on_device
+            batch = Batch(images[picked], None if labels is None else labels[picked])
+            report = fill_grad(batch)
+            self._set_schedules()
+            self.optimizer.step()
+            for name, value in report.items():
+                self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+            self.step += 1
+            self._images += len(batch.images)
+            if self._row_due() and self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            self.seconds += time.perf_counter() - begun
+            yield
+
+    def _order(self, epoch: int) -> Tensor:
+        """The order of the images in this epoch: it follows from the seed alone, so that a resumed run has it too."""
+        generator = torch.Generator().manual_seed(self.experiment.seed * 1_000_003 + epoch)
+        return torch.randperm(len(self._on_device.images), generator=generator).to(self.device)
+
+    def _set_schedules(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = at(self.experiment.lr, self.epoch)
+            if self.experiment.momentum is not None:
+                group["momentum"] = at(self.experiment.momentum, self.epoch)
+
+    def _row_due(self) -> bool:
+        every = self.experiment.row_every or self.steps_per_epoch
+        return self.step % every == 0 or self.step % self.steps_per_epoch == 0
+
+    def _add_row(self, callbacks: Sequence[Callback]) -> None:
+        step, seconds, images = self._row_start
+        means = {name: float(value) / (self.step - step) for name, value in self._sums.items()}
+        rate = (self._images - images) / max(self.seconds - seconds, 1e-9)
+        lr = float(self.optimizer.param_groups[0]["lr"])
+        row = {"step": self.step, "epoch": self.epoch, **means, "lr": lr, "images_per_second": rate}
+        self.history.append(row)
+        self._sums, self._row_start = {}, (self.step, self.seconds, self._images)
+        for name, value in means.items():
+            if value != value or abs(value) == float("inf"):
+                raise FloatingPointError(f"{name} is {value} at step {self.step}: try a smaller lr (now {lr:g}).")
+        for callback in callbacks:
+            row.update(callback(self) or {})
+
+    # Checkpoints.
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """What must be the same for a checkpoint to be this run's."""
+        shapes = {name: list(value.shape) for name, value in self.model.state_dict().items()}
+        return {
+            "model": type(self.model).__name__,
+            "shapes": shapes,
+            "learner": repr(self.learner),
+            "batch_size": self.experiment.batch_size,
+            "seed": self.experiment.seed,
+            "images": len(self._on_device.images),
+        }
+
+    def _write(self, folder: Path) -> None:
+        optimizer, numbers = files.pack_optimizer(self.optimizer)
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"learner.{name}": value for name, value in self.learner.state.items()}
+        tensors |= {f"sum.{name}": value for name, value in self._sums.items()}
+        tensors |= optimizer | {"generator": self.generator.get_state()}
+        state = {
+            "fingerprint": self._fingerprint(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "images": self._images,
+            "row_start": self._row_start,
+            "optimizer": numbers,
+            "history": self.history.rows,
+        }
+        files.write(folder, tensors, state)
+
+    def _read(self, folder: Path) -> None:
+        found = files.read(folder)
+        if found is None:
+            return
+        tensors, state = found
+        for name, mine in self._fingerprint().items():
+            theirs = state["fingerprint"].get(name)
+            if theirs != mine:
+                raise ValueError(
+                    f"the checkpoint in {folder} is of another run ({name}: {theirs} there, {mine} here): "
+                    "give another folder, or delete that one."
+                )
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.model.load_state_dict(part("model."))
+        for name, value in part("learner.").items():
+            self.learner.state[name] = value.to(self.device)
+        self._sums = {name: value.to(self.device) for name, value in part("sum.").items()}
+        files.unpack_optimizer(self.optimizer, tensors, state["optimizer"])
+        self.generator.set_state(tensors["generator"])
+        self.step, self.seconds, self._images = state["step"], state["seconds"], state["images"]
+        self._row_start = tuple(state["row_start"])
+        self.history = History(state["history"])
+
+
+def resolve(source: Any) -> Batch:
+    """The training images and labels that an Experiment's `data` names, checked."""
+    if isinstance(source, str):
+        source = data.load(source)
+    source = getattr(source, "train", source)
+    if hasattr(source, "images"):
+        source = (source.images, source.labels)
+    images, labels = source if isinstance(source, tuple) else (source, None)
+    data.check(images, labels)
+    return Batch(images, labels)
+
+
+@contextmanager
+def _interrupts(run: Run) -> Iterator[None]:
+    """Turn Ctrl-C into a stop between two steps, so that no step is left half done."""
+
+    def on_signal(signum, frame):
+        if run.stopped == "interrupted":  # a second Ctrl-C means it
+            raise KeyboardInterrupt
+        run.stop("interrupted")
+
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, on_signal) if in_main else None
+    try:
+        yield
+    finally:
+        if in_main:
+            signal.signal(signal.SIGINT, before)

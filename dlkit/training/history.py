@@ -1,0 +1,53 @@
+"""What a run reported: columns of equal length, one row each time the run looks up."""
+
+from collections.abc import Iterator
+from html import escape
+
+Row = dict[str, float | int | None]
+
+
+class History:
+    """`history["loss"]` is a column, `history.rows` the table; a value that a row lacks is None."""
+
+    def __init__(self, rows: list[Row] | None = None):
+        self.rows: list[Row] = rows or []
+
+    def append(self, row: Row) -> None:
+        self.rows.append(row)
+
+    @property
+    def columns(self) -> list[str]:
+        return list(dict.fromkeys(name for row in self.rows for name in row))
+
+    def __getitem__(self, column: str) -> list[float | int | None]:
+        if column not in self.columns:
+            raise KeyError(f"no column {column!r}: there are {', '.join(self.columns) or 'none yet'}.")
+        return [row.get(column) for row in self.rows]
+
+    def __contains__(self, column: str) -> bool:
+        return column in self.columns
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def _cells(self) -> list[list[str]]:
+        return [[_text(row.get(name)) for name in self.columns] for row in self.rows]
+
+    def __repr__(self) -> str:
+        cells = [self.columns, *self._cells()]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
+        return "\n".join("  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in cells)
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{escape(name)}</th>" for name in self.columns)
+        body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in self._cells())
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _text(value: float | int | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"

@@ -1,0 +1,34 @@
+"""What a learner is: it looks at a model and a batch, and fills .grad; a torch optimizer takes the step."""
+
+from typing import NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+
+class Batch(NamedTuple):
+    """Images (batch, height, width) or (batch, pixels), and their labels (batch,) where there are any."""
+
+    images: Float[Tensor, "batch ..."]
+    labels: Int64[Tensor, " batch"] | None = None
+
+    def __len__(self) -> int:  # of images, not of fields
+        return len(self.images)
+
+
+class Learner(Protocol):
+    """How a model learns from a batch. `Experiment` works on a copy, so one learner can serve many runs.
+
+    `state` holds every tensor that a checkpoint must keep for the run to go on to the bit; it is empty before `start`.
+    """
+
+    state: dict[str, Tensor]
+
+    def start(self, model: nn.Module, data: Batch, batch_size: int, generator: torch.Generator) -> None:
+        """Called once before the first step, with all the training data: set initial values, fill `state`."""
+        ...
+
+    def fill_grad(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Set .grad of every parameter; return scalars to report, still on the device, `"loss"` first."""
+        ...
