@@ -54,9 +54,7 @@ class RBM(nn.Module):
         """The visible units as they enter the product with W: here `v` itself."""
         return v
 
-    def visible_term(
-        self, v: Float[Tensor, "batch visible"], a: Float[Tensor, " visible"]
-    ) -> Float[Tensor, " batch"]:
+    def visible_term(self, v: Float[Tensor, "batch visible"], a: Float[Tensor, " visible"]) -> Float[Tensor, " batch"]:
         """The part of -E(v, h) that no hidden unit enters, in nats: a·v."""
         return v @ a
 
@@ -165,9 +163,7 @@ class GaussianRBM(RBM):
         super().__init__(visible, hidden, std=std, generator=generator)
         if variance <= 0:
             raise ValueError(f"a variance of {variance}: it must be above 0.")
-        self.log_variance = nn.Parameter(
-            torch.full((visible,), variance).log(), requires_grad=learn_variance
-        )
+        self.log_variance = nn.Parameter(torch.full((visible,), variance).log(), requires_grad=learn_variance)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, learn_variance={self.log_variance.requires_grad}"
@@ -176,9 +172,7 @@ class GaussianRBM(RBM):
         """v/σ²."""
         return v * torch.exp(-self.log_variance)
 
-    def visible_term(
-        self, v: Float[Tensor, "batch visible"], a: Float[Tensor, " visible"]
-    ) -> Float[Tensor, " batch"]:
+    def visible_term(self, v: Float[Tensor, "batch visible"], a: Float[Tensor, " visible"]) -> Float[Tensor, " batch"]:
         """-Σ (v-a)²/2σ², in nats."""
         return -0.5 * ((v - a) ** 2) @ torch.exp(-self.log_variance)
 

@@ -10,9 +10,7 @@ from dlkit.training.learner import Batch, Learner
 FillGrad = Callable[[Batch], dict[str, Tensor]]
 
 
-def captured(
-    learner: Learner, model: nn.Module, data: Batch, batch_size: int, generator: torch.Generator
-) -> FillGrad:
+def captured(learner: Learner, model: nn.Module, data: Batch, batch_size: int, generator: torch.Generator) -> FillGrad:
     """`learner.fill_grad` for this model; on CUDA, replayed from a graph for every whole batch.
 
     Only learners that set `capturable = True` are recorded: they must make no decision on the host from a tensor.
@@ -33,9 +31,7 @@ def captured(
     return fill_grad
 
 
-def _record(
-    learner: Learner, model: nn.Module, data: Batch, batch_size: int, generator: torch.Generator
-) -> FillGrad:
+def _record(learner: Learner, model: nn.Module, data: Batch, batch_size: int, generator: torch.Generator) -> FillGrad:
     """Record one `fill_grad` on fixed buffers. Warming up draws numbers and moves averages: both are put back."""
     images = data.images[:batch_size].clone()
     labels = None if data.labels is None else data.labels[:batch_size].clone()

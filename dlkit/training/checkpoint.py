@@ -54,9 +54,7 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor],
     return tensors, numbers
 
 
-def unpack_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], numbers: dict[str, Any]
-) -> None:
+def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
     """Put back what `pack_optimizer` took."""
     state: dict[int, dict[str, Any]] = {}
     found = {key.removeprefix("optimizer."): value for key, value in tensors.items() if key.startswith("optimizer.")}

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -81,9 +81,12 @@ class Experiment:
             raise ValueError("checkpoint_every and resume need checkpoint=, the folder to keep the run in.")
         if folder is not None and resume:
             run._read(folder)
-        with _interrupts(run), tqdm(
-            total=run.total_steps, initial=run.step, disable=not progress, unit="step", delay=1, mininterval=0.2
-        ) as bar:
+        with (
+            _interrupts(run),
+            tqdm(
+                total=run.total_steps, initial=run.step, disable=not progress, unit="step", delay=1, mininterval=0.2
+            ) as bar,
+        ):
             for _ in run._steps():
                 bar.update()
                 if stop is not None and stop.is_set():

@@ -1,0 +1,28 @@
+.PHONY: help setup lab test notebooks bench
+
+help:
+	@echo "make lab        set up what is missing, then open JupyterLab on the first notebook"
+	@echo "make test       set up what is missing, then run every check: style, types, tests, notebooks"
+	@echo "make setup      only make .venv and install the pinned packages (PYTHON=... chooses the Python)"
+	@echo "make notebooks  run every notebook again and store its outputs"
+	@echo "make bench      measure the RBM's training speed on this machine"
+
+setup:
+	@sh tools/setup.sh lab
+
+lab: setup
+	@.venv/bin/dlkit lab
+
+test:
+	@sh tools/setup.sh test
+	@sh tools/test.sh
+
+notebooks: setup
+	@for notebook in notebooks/*.ipynb; do \
+		[ -e "$$notebook" ] || { echo "notebooks/ holds no notebook yet."; exit 0; }; \
+		echo "== $$notebook"; \
+		.venv/bin/jupyter-execute --inplace "$$notebook" || exit 1; \
+	done
+
+bench: setup
+	@.venv/bin/dlkit bench rbm

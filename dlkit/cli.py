@@ -1,0 +1,143 @@
+"""The command line: dlkit doctor | lab | bench | reproduce."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, NoReturn
+
+import typer
+
+ROOT = Path(__file__).resolve().parent.parent
+FIRST = Path("notebooks", "00_start_here.ipynb")
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Name = Annotated[str | None, typer.Argument(help="Left out: lists the names.", show_default=False)]
+
+
+def stop(sentence: object, code: int = 1) -> NoReturn:
+    """End with one sentence on stderr."""
+    typer.echo(f"dlkit: {sentence}", err=True)
+    raise typer.Exit(code)
+
+
+@contextmanager
+def errors_as_sentences() -> Iterator[None]:
+    """The errors that dlkit raises on purpose end in their own words, without a traceback."""
+    try:
+        yield
+    except (typer.Exit, typer.Abort):  # RuntimeErrors by ancestry
+        raise
+    except ModuleNotFoundError as error:
+        stop(f"{error}: `make setup` in {ROOT} installs what is needed, `dlkit doctor` says what is missing.")
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        stop(error)
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dlkit {metadata.version('dlkit')}")
+        raise typer.Exit
+
+
+@app.callback(help="Deep learning and high-performance computing, to run, break and measure in Jupyter notebooks.")
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say whether the notebooks will work on this machine, and what mends what will not."""
+    with errors_as_sentences():
+        from rich.console import Console
+
+        from dlkit import doctor
+
+        with Console(stderr=True).status("checking (about 15 s)"):
+            rows = list(doctor.rows())
+        if as_json:
+            typer.echo(doctor.as_json(rows))
+        else:
+            Console().print(doctor.table(rows))
+        raise typer.Exit(any(row.state == "fail" for row in rows))
+
+
+def lab_command(port: int | None, browser: bool) -> list[str]:
+    """What starts JupyterLab on the first notebook; raises FileNotFoundError if either is missing."""
+    from importlib.util import find_spec
+
+    if not find_spec("jupyterlab"):
+        raise FileNotFoundError(f"JupyterLab is not installed: `make setup` in {ROOT} installs it.")
+    if not (ROOT / FIRST).is_file():
+        raise FileNotFoundError(
+            f"{ROOT / FIRST} is missing: it is part of the repository; `git checkout notebooks/` brings it back."
+        )
+    command = [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={ROOT}"]
+    if port is not None:
+        command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
+    if not browser:
+        command += ["--no-browser"]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:  # a container's root
+        command += ["--allow-root"]
+    return [*command, str(ROOT / FIRST)]
+
+
+@app.command()
+def lab(
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: 8888, or the next that is free.")] = None,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser.")] = True,
+) -> None:
+    """Open JupyterLab on the first notebook."""
+    with errors_as_sentences():
+        server = subprocess.Popen(lab_command(port, browser), cwd=ROOT)
+        while True:
+            try:
+                raise typer.Exit(server.wait())
+            except KeyboardInterrupt:  # JupyterLab gets it too, and asks whether to stop
+                continue
+
+
+def chosen(name: str | None, module: ModuleType) -> str:
+    """The name, if the module has it; otherwise ends with the list of names."""
+    names = ", ".join(module.NAMES)
+    if name is None:
+        stop(f"give a name: {names}.", 2)
+    if name not in module.NAMES:
+        stop(f"there is no {name!r}: the names are {names}.", 2)
+    return name
+
+
+@app.command()
+def bench(name: Name = None, as_json: Json = False) -> None:
+    """Measure how fast this machine trains, beside the floor of its products alone."""
+    with errors_as_sentences():
+        from dlkit import bench
+
+        bench.run(chosen(name, bench), as_json=as_json)
+
+
+@app.command()
+def reproduce(
+    name: Name = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A reduced table, in about a minute.")] = False,
+    as_json: Json = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of going on from checkpoints.")] = False,
+) -> None:
+    """Measure a published table again and print both."""
+    with errors_as_sentences():
+        from dlkit import papers
+
+        papers.run(chosen(name, papers), quick=quick, as_json=as_json, fresh=fresh)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,8 @@
+"""Real images by name: checked on each read, offline, split the same way every time."""
+
+from dlkit.data.checks import check
+from dlkit.data.files import verify
+from dlkit.data.images import Dataset, Split, load
+from dlkit.data.photos import Patches, patches
+
+__all__ = ["Dataset", "Patches", "Split", "check", "load", "patches", "verify"]

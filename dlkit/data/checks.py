@@ -1,0 +1,124 @@
+"""Is this a tensor that can be trained on? Asked before training starts."""
+
+from math import prod
+
+import torch
+from torch import Tensor
+
+
+def check(
+    images: object,
+    labels: object = None,
+    *,
+    shape: tuple[int, ...] | None = None,
+    values: tuple[float, float] | None = (0.0, 1.0),
+    classes: int | None = None,
+) -> None:
+    """Raise TypeError or ValueError, in one sentence with the mend, unless the images and labels can be trained on.
+
+    images: float32 (n, pixels), (n, height, width) or (n, channels, height, width), all finite. shape: what the model
+    takes an image to be; (784,) takes 784 pixels in any arrangement. values: the range allowed, both ends included;
+    None for real-valued units. labels: int64 (n,), from 0 to classes - 1.
+    """
+    _check_tensor(images, "images")
+    _check_dtype(images)
+    _check_shape(images, shape)
+    _check_values(images, values)
+    if labels is not None:
+        _check_tensor(labels, "labels")
+        _check_labels(labels, len(images), classes)
+
+
+def _check_tensor(given: object, what: str) -> None:
+    if not isinstance(given, Tensor):
+        kind = type(given)
+        maker = "torch.from_numpy" if kind.__module__ == "numpy" else "torch.tensor"
+        raise TypeError(f"{what} are of type {kind.__name__}, not a tensor: `{maker}({what})`.")
+
+
+def _check_dtype(images: Tensor) -> None:
+    if images.dtype == torch.float32:
+        return
+    dtype = str(images.dtype).removeprefix("torch.")
+    if images.dtype.is_floating_point or images.numel() == 0 or images.max() <= 1:
+        raise ValueError(f"images are {dtype}, not float32: `images.float()`.")
+    raise ValueError(
+        f"images are {dtype} from {images.min()} to {images.max()}, not float32 in [0, 1]: `images.float() / 255`."
+    )
+
+
+def _check_shape(images: Tensor, shape: tuple[int, ...] | None) -> None:
+    given = tuple(images.shape)
+    if not 2 <= len(given) <= 4:
+        mend = "`images[None]` is a batch of one" if len(given) < 4 else "`images.flatten(0, -4)` is one batch"
+        raise ValueError(
+            f"images have shape {given}, not (count, pixels), (count, height, width) "
+            f"or (count, channels, height, width): {mend}."
+        )
+    if images.numel() == 0:
+        raise ValueError(f"images are empty, of shape {given}: give one image at least, of one pixel at least.")
+    if shape is None or given[1:] == shape or (len(shape) == 1 and prod(given[1:]) == prod(shape)):
+        return
+    if prod(given[1:]) == prod(shape):
+        raise ValueError(
+            f"images have shape {given[1:]} each and the model takes {shape}: `images.reshape(-1, {str(shape)[1:-1]})`."
+        )
+    if prod(given) == prod(shape):
+        raise ValueError(f"images have shape {given}, one image without its batch: `images[None]`.")
+    raise ValueError(
+        f"images have shape {given[1:]}, {prod(given[1:]):,} values each, and the model takes {prod(shape):,}: "
+        f"resize the images to {shape}, or build the model for {prod(given[1:]):,}."
+    )
+
+
+def _check_values(images: Tensor, values: tuple[float, float] | None) -> None:
+    low, high = (bound.item() for bound in images.aminmax())  # NaN if any pixel is
+    if not (abs(low) < torch.inf and abs(high) < torch.inf):
+        kind = "NaN" if images.isnan().any() else "infinite"
+        bad = ~images.isfinite().flatten(1).all(1)
+        raise ValueError(
+            f"images hold {kind} pixels in {_where(bad)}: keep the others, and their labels, by the mask "
+            "`images.isfinite().flatten(1).all(1)`."
+        )
+    if values is None or (values[0] <= low and high <= values[1]):
+        return
+    bad = ((images < values[0]) | (images > values[1])).flatten(1).any(1)
+    if values != (0, 1):
+        mend = f"`images.clamp{values}`"
+    elif low >= 0 and 2 < high <= 255:
+        mend = "`images / 255`"
+    else:
+        mend = "`(images - images.min()) / (images.max() - images.min())`, or a model with Gaussian visible units"
+    raise ValueError(
+        f"images run from {low:.4g} to {high:.4g}, outside [{values[0]:g}, {values[1]:g}], in {_where(bad)}: {mend}."
+    )
+
+
+def _where(bad: Tensor) -> str:
+    return f"{int(bad.sum()):,} of {len(bad):,} images, first in images[{int(bad.nonzero()[0])}]"
+
+
+def _check_labels(labels: Tensor, count: int, classes: int | None) -> None:
+    shape = tuple(labels.shape)
+    if len(shape) == 2 and shape[1] > 1:
+        raise ValueError(f"labels have shape {shape}, not ({count},): of one-hot rows, `labels.argmax(1)`.")
+    if len(shape) != 1:
+        raise ValueError(f"labels have shape {shape}, not ({count},): `labels.flatten()`.")
+    if len(labels) != count:
+        raise ValueError(f"{count:,} images but {len(labels):,} labels: give each image one label.")
+    if labels.dtype != torch.int64:
+        dtype = str(labels.dtype).removeprefix("torch.")
+        raise ValueError(f"labels are {dtype}, not int64: `labels.long()`.")
+    low, high = (int(bound) for bound in labels.aminmax())
+    if low >= 0 and (classes is None or high < classes):
+        return
+    allowed = "0 and up" if classes is None else f"0 to {classes - 1} for {classes} classes"
+    first = int(((labels < 0) | (labels >= (high + 1 if classes is None else classes))).nonzero()[0])
+    mend = (
+        "they are counted from 1, `labels - 1`"
+        if low == 1 and high == classes
+        else "drop those images, or mend their labels"
+    )
+    raise ValueError(
+        f"labels run from {low} to {high}, not {allowed}, first in labels[{first}] = {int(labels[first])}: {mend}."
+    )

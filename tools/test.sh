@@ -1,0 +1,20 @@
+#!/bin/sh
+# Every check, the quick ones first; ends at the first that fails.
+set -eu
+cd "$(dirname "$0")/.."
+
+echo "== style"
+.venv/bin/ruff check --quiet .
+.venv/bin/ruff format --check --quiet .
+echo "== types"
+.venv/bin/pyrefly check --summary=none
+echo "== tests"
+.venv/bin/python -m pytest
+if [ -z "$(find notebooks -name '*.ipynb' -not -path '*/.*' | head -n 1)" ]; then
+    echo "notebooks/ holds no notebook yet."
+    exit 0
+fi
+echo "== notebooks"
+set -- --nbval --nbval-current-env
+[ ! -e notebooks/nbval-sanitize.cfg ] || set -- "$@" --nbval-sanitize-with notebooks/nbval-sanitize.cfg
+.venv/bin/python -m pytest "$@" notebooks
