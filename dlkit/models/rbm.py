@@ -123,11 +123,8 @@ class RBM(nn.Module):
         """Σ weight · ∂E(v, h)/∂θ over the batch, by parameter name; h may be probabilities, E being linear in it."""
         s = self.scaled(v)
         weighted = h * -weight[:, None]
-        return {
-            "W": (s.T @ weighted).to(self.W.dtype),
-            "a": -(s * weight[:, None]).sum(0),
-            "b": weighted.sum(0),
-        }
+        W = (s.T @ weighted).to(self.W.dtype)
+        return {"W": W, "a": -torch.mv(s.T, weight).to(self.a.dtype), "b": weighted.sum(0)}
 
     def config(self) -> dict:
         """The arguments that make a model of this shape."""

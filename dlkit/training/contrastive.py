@@ -4,10 +4,12 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from dlkit.models.rbm import RBM, bernoulli
+from dlkit.data import check
+from dlkit.models.rbm import RBM, GaussianRBM, bernoulli
 from dlkit.models.sampling import noise
 from dlkit.training.learner import Batch
 
@@ -49,12 +51,9 @@ class CD:
     @torch.no_grad()
     def start(self, model: RBM, data: Batch, batch_size: int, generator: torch.Generator) -> None:
         """Set the visible bias from the data, and the offsets and activities that averages are kept of."""
+        gaussian = isinstance(model, GaussianRBM)
+        check(data.images, shape=(model.visible,), values=None if gaussian else (0.0, 1.0))
         images = data.images.flatten(1)
-        if images.shape[1] != model.visible:
-            raise ValueError(
-                f"images of {images.shape[1]} pixels for an RBM of {model.visible} visible units: "
-                f"make it RBM({images.shape[1]}, {model.hidden})."
-            )
         if self.visible_bias_from_data:
             model.set_visible_bias(images)
         first = images[:1000]
@@ -88,7 +87,7 @@ class CD:
             if parameter.requires_grad:
                 parameter.grad = gradient[name]
         if reconstruction is not None:
-            return {"loss": (x - reconstruction).square_().sum(1).mean()}
+            return {"loss": F.mse_loss(x, reconstruction, reduction="sum") / len(x)}
         gap = model.free_energy_given(x, input_x).mean() - model.free_energy_given(v, input_v).mean()
         return {"loss": gap}
 

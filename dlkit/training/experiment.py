@@ -182,7 +182,7 @@ class Run:
                 order, order_of = self._order(epoch), epoch
             picked = order[position * self.experiment.batch_size :][: self.experiment.batch_size]
             images, labels = self._on_device
-            batch = Batch(images[picked], None if labels is None else labels[picked])
+            batch = Batch(images.index_select(0, picked), None if labels is None else labels.index_select(0, picked))
             report = fill_grad(batch)
             self._set_schedules()
             self.optimizer.step()
@@ -290,7 +290,7 @@ def resolve(source: Any) -> Batch:
     if hasattr(source, "images"):
         source = (source.images, source.labels)
     images, labels = source if isinstance(source, tuple) else (source, None)
-    data.check(images, labels)
+    data.check(images, labels, values=None)  # the range is for the learner to judge
     return Batch(images, labels)
 
 

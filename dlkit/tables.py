@@ -1,0 +1,70 @@
+"""The one shape of table that every bench and every paper prints, and emits as JSON."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """What was measured, beside a reference measured in the same run; `ratio` is value over reference."""
+
+    name: str
+    value: float
+    unit: str
+    reference: str
+    ratio: float | None
+    goal: str
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """A published figure and its source, beside the same figure measured here; `spread` and `seconds` are of ours."""
+
+    name: str
+    published: str
+    source: str
+    measured: str
+    spread: str
+    seconds: float
+
+
+Row = BenchRow | PaperRow
+
+
+def emit(rows: Sequence[Row], title: str, as_json: bool = False) -> None:
+    """Print the rows: as a table for a reader, or as JSON for a program."""
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+        return
+    table = Table(title=title, title_justify="left")
+    for name in _columns(rows):
+        table.add_column(name, justify="right" if name in ("value", "ratio", "seconds") else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*_texts(row))
+    Console().print(table)
+
+
+def markdown(rows: Sequence[Row], title: str) -> str:
+    """The same table for a file that is kept beside the code."""
+    columns = _columns(rows)
+    lines = [f"# {title}", "", "| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    lines += ["| " + " | ".join(text.replace("|", "\\|") for text in _texts(row)) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _columns(rows: Sequence[Row]) -> list[str]:
+    return [field.name for field in fields(rows[0])]
+
+
+def _texts(row: Row) -> list[str]:
+    return [_text(value) for value in asdict(row).values()]
+
+
+def _text(value: str | float | None) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else f"{value:,.2f}" if abs(value) < 100 else f"{value:,.0f}"
