@@ -21,7 +21,7 @@ notebooks: setup
 	@for notebook in notebooks/*.ipynb; do \
 		[ -e "$$notebook" ] || { echo "notebooks/ holds no notebook yet."; exit 0; }; \
 		echo "== $$notebook"; \
-		.venv/bin/jupyter-execute --inplace "$$notebook" || exit 1; \
+		.venv/bin/jupyter-execute --inplace "$$notebook" 2>.venv/execute.log || { cat .venv/execute.log >&2; exit 1; }; \
 	done
 
 bench: setup

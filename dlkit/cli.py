@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, NoReturn
 
 import typer
@@ -15,7 +14,7 @@ import typer
 ROOT = Path(__file__).resolve().parent.parent
 FIRST = Path("notebooks", "00_start_here.ipynb")
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Name = Annotated[str | None, typer.Argument(help="Left out: lists the names.", show_default=False)]
 
@@ -39,10 +38,11 @@ def errors_as_sentences() -> Iterator[None]:
         stop(error)
 
 
-def show_version(wanted: bool) -> None:
+def show_version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"dlkit {metadata.version('dlkit')}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback(help="Deep learning and high-performance computing, to run, break and measure in Jupyter notebooks.")
@@ -68,7 +68,7 @@ def doctor(as_json: Json = False) -> None:
             typer.echo(doctor.as_json(rows))
         else:
             Console().print(doctor.table(rows))
-        raise typer.Exit(any(row.state == "fail" for row in rows))
+        raise typer.Exit(int(any(row.state == "fail" for row in rows)))
 
 
 def lab_command(port: int | None, browser: bool) -> list[str]:
@@ -82,13 +82,14 @@ def lab_command(port: int | None, browser: bool) -> list[str]:
             f"{ROOT / FIRST} is missing: it is part of the repository; `git checkout notebooks/` brings it back."
         )
     command = [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={ROOT}"]
+    command += [f"--LabApp.default_url=/lab/tree/{FIRST.as_posix()}"]
     if port is not None:
         command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
     if not browser:
         command += ["--no-browser"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # a container's root
         command += ["--allow-root"]
-    return [*command, str(ROOT / FIRST)]
+    return command
 
 
 @app.command()
@@ -98,21 +99,19 @@ def lab(
 ) -> None:
     """Open JupyterLab on the first notebook."""
     with errors_as_sentences():
-        server = subprocess.Popen(lab_command(port, browser), cwd=ROOT)
-        while True:
-            try:
-                raise typer.Exit(server.wait())
-            except KeyboardInterrupt:  # JupyterLab gets it too, and asks whether to stop
-                continue
+        command = lab_command(port, browser)
+        if os.name == "posix":
+            os.execv(command[0], command)  # the server takes this process's place, and its signals
+        raise typer.Exit(subprocess.call(command))
 
 
-def chosen(name: str | None, module: ModuleType) -> str:
-    """The name, if the module has it; otherwise ends with the list of names."""
-    names = ", ".join(module.NAMES)
+def chosen(name: str | None, names: tuple[str, ...]) -> str:
+    """The name, if it is one of the names; otherwise ends with their list."""
+    listed = ", ".join(names)
     if name is None:
-        stop(f"give a name: {names}.", 2)
-    if name not in module.NAMES:
-        stop(f"there is no {name!r}: the names are {names}.", 2)
+        stop(f"give a name: {listed}.", 2)
+    if name not in names:
+        stop(f"there is no {name!r}: the names are {listed}.", 2)
     return name
 
 
@@ -122,7 +121,7 @@ def bench(name: Name = None, as_json: Json = False) -> None:
     with errors_as_sentences():
         from dlkit import bench
 
-        bench.run(chosen(name, bench), as_json=as_json)
+        bench.run(chosen(name, bench.NAMES), as_json=as_json)
 
 
 @app.command()
@@ -136,7 +135,7 @@ def reproduce(
     with errors_as_sentences():
         from dlkit import papers
 
-        papers.run(chosen(name, papers), quick=quick, as_json=as_json, fresh=fresh)
+        papers.run(chosen(name, papers.NAMES), quick=quick, as_json=as_json, fresh=fresh)
 
 
 if __name__ == "__main__":

@@ -20,14 +20,16 @@ from packaging.requirements import Requirement
 from rich.markup import escape
 from rich.table import Table
 
+from dlkit.browser import find_browser
+
 ROOT = Path(__file__).resolve().parent.parent  # the checkout: dlkit is installed in place
 GIB = 2**30
 DATA = ("mnist", "photos")
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 PYTHON = Path(sys.executable)
-REINSTALL = f'`{PYTHON.relative_to(ROOT) if PYTHON.is_relative_to(ROOT) else PYTHON} -m pip install -c constraints.txt -e ".[lab]"` in the project's folder'
+SHORT = PYTHON.relative_to(ROOT) if PYTHON.is_relative_to(ROOT) else PYTHON
+REINSTALL = f'`{SHORT} -m pip install -c constraints.txt -e ".[lab]"` in the project folder'
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def canonical(name: str) -> str:
 
 
 def packages() -> Iterator[Row]:
-    """Each package that the library and its notebooks import: found against the lowest that works and the tested one."""
+    """Each package that the library and its notebooks import, against the lowest that works and the tested one."""
     wanted = pins() if (ROOT / "constraints.txt").exists() else {}
     for line in metadata.requires("dlkit") or ():
         requirement = Requirement(line)
@@ -102,10 +104,9 @@ def cores() -> Iterator[Row]:
         yield Row("cores", found)
 
 
-def available_memory() -> int:
-    """Bytes that a new process could take, a container's limit included."""
+def available_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that a new process could take, a container's limit (its cgroup v2) included."""
     available = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")
     try:
         limit, used = (group / name for name in ("memory.max", "memory.current"))
         available = min(available, int(limit.read_text()) - int(used.read_text()))
@@ -171,35 +172,6 @@ def notebooks() -> Iterator[Row]:
         yield Row("notebooks", f"none in {ROOT / 'notebooks'}", "fail", "`git checkout notebooks/` brings them back")
 
 
-def find_browser() -> Path | None:
-    """Chromium or Chrome for the browser tests: $DLKIT_BROWSER, else on PATH, playwright's own, or where it installs.
-
-    Raises FileNotFoundError if $DLKIT_BROWSER names a file that is not there.
-    """
-    if named := os.environ.get("DLKIT_BROWSER"):
-        if not Path(named).is_file():
-            raise FileNotFoundError(f"DLKIT_BROWSER={named} is not a file: give the path of Chromium or Chrome.")
-        return Path(named)
-    on_path = [found for name in BROWSERS if (found := shutil.which(name))]
-    return next((path for path in (*map(Path, on_path), *browser_places()) if path.is_file()), None)
-
-
-def browser_places() -> Iterator[Path]:
-    """Files that Chromium or Chrome may be on this system, off PATH."""
-    home = Path.home()
-    if sys.platform == "darwin":
-        for name in ("Google Chrome", "Chromium"):
-            yield from (folder / f"{name}.app/Contents/MacOS/{name}" for folder in (Path("/Applications"), home / "Applications"))
-        cache, program = home / "Library/Caches/ms-playwright", "chrome-mac*/*.app/Contents/MacOS/*"
-    elif sys.platform == "win32":
-        for folder in filter(None, map(os.environ.get, ("PROGRAMFILES", "PROGRAMFILES(X86)", "LOCALAPPDATA"))):
-            yield from (Path(folder) / name for name in ("Google/Chrome/Application/chrome.exe", "Chromium/Application/chrome.exe"))
-        cache, program = home / "AppData/Local/ms-playwright", "chrome-win*/chrome.exe"
-    else:
-        cache, program = home / ".cache/ms-playwright", "chrome-linux*/chrome"
-    yield from sorted(cache.glob(f"chromium-*/{program}"), reverse=True)
-
-
 def browser() -> Iterator[Row]:
     """Chromium or Chrome; only the tests need it."""
     try:
@@ -229,16 +201,16 @@ def lab() -> Iterator[Row]:
         yield Row("JupyterLab", f"{done.stdout.strip()} starts")
 
 
-
-
 def kernel() -> Iterator[Row]:
     """A notebook's kernel starts, runs a line, and is this Python."""
+    from jupyter_client.blocking import BlockingKernelClient
     from jupyter_client.manager import run_kernel
 
     prefix = []
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     try:
         with run_kernel(kernel_name="python3", startup_timeout=30, **quiet) as client:
+            assert isinstance(client, BlockingKernelClient)
             client.execute_interactive(
                 "import sys; print(sys.prefix, end='')",
                 timeout=30,
@@ -255,7 +227,7 @@ def kernel() -> Iterator[Row]:
         yield Row("kernel", f"is another Python's, of {''.join(prefix)}", "fail", mend)
 
 
-def engines(count: int = 2, timeout: float = 30) -> Iterator[Row]:
+def engines(count: int = 2, timeout: float = 30.0) -> Iterator[Row]:
     """ipyparallel engines start on this machine, answer, and stop again."""
     import ipyparallel
 

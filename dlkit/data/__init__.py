@@ -1,8 +1,9 @@
 """Real images by name: checked on each read, offline, split the same way every time."""
 
+from dlkit.data.bars import bars_and_stripes
 from dlkit.data.checks import check
 from dlkit.data.files import verify
 from dlkit.data.images import Dataset, Split, load
 from dlkit.data.photos import Patches, patches
 
-__all__ = ["Dataset", "Patches", "Split", "check", "load", "patches", "verify"]
+__all__ = ["Dataset", "Patches", "Split", "bars_and_stripes", "check", "load", "patches", "verify"]

@@ -119,9 +119,7 @@ def fetch(name: str, root: str | Path | None = None) -> dict[Path, str]:
             ) from None
         except OSError as error:
             reason = error.strerror or type(error).__name__
-            raise OSError(
-                f"{folder} cannot be written ({reason}): give load a root= where {name} can be kept."
-            ) from None
+            raise OSError(f"{folder} cannot be written ({reason}): give load another root= for {name}.") from None
     return {folder / file: f"md5:{md5}" for file, md5 in hashes.items()}
 
 

@@ -4,7 +4,7 @@ import gzip
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Self
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from dlkit.data import files
 
 NAMES = ("mnist", *files.FETCHED)
 HELD_OUT = 10_000
+
+S = TypeVar("S", bound="Split")
 
 _decoded: dict[str, np.ndarray] = {}  # by hash of the file, so that nothing in it can be stale
 
@@ -32,7 +34,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: object) -> Self:
+    def __getitem__(self: S, index: object) -> S:  # not Self, which beartype's import hook cannot check
         if not isinstance(index, slice | Tensor | np.ndarray | list):
             raise TypeError(f"split[{index!r}] is no Split: use split.images[{index!r}], split[:100] or split[mask].")
         labels = None if self.labels is None else self.labels[index].clone()

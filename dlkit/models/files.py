@@ -39,8 +39,12 @@ def load(cls: type[M], path: str | Path) -> M:
     if found != cls.__name__:
         raise ValueError(f"{path} holds {found}, not {cls.__name__}: load it with the class that saved it.")
     model = cls(**json.loads(header["config"]))
-    model.load_state_dict(tensors)
-    return model.to(next(iter(tensors.values())).dtype)
+    try:
+        model.to(next(iter(tensors.values())).dtype).load_state_dict(tensors)
+    except (RuntimeError, StopIteration):
+        what = f"{cls.__name__}({header['config']})"
+        raise ValueError(f"{path} does not hold the tensors of {what}: save it again.") from None
+    return model
 
 
 def write_tensors(tensors: dict[str, torch.Tensor], path: Path, header: dict[str, str]) -> None:
@@ -59,6 +63,6 @@ def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, s
         raise FileNotFoundError(f"{path} is missing: give the path of a file that `save` wrote.")
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 (no dict)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error}): save it again.") from None

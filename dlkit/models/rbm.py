@@ -1,7 +1,8 @@
 """Restricted Boltzmann machines: energies and conditionals, with no training code."""
 
+import math
 from pathlib import Path
-from typing import Self
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dlkit.models import files
+
+M = TypeVar("M", bound="RBM")
 
 
 def bernoulli(p: Float[Tensor, "*shape"], generator: torch.Generator | None = None) -> Float[Tensor, "*shape"]:
@@ -135,7 +138,7 @@ class RBM(nn.Module):
         files.save(self, path)
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls: type[M], path: str | Path) -> M:  # not Self, which beartype's import hook cannot check
         """Read a model that `save` wrote. ValueError if the file holds another kind of model."""
         return files.load(cls, path)
 
@@ -158,7 +161,7 @@ class GaussianRBM(RBM):
         generator: torch.Generator | None = None,
     ):
         super().__init__(visible, hidden, std=std, generator=generator)
-        if variance <= 0:
+        if not variance > 0:
             raise ValueError(f"a variance of {variance}: it must be above 0.")
         self.log_variance = nn.Parameter(torch.full((visible,), variance).log(), requires_grad=learn_variance)
 
@@ -177,7 +180,7 @@ class GaussianRBM(RBM):
         self, x: Float[Tensor, "batch visible"], a: Float[Tensor, " visible"]
     ) -> Float[Tensor, " batch"]:
         """log ∫ exp(visible_term(v) + scaled(v)·x) dv, in nats."""
-        log_volume = 0.5 * (self.log_variance + torch.log(torch.tensor(2 * torch.pi))).sum()
+        log_volume = 0.5 * (self.log_variance + math.log(2 * math.pi)).sum()
         return log_volume + (a * x + 0.5 * x**2) @ torch.exp(-self.log_variance)
 
     def visible_mean(
@@ -199,7 +202,7 @@ class GaussianRBM(RBM):
         """a = the mean of each pixel; a learned variance starts at the pixel's own."""
         self.a.copy_(images.mean(0))
         if self.log_variance.requires_grad:
-            self.log_variance.copy_(images.var(0).clamp_min(1e-4).log())
+            self.log_variance.copy_(images.var(0, correction=0).clamp_min(1e-4).log())
 
     def energy_gradient(
         self, v: Float[Tensor, "batch visible"], h: Float[Tensor, "batch hidden"], weight: Float[Tensor, " batch"]

@@ -16,7 +16,6 @@ def noise(rbm: RBM, chains: int, generator: torch.Generator | None = None) -> Fl
     return rbm.draw_visible(rbm.visible_mean(nothing, rbm.a), generator)
 
 
-@torch.no_grad()
 def chain(
     rbm: RBM,
     v: Float[Tensor, "chains visible"],
@@ -29,13 +28,13 @@ def chain(
     Where `clamped` (visible,) or (chains, visible) is True the first v is held: the rest is inpainted.
     """
     held = v.clone()
-
     while True:
-        h = bernoulli(rbm.hidden_given(v), generator)
-        mean = rbm.visible_given(h)
-        v = rbm.draw_visible(mean, generator)
-        if clamped is not None:
-            v, mean = torch.where(clamped, held, v), torch.where(clamped, held, mean)
+        with torch.no_grad():
+            h = bernoulli(rbm.hidden_given(v), generator)
+            mean = rbm.visible_given(h)
+            v = rbm.draw_visible(mean, generator)
+            if clamped is not None:
+                v, mean = torch.where(clamped, held, v), torch.where(clamped, held, mean)
         yield v, mean
 
 

@@ -1,7 +1,6 @@
 """Contrastive divergence: the gradient of an RBM's log-likelihood, its model half from a short Gibbs chain."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +18,8 @@ class CD:
     """CD-k: the chain starts at the batch. Fills .grad with <∂E/∂θ>_data - <∂E/∂θ>_chain.
 
     Hidden units are always sampled on the way, and their probabilities used at both ends; visible units are
-    sampled if `sample_visible`, else their means stand in for them (Hinton's recipe: less noise, more bias).
+    sampled if `sample_visible`, else their means stand in for them (Hinton's recipe: less noise, more bias), save
+    where their variance is learned: means vary less than samples, and the variance would grow without end.
     Reports `loss`, the squared error of the first reconstruction per image.
 
     `centred`: the gradient of the centred RBM, carried back to W, a, b; offsets follow the data with rate 0.01.
@@ -38,7 +38,6 @@ class CD:
     visible_bias_from_data: bool = True
     products: str = "float32"
     state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
-    capturable: ClassVar[bool] = True
 
     def __post_init__(self):
         if self.k < 1:
@@ -82,7 +81,7 @@ class CD:
             self.state["visible_offset"].lerp_(model.scaled(x.mean(0, keepdim=True))[0], 0.01)
             self.centre(gradient)
         if self.sparsity_target is not None:
-            self.sparsen(gradient, x)
+            self.sparsen(gradient, model.scaled(x.mean(0, keepdim=True))[0])
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 parameter.grad = gradient[name]
@@ -103,7 +102,8 @@ class CD:
         return v, reconstruction
 
     def visible_state(self, model: RBM, mean: Tensor, generator: torch.Generator) -> Tensor:
-        return model.draw_visible(mean, generator) if self.sample_visible else mean
+        spread_learned = isinstance(model, GaussianRBM) and model.log_variance.requires_grad
+        return model.draw_visible(mean, generator) if self.sample_visible or spread_learned else mean
 
     def centre(self, gradient: dict[str, Tensor]) -> None:
         """From the gradient of the RBM to the centred one's, expressed in the RBM's own parameters."""
@@ -112,11 +112,11 @@ class CD:
         gradient["a"] -= W @ lam
         gradient["b"] -= mu @ W
 
-    def sparsen(self, gradient: dict[str, Tensor], x: Float[Tensor, "batch visible"]) -> None:
+    def sparsen(self, gradient: dict[str, Tensor], mean: Float[Tensor, " visible"]) -> None:
         """Pull each hidden unit's mean activity q to the target p: q - p is the gradient of its cross-entropy."""
         pull = self.sparsity_cost * (self.state["hidden_mean"] - self.sparsity_target)
         gradient["b"] += pull
-        gradient["W"].addr_(x.mean(0), pull)
+        gradient["W"].addr_(mean, pull)
 
 
 @dataclass
@@ -130,6 +130,11 @@ class PCD(CD):
 
     sample_visible: bool = True
     chains: int | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.chains is not None and self.chains < 1:
+            raise ValueError(f"{self.chains} chains: at least 1 is needed, or None for as many as the batch.")
 
     @torch.no_grad()
     def start(self, model: RBM, data: Batch, batch_size: int, generator: torch.Generator) -> None:

@@ -17,7 +17,6 @@ from tqdm.auto import tqdm
 
 from dlkit import data
 from dlkit.training import checkpoint as files
-from dlkit.training.capture import captured
 from dlkit.training.history import History
 from dlkit.training.learner import Batch, Learner
 from dlkit.training.schedules import Schedule, at
@@ -169,11 +168,10 @@ class Run:
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": experiment.weight_decay},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        return experiment.optimizer([group for group in groups if group["params"]], lr=at(experiment.lr, 0))
+        return experiment.optimizer([group for group in groups if group["params"]], lr=at(experiment.lr, 0.0))
 
     def _steps(self) -> Iterator[None]:
         """Train step by step until the end or a stop; the clock runs inside a step only."""
-        fill_grad = captured(self.learner, self.model, self._on_device, self.experiment.batch_size, self.generator)
         order, order_of = None, None
         while self.step < self.total_steps and not self.stopped:
             begun = time.perf_counter()
@@ -183,7 +181,7 @@ class Run:
             picked = order[position * self.experiment.batch_size :][: self.experiment.batch_size]
             images, labels = self._on_device
             batch = Batch(images.index_select(0, picked), None if labels is None else labels.index_select(0, picked))
-            report = fill_grad(batch)
+            report = self.learner.fill_grad(self.model, batch, self.generator)
             self._set_schedules()
             self.optimizer.step()
             for name, value in report.items():

@@ -1,6 +1,6 @@
 """What a learner is: it looks at a model and a batch, and fills .grad; a torch optimizer takes the step."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -17,6 +17,7 @@ class Batch(NamedTuple):
         return len(self.images)
 
 
+@runtime_checkable
 class Learner(Protocol):
     """How a model learns from a batch. `Experiment` works on a copy, so one learner can serve many runs.
 

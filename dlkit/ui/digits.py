@@ -1,0 +1,69 @@
+"""Pages of labelled images, each with its index, and a browser that turns them."""
+
+import io
+
+import ipywidgets as widgets
+import numpy as np
+from jaxtyping import Float, Int64, UInt8
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, arange
+
+from dlkit.data import Split
+
+SIDE, LABEL, GAP = 56, 14, 6  # pixels: an image, the line under it, the space between
+COLUMNS, PAGE = 10, 100
+
+
+def page(
+    images: Float[Tensor, "images height width"], index: Int64[Tensor, " images"]
+) -> UInt8[np.ndarray, "rows columns"]:
+    """At most 100 images in rows of ten, the index of each under it; grey, on white."""
+    height, width = (PAGE // COLUMNS) * (SIDE + LABEL), COLUMNS * (SIDE + GAP) - GAP
+    sheet = Image.new("L", (width, height), 255)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    pixels = (images * 255).round().byte().numpy()
+    for place, (digit, number) in enumerate(zip(pixels, index.tolist(), strict=True)):
+        x, y = place % COLUMNS * (SIDE + GAP), place // COLUMNS * (SIDE + LABEL)
+        sheet.paste(Image.fromarray(digit).resize((SIDE, SIDE), Image.Resampling.NEAREST), (x, y))
+        draw.text((x + SIDE / 2, y + SIDE), str(number), fill=0, font=font, anchor="mt")
+    return np.asarray(sheet)
+
+
+class DigitBrowser(widgets.VBox):
+    """A split of 28x28 digits, a hundred at a time: choose the class, turn the pages."""
+
+    def __init__(self, split: Split):
+        if split.labels is None:
+            raise ValueError("these images have no labels to choose by: give a labelled Split, data.load().train is one.")
+        self.split = split
+        classes = [("all", None)] + [(str(c), c) for c in range(int(split.labels.max()) + 1)]
+        self.label = widgets.Dropdown(options=classes, description="Class", layout={"width": "160px"})
+        self.page = widgets.IntSlider(min=1, max=1, description="Page", layout={"width": "440px"})
+        self.picture = widgets.Image(format="png", layout={"width": "614px"})
+        self.caption = widgets.HTML()
+        self.label.observe(self._choose, "value")
+        self.page.observe(self._turn, "value")
+        self._choose()
+        super().__init__([widgets.HBox([self.label, self.page]), self.caption, self.picture])
+
+    def _choose(self, change: object = None) -> None:
+        """Collect the images of the class, and go to their first page."""
+        labels, wanted = self.split.labels, self.label.value
+        self.index = arange(len(labels)) if wanted is None else (labels == wanted).nonzero()[:, 0]
+        self.page.max = -(-len(self.index) // PAGE)
+        if self.page.value != 1:
+            self.page.value = 1  # turns the page
+        else:
+            self._turn()
+
+    def _turn(self, change: object = None) -> None:
+        first = (self.page.value - 1) * PAGE
+        index = self.index[first : first + PAGE]
+        buffer = io.BytesIO()
+        Image.fromarray(page(self.split.images[index], index)).save(buffer, "png", compress_level=1)
+        self.picture.value = buffer.getvalue()
+        kind = "of any class" if self.label.value is None else f"labelled {self.label.value}"
+        self.caption.value = (
+            f"Images {first + 1:,} to {first + len(index):,} of the {len(self.index):,} {kind}. "
+            "The number under each is its index: <code>images[index]</code>."
+        )

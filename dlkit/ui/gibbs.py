@@ -1,0 +1,148 @@
+"""Gibbs chains to play, pause and step, from data or from noise, with part of each image held if you like."""
+
+import io
+
+import ipywidgets as widgets
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from dlkit.models.rbm import RBM
+from dlkit.models.sampling import chain, noise
+from dlkit.ui.pictures import tile
+
+PARTS = ("nothing", "top half", "bottom half", "left half", "right half")
+HELD_TINT = np.array([0.34, 0.71, 0.91])  # Okabe and Ito's sky blue
+WIDTH = 420  # pixels, about
+
+
+def held_pixels(shape: tuple[int, int], part: str) -> Bool[Tensor, " pixels"]:
+    """The pixels of an image of this shape that are in `part`, one of PARTS."""
+    row, column = torch.meshgrid(*map(torch.arange, shape), indexing="ij")
+    top, left = row < shape[0] // 2, column < shape[1] // 2
+    masks = {"nothing": row < 0, "top half": top, "bottom half": ~top, "left half": left, "right half": ~left}
+    return masks[part].flatten()
+
+
+class Chains:
+    """Gibbs chains of an RBM, one from each start image (chains, pixels), that can be restarted and partly held.
+
+    `v` is the chains' present sample, `mean` the mean of the visible units it was drawn from, `step` their age.
+    Held pixels are those of the start images, wherever the chains come from.
+    """
+
+    def __init__(self, rbm: RBM, start: Float[Tensor, "chains pixels"], shape: tuple[int, int], seed: int = 0):
+        if start.shape[1] != rbm.visible or shape[0] * shape[1] != rbm.visible:
+            raise ValueError(
+                f"start images of {start.shape[1]} pixels and shape={shape} for an RBM of {rbm.visible} visible units: "
+                "all three must be of one size."
+            )
+        self.rbm, self.start, self.shape = rbm, start, shape
+        self.generator = torch.Generator(start.device).manual_seed(seed)
+        self.held = held_pixels(shape, "nothing")
+        self.restart()
+
+    def restart(self, from_noise: bool = False) -> None:
+        """Back to step 0: to the start images, or to noise in every pixel that is not held."""
+        v = noise(self.rbm, len(self.start), self.generator) if from_noise else self.start
+        self.step = 0
+        self._go_on_from(v, v)
+
+    def hold(self, part: str) -> None:
+        """Give the pixels in `part` the start images' values, for good; let all others move."""
+        self.held = held_pixels(self.shape, part)
+        self._go_on_from(self.v, self.mean)
+
+    def _go_on_from(self, v: Tensor, mean: Tensor) -> None:
+        self.v, self.mean = (torch.where(self.held, self.start, x) for x in (v, mean))
+        self._states = chain(self.rbm, self.v, generator=self.generator, clamped=self.held)
+
+    def advance(self, steps: int = 1) -> None:
+        for _ in range(steps):
+            self.v, self.mean = next(self._states)
+        self.step += steps
+
+    def free_energy(self) -> float:
+        """Mean free energy of the chains' samples, in nats."""
+        with torch.no_grad():
+            return float(self.rbm.free_energy(self.v).mean())
+
+    def picture(self, means: bool = False) -> UInt8[np.ndarray, "rows columns 3"]:
+        """All chains in one tile, held pixels tinted blue."""
+        grey = tile((self.mean if means else self.v).view(-1, *self.shape))
+        held = tile(self.held.float().view(1, *self.shape).expand(len(self.v), -1, -1)) == 255
+        rgb = np.repeat(grey[..., None], 3, axis=2)
+        rgb[held] = (HELD_TINT * (0.35 + 0.65 * rgb[held] / 255) * 255).round()
+        return rgb
+
+
+class GibbsPlayer(widgets.VBox):
+    """Chains of `rbm` from the images `start` (chains, height, width) or (chains, pixels), with the controls of a film.
+
+    ■ and the two restart buttons go back to step 0. The held part of each image stays as it is in `start`.
+    """
+
+    def __init__(self, rbm: RBM, start: Float[Tensor, "chains ..."], shape: tuple[int, int], seed: int = 0):
+        self.chains = Chains(rbm, start.flatten(1), shape, seed)
+        self._at_start = self.chains.free_energy()
+        self._from_noise = False
+        self.play = widgets.Play(min=0, max=10**6, interval=100, show_repeat=False)
+        self.step = widgets.Button(description="Step", icon="step-forward", tooltip="One Gibbs step")
+        self.data = widgets.Button(description="Start from data", tooltip="Put every chain back on its start image")
+        self.noise = widgets.Button(description="Start from noise", tooltip="Set every pixel that is not held at random")
+        self.hold = widgets.Dropdown(options=PARTS, description="Hold")
+        self.show = widgets.Dropdown(options=["samples", "means"], description="Show")
+        self.speed = widgets.Dropdown(options=[1, 10, 100], description="Steps a tick")
+        self.caption = widgets.HTML()
+        self.picture = widgets.Image(format="png")
+        self.play.observe(self._tick, "value")
+        self.step.on_click(lambda _: self._advance(1))
+        self.data.on_click(lambda _: self._restart(False))
+        self.noise.on_click(lambda _: self._restart(True))
+        self.hold.observe(self._hold, "value")
+        self.show.observe(self._draw, "value")
+        for control in (self.hold, self.show, self.speed):
+            control.layout.width = "200px"
+        self._draw()
+        super().__init__(
+            [
+                widgets.HBox([self.play, self.step, self.data, self.noise]),
+                widgets.HBox([self.hold, self.show, self.speed]),
+                self.caption,
+                self.picture,
+            ]
+        )
+
+    def _tick(self, change: dict) -> None:
+        if change["new"] == self.play.min:  # ■
+            self._restart(self._from_noise)
+        else:
+            self._advance(self.speed.value)
+
+    def _advance(self, steps: int) -> None:
+        self.chains.advance(steps)
+        self._draw()
+
+    def _restart(self, from_noise: bool) -> None:
+        self._from_noise = from_noise
+        self.chains.restart(from_noise)
+        self._draw()
+
+    def _hold(self, change: dict) -> None:
+        self.chains.hold(change["new"])
+        self._draw()
+
+    def _draw(self, change: object = None) -> None:
+        pixels = self.chains.picture(means=self.show.value == "means")
+        zoom = max(1, WIDTH // pixels.shape[1])
+        image = Image.fromarray(pixels).resize((pixels.shape[1] * zoom, pixels.shape[0] * zoom), Image.Resampling.NEAREST)
+        buffer = io.BytesIO()
+        image.save(buffer, "png", compress_level=1)
+        self.picture.value = buffer.getvalue()
+        held = "" if self.hold.value == "nothing" else f" The {self.hold.value} of each image is held (blue)."
+        self.caption.value = (
+            f"{len(self.chains.v)} chains, step {self.chains.step:,}: mean free energy "
+            f"{self.chains.free_energy():.1f} nats; the start images' is {self._at_start:.1f}.{held}"
+        )

@@ -1,0 +1,255 @@
+"""A notebook in a real JupyterLab in a real browser, and what a test does with it.
+
+A widget's test is a file `test_widgets_NN.py` beside this one. The fixture `notebook` has run the notebook from top to
+bottom, once for all the tests that name it, and fails a test after which an output holds an error:
+
+    import pytest
+
+    from .lab import change, image_of, move_slider, press
+
+    pytestmark = pytest.mark.parametrize("notebook", ["01_energy_and_sampling.ipynb"], indirect=True)
+
+    def test_a_step_of_the_chain_redraws_the_picture(notebook):
+        area = notebook.cell_output("gibbs-player")  # a tag of the cell, or text in its source
+        picture = area.locator("img").first
+        with change(lambda: image_of(picture)):  # fails if it is still the same after 20 s
+            press(area, "Step")
+        with change(area.inner_text):
+            move_slider(area, "Temperature", +2)
+
+Also: `select`, `tick`, `play`, `pause`, `keys`, and `notebook.screenshot("build/player.png", "gibbs-player")`.
+What `area.locator(...)` and `expect(...)` can do: https://playwright.dev/python/docs/locators
+"""
+
+import base64
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+from playwright.sync_api import Browser, JSHandle, Locator, Page, TimeoutError
+
+from .server import STARTING
+
+HANGING = 300  # seconds after which a notebook is held to hang
+ANSWERING = 20  # seconds that a widget may take to answer on a busy machine
+
+OPEN = """name => {
+    const panel = window.jupyterapp?.shell?.currentWidget;
+    return panel?.context?.path === name && panel.sessionContext.session?.kernel?.status === "idle";
+}"""
+# What a widget's callback raises goes to no cell: the kernel says it in answer to a comm message.
+LISTEN = """() => {
+    const panel = window.jupyterapp.shell.currentWidget;
+    window.raised = [];
+    panel.sessionContext.iopubMessage.connect((_, {header, parent_header, content}) => {
+        if (parent_header.msg_type === "execute_request") return;
+        if (header.msg_type === "error") window.raised.push(`${content.ename}: ${content.evalue}`);
+        if (header.msg_type === "stream" && content.text.includes("Traceback")) window.raised.push(content.text);
+    });
+    return panel;
+}"""
+RUN = """() => {
+    const {commands} = window.jupyterapp;
+    window.ran = false;
+    commands.execute("notebook:clear-all-cell-outputs").then(() => commands.execute("notebook:run-all-cells"))
+        .finally(() => { window.ran = true; });
+}"""
+RUN_STATE = """panel => {
+    const status = panel.sessionContext.kernelDisplayStatus;
+    if (["dead", "autorestarting"].includes(status)) return "ended when the kernel died";
+    return window.ran && status === "idle" && "ended";
+}"""
+IMAGE = """async element => {
+    if (element.tagName === "CANVAS") return element.toDataURL().split(",")[1];
+    const bytes = new Uint8Array(await (await fetch(element.src)).arrayBuffer());
+    return btoa(Array.from(bytes, byte => String.fromCharCode(byte)).join(""));
+}"""
+
+
+class Lab:
+    """The JupyterLab at `url`, seen in `browser`."""
+
+    def __init__(self, url: str, token: str, browser: Browser):
+        self.url, self.token, self.browser = url, token, browser
+
+    @contextmanager
+    def open_notebook(self, name: str) -> Iterator["Notebook"]:
+        """The notebook in a page of its own with a kernel of its own, which end with the block."""
+        page = self.browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.set_default_timeout(ANSWERING * 1000)
+        try:
+            page.goto(f"{self.url}lab/tree/{name}?reset&token={self.token}", timeout=STARTING * 1000)
+            page.wait_for_function(OPEN, arg=name, timeout=STARTING * 1000)
+            yield Notebook(name, page, page.evaluate_handle(LISTEN))
+        finally:
+            page.close()
+            for kernel in self._api("GET", "kernels"):
+                self._api("DELETE", f"kernels/{kernel['id']}")
+
+    def _api(self, method: str, path: str) -> Any:
+        request = Request(f"{self.url}api/{path}", method=method, headers={"Authorization": f"token {self.token}"})
+        with urlopen(request, timeout=STARTING) as answer:
+            return json.loads(answer.read() or "null")
+
+
+class Notebook:
+    """A notebook open in JupyterLab; `seconds` is what its last run took."""
+
+    def __init__(self, name: str, page: Page, panel: JSHandle):
+        self.name, self.page, self._panel = name, page, panel
+        self.seconds = 0.0
+        self._page_errors: list[str] = []
+        page.on("pageerror", lambda error: self._page_errors.append(str(error)))
+
+    def run_all(self, limit: float = HANGING) -> None:
+        """Run every cell afresh. AssertionError says which cell raised, killed the kernel or took too long."""
+        began = time.monotonic()
+        self.page.evaluate(RUN)
+        try:
+            end = self.page.wait_for_function(RUN_STATE, arg=self._panel, timeout=limit * 1000).json_value()
+        except TimeoutError:
+            end = f"had not ended after {limit:g} s"
+        self.seconds = time.monotonic() - began
+        if waiting := [i for i, cell in self._code() if cell["source"].strip() and cell["execution_count"] is None]:
+            first = f"{self.name}: the run {end}, and {self._name(waiting[0])} is the first that was not run to its end"
+            raise AssertionError("\n".join([first, *self.outputs_with_errors()]))
+
+    def cells(self) -> list[dict[str, Any]]:
+        """The cells as they stand, as a notebook file holds them."""
+        return self._panel.evaluate("panel => panel.content.model.toJSON()")["cells"]
+
+    def _code(self) -> list[tuple[int, dict[str, Any]]]:
+        return [(i, cell) for i, cell in enumerate(self.cells()) if cell["cell_type"] == "code"]
+
+    def _name(self, index: int) -> str:
+        return f"cell {index} ({self.cells()[index]['source'].strip().partition(chr(10))[0]!r})"
+
+    def outputs_with_errors(self) -> list[str]:
+        """What went wrong and where: in a cell, in a widget's callback, in a widget's view or in the page."""
+        found = []
+        for index, cell in self._code():
+            for output in cell["outputs"]:
+                if output["output_type"] == "error" and "raises-exception" not in cell["metadata"].get("tags", []):
+                    found.append(f"{self._name(index)}: {output['ename']}: {output['evalue']}")
+                if output.get("name") == "stderr" and "Traceback" in (text := "".join(output["text"])):
+                    found.append(f"{self._name(index)}: {text}")
+        found += [f"a callback: {text}" for text in self.page.evaluate("window.raised")]
+        for box in self.page.locator(".jupyter-widgets-error-widget").all():
+            box.click()  # shows the reason
+            found.append(f"a widget that cannot be shown: {box.inner_text()}")
+        for mime in ("error", "stderr"):  # of Output widgets
+            within = self.page.locator(f'.jupyter-widgets [data-mime-type="application/vnd.jupyter.{mime}"]')
+            found += [f"an Output widget: {text}" for text in within.all_inner_texts() if "Traceback" in text]
+        return found + [f"the page: {text}" for text in self._page_errors]
+
+    def images_without_alt(self) -> list[str]:
+        """Each picture that says nothing to who cannot see it; `widgets.Image` has no alt text to set."""
+        images = self.page.locator(".jp-Notebook img:not(.widget-image)")
+        return [image.evaluate("i => i.outerHTML")[:200] for image in images.all() if not (image.get_attribute("alt") or "").strip()]
+
+    def cell(self, key: str) -> Locator:
+        """The one code cell that has the tag `key`, or else the one with the text `key` in its source."""
+        tagged = [i for i, cell in self._code() if key in cell["metadata"].get("tags", [])]
+        found = tagged or [i for i, cell in self._code() if key in cell["source"]]
+        if len(found) != 1:
+            raise LookupError(f"{self.name}: {len(found)} code cells have the tag or the text {key!r}: name one cell.")
+        return self.page.locator(".jp-Notebook .jp-Cell").nth(found[0])
+
+    def cell_output(self, key: str) -> Locator:
+        """What the cell shows."""
+        return self.cell(key).locator(".jp-Cell-outputArea")
+
+    def screenshot(self, path: str | Path, cell: str | None = None) -> None:
+        """A PNG of the whole notebook at its full height, or of the cell named as in `cell`."""
+        size = self.page.viewport_size
+        hidden = self._scroller.evaluate("s => s.scrollHeight - s.clientHeight")
+        self.page.set_viewport_size({**size, "height": size["height"] + hidden})
+        self._scroller.evaluate("s => { s.scrollTop = 0; }")
+        self.page.wait_for_timeout(500)  # Lab lays the page out anew
+        (self.cell(cell) if cell else self.page).screenshot(path=path)
+        self.page.set_viewport_size(size)
+
+    def screens(self, folder: Path) -> list[Path]:
+        """PNGs of what fits on the screen, from the top of the notebook to its end."""
+        height, step = self._scroller.evaluate("s => [s.scrollHeight, s.clientHeight]")
+        paths = []
+        for number, top in enumerate(range(0, height, step - 40)):
+            self._scroller.evaluate("(s, top) => { s.scrollTop = top; }", top)
+            self.page.wait_for_timeout(300)
+            paths.append(folder / f"{Path(self.name).stem}-{number:02d}.png")
+            self.page.screenshot(path=paths[-1])
+        return paths
+
+    @property
+    def _scroller(self) -> Locator:
+        return self.page.locator(".jp-WindowedPanel-outer")
+
+
+def image_of(picture: Locator) -> bytes:
+    """The file that an <img> or `widgets.Image` shows at this moment, or a <canvas> as a PNG."""
+    end = time.monotonic() + ANSWERING
+    while True:
+        try:
+            return base64.b64decode(picture.evaluate(IMAGE))
+        except Exception:  # the picture changed while it was read
+            if time.monotonic() > end:
+                raise
+
+
+@contextmanager
+def change(read: Callable[[], Any], limit: float = ANSWERING) -> Iterator[None]:
+    """What `read()` gives before the block is not what it gives after it, `limit` seconds later at most."""
+    before, end = read(), time.monotonic() + limit
+    yield
+    end = time.monotonic() + limit
+    while read() == before:
+        assert time.monotonic() < end, f"nothing changed within {limit:g} s: it is still {before!r:.300}"
+        time.sleep(0.05)
+
+
+def press(area: Locator, name: str, key: str | None = None) -> None:
+    """Click the button with this text or tooltip, or press `key` ("Enter", "Space") on it."""
+    button = _button(area, name)
+    button.click() if key is None else keys(button, key)
+
+
+def _button(area: Locator, name: str) -> Locator:
+    text = re.compile(rf"^\s*{re.escape(name)}\s*$")
+    return area.locator("button").filter(has_text=text).or_(area.locator(f'button[title="{name}"]'))
+
+
+def move_slider(area: Locator, label: str, steps: int) -> None:
+    """Move the slider with this description by so many steps, with the arrow keys."""
+    slider = area.locator(".widget-slider").filter(has=area.page.get_by_text(label, exact=True))
+    keys(slider.get_by_role("slider"), *["ArrowRight" if steps > 0 else "ArrowLeft"] * abs(steps))
+
+
+def keys(place: Locator, *names: str) -> None:
+    """Press the keys, one after the other, with the focus on `place`."""
+    for name in names:
+        place.press(name)
+
+
+def select(area: Locator, label: str, option: str) -> None:
+    """Choose the option in the dropdown, or among the toggle buttons, with this description."""
+    area.get_by_label(label, exact=True).select_option(label=option)
+
+
+def tick(area: Locator, label: str) -> None:
+    """Click the checkbox with this description."""
+    area.get_by_role("checkbox", name=label).click()
+
+
+def play(area: Locator) -> None:
+    """Start the Play widget."""
+    area.locator(".widget-play button:has(.fa-play)").click()
+
+
+def pause(area: Locator) -> None:
+    """Halt the Play widget."""
+    area.locator(".widget-play button:has(.fa-pause)").click()

@@ -1,0 +1,169 @@
+"""The command line: what it starts, what it says when it cannot, and with which exit code."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from importlib import metadata
+from types import SimpleNamespace
+
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+import dlkit
+from dlkit import cli, doctor
+
+
+def call(*arguments):
+    return CliRunner().invoke(cli.app, arguments)
+
+
+@pytest.fixture
+def room(monkeypatch):
+    """Puts a stand-in at dlkit.<name> and keeps what its `run` was called with."""
+
+    def put(name, error=None):
+        calls = []
+
+        def run(chosen, **options):
+            calls.append((chosen, options))
+            if error:
+                raise error
+
+        stand_in = SimpleNamespace(NAMES=("first", "second"), run=run)
+        monkeypatch.setitem(sys.modules, f"dlkit.{name}", stand_in)
+        monkeypatch.setattr(dlkit, name, stand_in, raising=False)
+        return calls
+
+    return put
+
+
+def test_the_command_line_is_there_before_torch_is():
+    check = "import sys, dlkit.cli; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_version_is_the_packages():
+    assert call("--version").stdout == f"dlkit {metadata.version('dlkit')}\n"
+
+
+@pytest.mark.parametrize(("state", "code"), [("ok", 0), ("warn", 0), ("fail", 1)])
+def test_doctor_fails_only_where_a_row_does(monkeypatch, state, code):
+    monkeypatch.setattr(doctor, "rows", lambda: iter([doctor.Row("thing", "as found", state, "do this")]))
+    done = call("doctor")
+    assert done.exit_code == code
+    assert "as found" in done.stdout
+    assert call("doctor", "--json").exit_code == code
+
+
+def test_bench_and_reproduce_pass_their_options_on(room):
+    bench, papers = room("bench"), room("papers")
+    assert call("bench", "first", "--json").exit_code == 0
+    assert call("reproduce", "second", "--quick").exit_code == 0
+    assert call("reproduce", "second", "--fresh", "--json").exit_code == 0
+    assert bench == [("first", {"as_json": True})]
+    assert papers == [
+        ("second", {"quick": True, "as_json": False, "fresh": False}),
+        ("second", {"quick": False, "as_json": True, "fresh": True}),
+    ]
+
+
+@pytest.mark.parametrize(("command", "name"), [("bench", "bench"), ("reproduce", "papers")])
+def test_an_unknown_or_missing_name_ends_with_the_names_that_there_are(room, command, name):
+    calls = room(name)
+    unknown, missing = call(command, "third"), call(command)
+    assert (unknown.exit_code, missing.exit_code, calls) == (2, 2, [])
+    assert unknown.stderr == "dlkit: there is no 'third': the names are first, second.\n"
+    assert missing.stderr == "dlkit: give a name: first, second.\n"
+
+
+@pytest.mark.parametrize("kind", [ValueError, FileNotFoundError, RuntimeError])
+def test_an_error_meant_for_the_reader_is_one_sentence(room, kind):
+    room("bench", kind("a batch of 100 does not divide over 3 ranks: use 99."))
+    done = call("bench", "first")
+    assert done.exit_code == 1
+    assert done.stderr == "dlkit: a batch of 100 does not divide over 3 ranks: use 99.\n"
+    assert done.stdout == ""
+
+
+def test_a_fault_of_dlkit_itself_keeps_its_traceback(room):
+    room("bench", KeyError("W"))
+    assert isinstance(call("bench", "first").exception, KeyError)
+
+
+def test_a_missing_package_is_named(room):
+    room("bench", ModuleNotFoundError("No module named 'pooch'"))
+    done = call("bench", "first")
+    assert done.exit_code == 1
+    assert "No module named 'pooch'" in done.stderr
+
+
+@pytest.fixture
+def project(monkeypatch, tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / cli.FIRST).touch()
+    monkeypatch.setattr(cli, "ROOT", tmp_path)
+    return tmp_path
+
+
+def test_lab_opens_the_first_notebook_on_this_machine_only(project):
+    command = cli.lab_command(None, True)
+    assert f"--ServerApp.root_dir={project}" in command
+    assert "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb" in command
+    assert "--ServerApp.ip=127.0.0.1" in command
+    assert "--no-browser" not in command
+
+
+def test_lab_takes_the_port_that_was_asked_for_or_none(project):
+    command = cli.lab_command(8123, False)
+    assert {"--ServerApp.port=8123", "--ServerApp.port_retries=0", "--no-browser"} <= set(command)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="Windows has no root")
+@pytest.mark.parametrize(("user", "allowed"), [(0, True), (1000, False)])
+def test_lab_runs_as_root_and_as_a_user(project, monkeypatch, user, allowed):
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    assert ("--allow-root" in cli.lab_command(None, True)) == allowed
+
+
+def test_lab_without_its_notebook_says_so(project):
+    (project / cli.FIRST).unlink()
+    done = call("lab")
+    assert done.exit_code == 1
+    assert f"{project / cli.FIRST} is missing" in done.stderr
+    assert "`git checkout notebooks/` brings it back" in done.stderr
+
+
+def test_lab_without_jupyterlab_says_so(project, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    done = call("lab")
+    assert done.exit_code == 1
+    assert "JupyterLab is not installed" in done.stderr
+
+
+def listening(pid):
+    return [found.laddr for found in psutil.Process(pid).net_connections("inet") if found.status == "LISTEN"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere the server is a child")
+def test_lab_listens_on_loopback_only_and_ends_with_its_process(project):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    start = f"import pathlib; from dlkit import cli; cli.ROOT = pathlib.Path({str(project)!r}); cli.app()"
+    server = subprocess.Popen(
+        [sys.executable, "-c", start, "lab", "--no-browser", "--port", str(port)], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        shown = next(line for line in server.stderr if f":{port}/" in line)
+        assert f"http://127.0.0.1:{port}/lab/tree/notebooks/00_start_here.ipynb?token=" in shown
+        deadline = time.monotonic() + 20
+        while not (addresses := listening(server.pid)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert port in {address.port for address in addresses}
+        assert {address.ip for address in addresses} == {"127.0.0.1"}
+    finally:
+        server.terminate()
+        server.communicate(timeout=30)
