@@ -227,7 +227,7 @@ def kernel() -> Iterator[Row]:
         yield Row("kernel", f"is another Python's, of {''.join(prefix)}", "fail", mend)
 
 
-def engines(count: int = 2, timeout: float = 30.0) -> Iterator[Row]:
+def engines(count: int = 2, timeout: float = 60.0) -> Iterator[Row]:
     """ipyparallel engines start on this machine, answer, and stop again."""
     import ipyparallel
 

@@ -1,5 +1,7 @@
 """Patches: decorrelated, reproducible, and able to go back to pixels."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +9,17 @@ from PIL import Image
 
 from dlkit import data
 
-PHOTOS = sorted(path for path in (data.verify("photos")))
+PHOTOS = sorted((Path(__file__).parents[1] / "data" / "photos").glob("*.png"))
 
 
 @pytest.fixture(scope="module")
 def zca() -> data.Patches:
     return data.patches(size=12, count=20_000)
+
+
+@pytest.fixture(scope="module")
+def grey() -> list[np.ndarray]:
+    return [np.asarray(Image.open(path).convert("L"), np.float32) / 255 for path in PHOTOS]
 
 
 def covariance(patches: data.Patches) -> torch.Tensor:
@@ -42,13 +49,12 @@ def test_whitening_is_symmetric_so_that_patches_stay_in_place(zca):
 
 
 @pytest.mark.parametrize("whiten", ["zca", None])
-def test_patches_go_back_to_windows_of_the_photographs(whiten):
-    back = data.patches(size=6, count=300, whiten=whiten)
-    grey = [np.asarray(Image.open(path).convert("L"), np.float32) / 255 for path in PHOTOS]
-    windows = [torch.from_numpy(np.lib.stride_tricks.sliding_window_view(photo, (6, 6)).copy()) for photo in grey]
-    pixels = back.to_pixels(back.images[:20])
-    for patch in pixels:
-        assert min((photo - patch).abs().amax((-1, -2)).min() for photo in windows) < 1e-3
+def test_patches_go_back_to_windows_of_the_photographs(grey, whiten):
+    patches = data.patches(size=6, count=300, whiten=whiten)
+    windows = [np.lib.stride_tricks.sliding_window_view(photo, (6, 6)) for photo in grey]
+    for patch in patches.to_pixels(patches.images[:10]).numpy():
+        near = [photo[abs(photo[:, :, 0, 0] - patch[0, 0]) < 1e-3] for photo in windows]
+        assert min(abs(photo - patch).max((1, 2)).min(initial=1) for photo in near) < 1e-3
 
 
 def test_a_filter_weighs_pixels_by_whitening(zca):
@@ -65,14 +71,11 @@ def test_the_seed_decides_the_patches():
     assert not torch.equal(one.images, other.images)
 
 
-def test_every_photograph_gives_its_share():
-    """brick, the flattest, and camera, the most contrasted, are told apart by nothing but their own windows."""
-    pixels = (patches := data.patches(size=1, count=30_000, whiten=None)).to_pixels(patches.images).flatten()
-    grey = [np.asarray(Image.open(path).convert("L")) / 255 for path in PHOTOS]
-    levels = np.linspace(0, 1, 257)
-    expected = np.mean([np.histogram(photo + 1e-4, levels)[0] / photo.size for photo in grey], axis=0)
-    found = np.histogram(pixels.numpy() + 1e-4, levels)[0] / 30_000
-    assert np.abs(found - expected).sum() / 2 < 0.05
+def test_each_photograph_gives_as_many_patches_as_the_next(grey):
+    single = data.patches(size=1, count=30_000, whiten=None)
+    found, _ = np.histogram(single.to_pixels(single.images), bins=32, range=(0, 1))
+    shares = [np.histogram(photo, bins=32, range=(0, 1))[0] / photo.size for photo in grey]
+    assert abs(found / 30_000 - np.mean(shares, axis=0)).sum() < 0.03  # 0.046 if by their areas
 
 
 def test_a_slice_of_patches_keeps_the_way_back(zca):

@@ -180,6 +180,57 @@ def test_what_pip_says_becomes_one_sentence(checkout, pip_error, sentence):
     assert sentence in complaint(make_setup(checkout))
 
 
+@pytest.fixture
+def bare_machine(tmp_path):
+    """A folder with .ci/run, on a machine with neither make nor Python nor a browser; gives a function that runs it."""
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci/run", tmp_path / ".ci/run")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("bash", "dirname", "env", "mktemp", "rm", "tail"):
+        (programs / name).symlink_to(shutil.which(name))
+
+    def run(user, *present):
+        scripts = {"id": f"echo {user}"}
+        scripts |= {name: f'echo "{name} $*" >>"{tmp_path}/calls"' for name in present}
+        for name, script in scripts.items():
+            (programs / name).write_text(f"#!{programs}/bash\n{script}\n")
+            (programs / name).chmod(0o755)
+        done = subprocess.run(
+            [tmp_path / ".ci/run"], env={"PATH": str(programs)}, capture_output=True, text=True, timeout=60
+        )
+        calls = tmp_path / "calls"
+        return done, calls.read_text().splitlines() if calls.exists() else []
+
+    return run
+
+
+def test_ci_installs_what_a_bare_machine_lacks_then_tests(bare_machine):
+    done, calls = bare_machine(0, "apt-get", "make")
+    assert done.returncode == 0, done.stderr
+    update, install, test = calls
+    assert update == "apt-get -qq update"
+    assert {"python3", "python3-venv", "chromium"} <= set(install.split())
+    assert test == "make test"
+
+
+def test_ci_installs_nothing_it_already_has(bare_machine):
+    _, calls = bare_machine(0, "apt-get", "make", "python3", "chromium")
+    asked = {word for call in calls if call.startswith("apt-get") for word in call.split()}
+    assert not asked & {"make", "python3", "python3-venv", "chromium"}
+    assert "make test" in calls
+
+
+def test_ci_says_when_it_cannot_install(bare_machine):
+    without_apt, _ = bare_machine(0, "make")
+    assert "without apt-get this script cannot install them" in complaint(without_apt)
+    as_user, _ = bare_machine(1000, "make", "apt-get")
+    assert "only root can install them" in complaint(as_user)
+    with_sudo, calls = bare_machine(1000, "make", "apt-get", "sudo")
+    assert with_sudo.returncode == 0
+    assert any(call.startswith("sudo --non-interactive env DEBIAN_FRONTEND=noninteractive apt-get") for call in calls)
+
+
 def test_make_alone_lists_every_target():
     (phony,) = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     done = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -4,121 +4,66 @@ Sections are those of Hinton 2010, A practical guide to training restricted Bolt
 threshold the one here is ours; each is a constant with its reason.
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from dlkit.analysis.likelihood import pseudo_log_likelihood
+from dlkit.analysis.signs import (
+    IDLE,
+    RARE,
+    always_on,
+    dead,
+    idle,
+    mean_difference,
+    reconstruction_error,
+    update_ratio,
+    weight_kurtosis,
+)
 from dlkit.models.rbm import RBM, GaussianRBM
 from dlkit.training import Run
 
-RARE = 1e-3  # a unit on for a smaller part of the images is dead, for a greater part than 1 - RARE always on (§15)
-IDLE = 0.01  # part of the variance of a unit's state that must come from the image, not from the toss
 FEW = 0.02  # part of the units that may be dead, always on or idle and the RBM be healthy all the same
-DRIVE = 8.0  # nats: an image that moves a unit's input by so much leaves it a probability within 0.0004 of 0 or 1 (§8)
+DRIVE = 5.0  # nats: images that move a unit's input by so much drive its probability to 0.007 or 0.993 (§8)
+NOISE = (2.7, 3.3)  # kurtosis: 3 is normal noise; learnt filters have long tails (digits 4.9 and up, patches 3.5)
+ENOUGH = 100  # weights of a unit; the kurtosis of fewer says nothing
+EXPLAINED = 0.05  # part of the error of the mean image that a reconstruction should take away at the least
 UPDATE = 1e-3  # of the weights: what an update should be "to within about an order of magnitude" (§7)
 UPDATE_RANGE = 30.0  # the factor by which it may exceed that: "about", and noise is large in the first epoch
-FLIPPED = 50  # images whose pixels are all flipped in turn: one pixel of each of 5,000 images says as much
 GAP = 0.5  # standard deviations of the free energy: validation images can then be told from training images (§6)
-
-
-@torch.no_grad()
-def hidden_probabilities(rbm: RBM, images: Float[Tensor, "images *shape"]) -> Float[Tensor, "hidden images"]:
-    """Probability that each unit (row) is on for each image (column): a dead unit is a black row. Source: §15."""
-    return rbm.hidden_given(images.flatten(1)).T
-
-
-def dead(probabilities: Float[Tensor, "hidden images"]) -> Bool[Tensor, " hidden"]:
-    """Units that are on for less than 0.1 % of the images."""
-    return probabilities.mean(1) < RARE
-
-
-def always_on(probabilities: Float[Tensor, "hidden images"]) -> Bool[Tensor, " hidden"]:
-    """Units that are on for more than 99.9 % of the images: second visible biases, no more."""
-    return probabilities.mean(1) > 1 - RARE
-
-
-def idle(probabilities: Float[Tensor, "hidden images"]) -> Bool[Tensor, " hidden"]:
-    """Units neither dead nor always on whose state is a coin toss: under 1 % of its variance comes from the image."""
-    p = probabilities
-    q = p.mean(1)
-    return (p.var(1, correction=0) < IDLE * q * (1 - q)) & ~dead(p) & ~always_on(p)
-
-
-@torch.no_grad()
-def influence(rbm: RBM, images: Float[Tensor, "images *shape"]) -> Float[Tensor, " hidden"]:
-    """How much each unit moves the visible units' input from image to image: ‖W_j‖ times the spread of p(h_j).
-
-    A unit that never changes has none. `.argsort(descending=True)` sorts filters by use.
-    """
-    return hidden_probabilities(rbm, images).std(1, correction=0) * rbm.W.norm(dim=0)
-
-
-@torch.no_grad()
-def reconstruction_error(rbm: RBM, images: Float[Tensor, "images *shape"]) -> Float[Tensor, " images"]:
-    """Squared error of each image's reconstruction from the probabilities of its hidden units, summed over pixels.
-
-    Source: §5, which warns: it falls when the model gets better, and also when the chain hardly moves.
-    """
-    v = images.flatten(1)
-    return (v - rbm.visible_given(rbm.hidden_given(v))).square().sum(1)
-
-
-@torch.no_grad()
-def free_energy_gap(
-    rbm: RBM, train: Float[Tensor, "images *shape"], validation: Float[Tensor, "others *shape"]
-) -> tuple[float, float]:
-    """Mean free energy of the validation images less that of the training images, and its standard error, in nats.
-
-    log Z is in neither: the gap is the difference of the mean log-probabilities, exactly. Source: §6.
-    """
-    return _difference(rbm.free_energy(train.flatten(1)), rbm.free_energy(validation.flatten(1)))
-
-
-@torch.no_grad()
-def updates(rbm: RBM, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What the optimizer's next step, with the gradients at hand, would add to each parameter; nothing is changed."""
-    twin = copy.deepcopy(optimizer)  # its parameters, gradients and momenta are copied with it
-    twin.step()
-    originals = [p for group in optimizer.param_groups for p in group["params"]]
-    stepped = [p for group in twin.param_groups for p in group["params"]]
-    change = {id(before): after - before for before, after in zip(originals, stepped, strict=True)}
-    return {name: change[id(p)] for name, p in rbm.named_parameters() if id(p) in change}
-
-
-@torch.no_grad()
-def update_ratio(rbm: RBM, optimizer: torch.optim.Optimizer) -> float:
-    """Mean size of a weight's update over the mean size of a weight; 0.001 is the rule of thumb. Source: §7."""
-    return float(updates(rbm, optimizer)["W"].abs().mean() / rbm.W.abs().mean())
+FLIPPED = 50  # images whose pixels are all flipped in turn: one pixel of each of 5,000 images says as much
 
 
 @dataclass(frozen=True)
 class Health:
     """The numbers of one look at an RBM; `problems` and `verdict` say what they mean.
 
-    hidden, dead, always_on, idle: units. activity: part of the images for which a unit is on, on average. drive: how
-    far the input of the median unit moves from image to image, nats (standard deviation). update_ratio: None without
-    an optimizer. free_energy_gap, its standard error, and the spread of the free energy over training images: nats.
-    reconstruction: squared error per validation image. pseudo_log_likelihood: of the first 50 validation images, nats;
-    None unless pixels are 0 or 1. finite: whether all parameters are numbers.
+    visible, hidden, dead, always_on, idle: units. activity: part of the images for which a unit is on, on average.
+    drive: how far the input of the median unit moves from image to image, nats (standard deviation). kurtosis: of the
+    weights. update_ratio: None without an optimizer. free_energy_gap, its standard error, and the spread of the free
+    energy over training images: nats. reconstruction: squared error per validation image; mean_image: that of the
+    mean training image in its place. pseudo_log_likelihood: of the first 50 validation images, nats; None unless
+    pixels are 0 or 1. finite: whether all parameters are numbers.
     """
 
+    visible: int
     hidden: int
     dead: int
     always_on: int
     idle: int
     activity: float
     drive: float
+    kurtosis: float
     update_ratio: float | None
     free_energy_gap: float
     gap_error: float
     spread: float
     reconstruction: float
+    mean_image: float
     pseudo_log_likelihood: float | None
     finite: bool
 
@@ -141,12 +86,17 @@ class Health:
         if self.idle > FEW * self.hidden:
             found.append(
                 f"{self.idle} of {self.hidden} units toss coins (less than {IDLE:.0%} of what they do comes from the "
-                "image): train longer, or raise the rate if they do not wake up"
+                "image): train longer, raise the rate, or start with larger weights or with hidden biases below 0"
             )
-        if self.drive > DRIVE:
+        if self.reconstruction > (1 - EXPLAINED) * self.mean_image and not found:
             found.append(
-                f"the weights are too large (an image moves a unit's input by {self.drive:.1f} nats, so its "
-                "probability is 0 or 1 and learning stalls): start with smaller weights, or use more weight decay"
+                f"it has learnt next to nothing (a reconstruction has {self.reconstruction / self.mean_image:.0%} of "
+                "the mean image's error): train longer, raise the rate, or use a smaller sparsity cost"
+            )
+        if self.visible >= ENOUGH and self.drive > DRIVE and NOISE[0] < self.kurtosis < NOISE[1]:
+            found.append(
+                f"the weights are large random numbers, not filters (an image moves a unit's input by {self.drive:.1f} "
+                "nats, so its probability is 0 or 1 and learning stalls): start with smaller weights"
             )
         if self.update_ratio is not None and self.update_ratio > UPDATE * UPDATE_RANGE:
             found.append(
@@ -154,9 +104,10 @@ class Health:
                 "or use larger batches"
             )
         if self.free_energy_gap > GAP * self.spread and self.free_energy_gap > 3 * self.gap_error:
+            gap = f"{self.free_energy_gap:.1f} nats"
             found.append(
-                f"it over-fits (validation images are {self.free_energy_gap:.1f} nats less probable than training images): "
-                "stop earlier, use more images, fewer hidden units, or more weight decay"
+                f"it over-fits (validation images are {gap} less probable than training images): stop "
+                "earlier, use more images, fewer hidden units, or more weight decay"
             )
         return found
 
@@ -168,7 +119,8 @@ class Health:
     def verdict(self) -> str:
         """One sentence for each problem, or that there is none."""
         if self.healthy:
-            return f"Healthy: all {self.hidden} units are of use, and no over-fitting is to be seen."
+            gap = f"the free-energy gap ({self.free_energy_gap:.1f} nats) is small beside what images differ by"
+            return f"Healthy: all {self.hidden} units are of use, and {gap} ({self.spread:.1f})."
         return " ".join(problem[0].upper() + problem[1:] + "." for problem in self.problems)
 
     def rows(self) -> list[tuple[str, str]]:
@@ -183,7 +135,7 @@ class Health:
             ("mean activity", f"{self.activity:.1%}"),
             ("drive", f"{self.drive:.1f} nats"),
             ("free-energy gap", f"{self.free_energy_gap:.1f} ± {self.gap_error:.1f} nats"),
-            ("reconstruction error", f"{self.reconstruction:.1f} an image"),
+            ("reconstruction error", f"{self.reconstruction:.1f} an image (mean image: {self.mean_image:.1f})"),
             *optional,
         ]
 
@@ -210,20 +162,23 @@ def examine(
     seen, unseen = train.flatten(1), validation.flatten(1)
     x = rbm.hidden_input(seen)
     p, free_energy = x.sigmoid().T, rbm.free_energy_given(seen, x)
-    gap, gap_error = _difference(free_energy, rbm.free_energy(unseen))
+    gap, gap_error = mean_difference(free_energy, rbm.free_energy(unseen))
     binary = not isinstance(rbm, GaussianRBM) and bool(((unseen == 0) | (unseen == 1)).all())
     return Health(
+        visible=rbm.visible,
         hidden=rbm.hidden,
         dead=int(dead(p).sum()),
         always_on=int(always_on(p).sum()),
         idle=int(idle(p).sum()),
         activity=float(p.mean()),
         drive=float(x.std(0, correction=0).median()),
+        kurtosis=weight_kurtosis(rbm),
         update_ratio=None if optimizer is None else update_ratio(rbm, optimizer),
         free_energy_gap=gap,
         gap_error=gap_error,
         spread=float(free_energy.std()),
         reconstruction=float(reconstruction_error(rbm, unseen).mean()),
+        mean_image=float((unseen - seen.mean(0)).square().sum(1).mean()),
         pseudo_log_likelihood=float(pseudo_log_likelihood(rbm, unseen[:FLIPPED]).mean()) if binary else None,
         finite=all(bool(value.isfinite().all()) for value in rbm.parameters()),
     )
@@ -245,9 +200,3 @@ def watch(
         return {name: value for name in columns if (value := getattr(health, name)) is not None}
 
     return look
-
-
-def _difference(seen: Float[Tensor, " images"], unseen: Float[Tensor, " others"]) -> tuple[float, float]:
-    """How much larger the mean of the second is, and the standard error of that."""
-    error = (seen.var() / len(seen) + unseen.var() / len(unseen)).sqrt()
-    return float(unseen.mean() - seen.mean()), float(error)

@@ -134,7 +134,8 @@ def _halves(on: Float64[Tensor, "states units"]) -> tuple[Tensor, Tensor]:
 def _product(on: Float64[Tensor, "states units"]) -> Float64[Tensor, "states patterns"]:
     """The probability of each of the 2^units patterns of units that are on with probabilities `on`."""
     table = on.new_ones(len(on), 1)
-    for p in on.split(1, dim=1):
+    for i in range(on.shape[1]):
+        p = on[:, i : i + 1]
         table = torch.cat([table * (1 - p), table * p], dim=1)
     return table
 

@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -62,16 +63,16 @@ def exact_log_z(rbm: RBM, progress: bool = True) -> float:
             f"{units} units have 2^{units} states: exact log Z is for {ENUMERABLE} at most, use `ais(rbm)` instead."
         )
     rbm = copy.deepcopy(rbm).double()
+
+    def log_weight(s: Tensor) -> Tensor:
+        return s @ rbm.b + rbm.log_sum_visible(rbm.visible_input(s), rbm.a) if over_hidden else -rbm.free_energy(s)
+
     chunk = max(1, min(2**units, 2**22 // max(rbm.visible, rbm.hidden)))
     total = torch.tensor(-math.inf, dtype=torch.float64, device=rbm.W.device)
     with tqdm(total=2**units, disable=not progress, unit="state", unit_scale=True, delay=1) as bar:
         for start in range(0, 2**units, chunk):
             s = states(units, start, min(start + chunk, 2**units), device=rbm.W.device)
-            if over_hidden:
-                logs = s @ rbm.b + rbm.log_sum_visible(rbm.visible_input(s), rbm.a)
-            else:
-                logs = -rbm.free_energy(s)
-            total = torch.logaddexp(total, torch.logsumexp(logs, 0))
+            total = torch.logaddexp(total, torch.logsumexp(log_weight(s), 0))
             bar.update(len(s))
     return float(total)
 
@@ -98,7 +99,7 @@ def ais(
     *,
     images: Float[Tensor, "images visible"] | None = None,
     chains: int = 100,
-    betas: Float64[Tensor, " temperatures"] | None = None,
+    betas: Float[Tensor, " temperatures"] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> LogZ:
@@ -109,7 +110,7 @@ def ais(
     Source: Salakhutdinov and Murray 2008, On the quantitative analysis of deep belief networks, §4.1.
     """
     path = _Path(rbm, images, seed)
-    betas = _checked(betas)
+    betas = _checked(betas, chains)
     v = path.start(chains)
     log_weights, _ = path.anneal(v, betas, progress)
     return _estimate(path.log_z_start() + log_weights, sign=1)
@@ -122,7 +123,7 @@ def reverse_ais(
     *,
     images: Float[Tensor, "images visible"] | None = None,
     burn_in: int = 1_000,
-    betas: Float64[Tensor, " temperatures"] | None = None,
+    betas: Float[Tensor, " temperatures"] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> LogZ:
@@ -133,7 +134,7 @@ def reverse_ais(
     Source: Burda, Grosse, Salakhutdinov 2015, Accurate and conservative estimates of MRF log-likelihood, §3.
     """
     path = _Path(rbm, images, seed)
-    betas = _checked(betas)
+    betas = _checked(betas, len(start))
     v, _ = gibbs(rbm, start, steps=burn_in, generator=path.generator)
     log_weights, _ = path.anneal(v, betas.flip(0), progress)
     return _estimate(path.log_z_start() - log_weights, sign=-1)
@@ -204,7 +205,7 @@ class _Path:
         """Σ log p*_next(v) - log p*_here(v) along the betas, a Gibbs step at each new one; and where the chains end."""
         rbm, temperatures = self.rbm, betas.tolist()
         log_weights = torch.zeros(len(v), dtype=torch.float64, device=v.device)
-        pairs = zip(temperatures[:-1], temperatures[1:], strict=True)
+        pairs = pairwise(temperatures)
         for here, there in tqdm(pairs, total=len(betas) - 1, disable=not progress, unit="temperature", delay=1):
             x = rbm.hidden_input(v)
             rise = (F.softplus(x * there) - F.softplus(x * here)).sum(1)
@@ -216,9 +217,11 @@ class _Path:
         return log_weights, v
 
 
-def _checked(betas: Tensor | None) -> Tensor:
+def _checked(betas: Tensor | None, chains: int) -> Tensor:
+    if chains < 2:
+        raise ValueError(f"{chains} chains: at least 2 are needed for an interval, and 100 are usual.")
     betas = reference_betas() if betas is None else betas.double()
-    if betas[0] != 0 or betas[-1] != 1 or (betas.diff() <= 0).any():
+    if betas[0] != 0 or betas[-1] != 1 or not (betas.diff() > 0).all():
         raise ValueError("betas must rise from 0 to 1: torch.linspace(0, 1, 1001) does.")
     return betas
 
@@ -232,8 +235,8 @@ def _estimate(logs: Float64[Tensor, " chains"], sign: int) -> LogZ:
     def log(value: Tensor) -> float:
         return sign * float(top + value.log())
 
-    ends = sorted((log((mean - 3 * error).clamp_min(0)), log(mean + 3 * error)))
-    return LogZ(log(mean), *ends, sign * logs)
+    low, high = sorted((log((mean - 3 * error).clamp_min(0)), log(mean + 3 * error)))
+    return LogZ(log(mean), low, high, sign * logs)
 
 
 def _check_binary(rbm: RBM, v: Tensor) -> None:

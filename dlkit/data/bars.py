@@ -9,7 +9,7 @@ def bars_and_stripes(size: int = 4) -> Float32[Tensor, "patterns size size"]:
     """The 2·2^size - 2 different images of size x size in which every row is uniform, or every column is.
 
     0 and 1, the stripes (uniform columns) first; all off and all on are both bars and stripes, and are given once.
-    Source: Hinton, Sejnowski 1986 for the task; MacKay 2003, Information theory, inference and learning algorithms, §43.
+    Source: MacKay 2003, Information theory, inference, and learning algorithms, ch. 43.
     """
     if not 2 <= size <= 12:
         raise ValueError(f"bars and stripes of size {size}: use 2 to 12.")

@@ -20,20 +20,20 @@ def check(
     takes an image to be; (784,) takes 784 pixels in any arrangement. values: the range allowed, both ends included;
     None for real-valued units. labels: int64 (n,), from 0 to classes - 1.
     """
-    _check_tensor(images, "images")
+    images = _tensor(images, "images")
     _check_dtype(images)
     _check_shape(images, shape)
     _check_values(images, values)
     if labels is not None:
-        _check_tensor(labels, "labels")
-        _check_labels(labels, len(images), classes)
+        _check_labels(_tensor(labels, "labels"), len(images), classes)
 
 
-def _check_tensor(given: object, what: str) -> None:
-    if not isinstance(given, Tensor):
-        kind = type(given)
-        maker = "torch.from_numpy" if kind.__module__ == "numpy" else "torch.tensor"
-        raise TypeError(f"{what} are of type {kind.__name__}, not a tensor: `{maker}({what})`.")
+def _tensor(given: object, what: str) -> Tensor:
+    if isinstance(given, Tensor):
+        return given
+    kind = type(given)
+    maker = "torch.from_numpy" if kind.__module__ == "numpy" else "torch.tensor"
+    raise TypeError(f"{what} are of type {kind.__name__}, not a tensor: `{maker}({what})`.")
 
 
 def _check_dtype(images: Tensor) -> None:

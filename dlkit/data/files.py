@@ -105,6 +105,7 @@ def fetch(name: str, root: str | Path | None = None) -> dict[Path, str]:
     downloader = pooch.HTTPDownloader(timeout=(5, 30))
     for file, md5 in hashes.items():
         try:
+            # pyrefly: ignore[bad-argument-type]  pooch's own downloader does not fit its own protocol
             pooch.retrieve(address + file, f"md5:{md5}", fname=file, path=folder, downloader=downloader)
         except RequestException as error:
             raise ConnectionError(
@@ -123,9 +124,9 @@ def fetch(name: str, root: str | Path | None = None) -> dict[Path, str]:
     return {folder / file: f"md5:{md5}" for file, md5 in hashes.items()}
 
 
-def _shown(path: Path) -> Path:
+def _shown(path: Path) -> str:
     """The path as the reader would type it."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return (path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path).as_posix()
 
 
 def _mend(root: Path) -> str:
@@ -133,7 +134,7 @@ def _mend(root: Path) -> str:
     checkout = root.parent
     if not ((checkout / ".git").exists() and (checkout / "dlkit").is_dir()):
         return f"copy {_shown(root)} again from the dlkit repository"
-    where = "" if checkout == Path.cwd() else f' -C "{checkout}"'
+    where = "" if checkout == Path.cwd() else f' -C "{checkout.as_posix()}"'
     return f"`git{where} checkout {root.name}/` brings it back"
 
 

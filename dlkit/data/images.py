@@ -71,12 +71,12 @@ def load(name: str = "mnist", *, binarise: str | None = None, seed: int = 0, roo
     """The data set called `name`: float32 images (n, height, width) in [0, 1] and int64 labels (n,).
 
     "mnist" comes with dlkit (50,000 / 10,000 / 10,000 images of 28x28). "fashion-mnist" is downloaded when it is
-    first asked for. Validation is the last 10,000 of the 60,000 training images: the usual choice (Hinton, Osindero,
-    Teh 2006 and the Theano tutorials make it too), in no need of a random number. Each file is read and checked
+    first asked for. Validation is the last 10,000 of the 60,000 training images: the usual choice (the Theano
+    tutorials' mnist.pkl.gz makes it too), and in no need of a random number. Each file is read and checked
     anew on each call, and the tensors are the caller's own.
 
     binarise: "threshold" turns pixels above 1/2 on; "sample" turns each on with a probability of its intensity, once
-    (Salakhutdinov, Murray 2008, §5). The sample depends on `seed` and the split alone: its bits are those of numpy's
+    (as Salakhutdinov, Murray 2008). The sample depends on `seed` and the split alone: its bits are those of numpy's
     PCG64, which numpy keeps the same in all versions (NEP 19).
 
     Raises FileNotFoundError, ValueError or ConnectionError, in one sentence with the mend.

@@ -44,7 +44,7 @@ def patches(
     """`count` grey patches of size x size pixels at random places of the photographs, each as likely as the next.
 
     float32 (count, size, size), each pixel of mean 0 over the patches, variance 1 overall. "zca" decorrelates the
-    pixels by the symmetric whitening C^(-1/2) of their covariance C (Bell, Sejnowski 1997, §3), of which each
+    pixels by the symmetric whitening C^(-1/2) of their covariance C (Bell, Sejnowski 1997), of which each
     eigenvalue is first raised by 1/1000 of their mean so that noise is not blown up; None only shifts and scales.
 
     Raises ValueError for a size, count or whitening that cannot be, and what `verify("photos")` raises.

@@ -52,9 +52,16 @@ def write_tensors(tensors: dict[str, torch.Tensor], path: Path, header: dict[str
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save_file(tensors, partial, metadata=header)
-        os.replace(partial, path)
+        into_place(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def into_place(partial: Path, path: Path) -> None:
+    """Move a whole file over `path`, once it is on the disk: after a power cut, too, the old or the new is there."""
+    with partial.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

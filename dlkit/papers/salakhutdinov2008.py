@@ -45,13 +45,13 @@ def trainings() -> list[Training]:
     cd = partial(CD, sample_visible=True, products=fast)
     pcd = partial(PCD, centred=True)
     lines = [
-        Training("CD-1", cd(1), 100, 0.05, ("-125.53", ""), FROM_MEMORY),
-        Training("CD-3", cd(3), 100, 0.05, ("-105.50", ""), FROM_MEMORY),
-        Training("CD-25", cd(25), 100, 0.05, ("-86.34", ""), TABLE),
-        Training("centred PCD", pcd(products=fast), 200, 0.1, ("-84.86", "-96.6"), PYDEEP),
+        Training("CD-1", cd(1), 60, 0.05, ("-125.53", ""), FROM_MEMORY),
+        Training("CD-3", cd(3), 60, 0.05, ("-105.50", ""), FROM_MEMORY),
+        Training("CD-25", cd(25), 60, 0.05, ("-86.34", ""), TABLE),
+        Training("centred PCD", pcd(products=fast), 150, 0.1, ("-84.86", "-96.6"), PYDEEP),
     ]
     if fast != "float32":
-        lines.append(Training("centred PCD, float32", pcd(), 200, 0.1, ("-84.86", "-96.6"), PYDEEP))
+        lines.append(Training("centred PCD, float32", pcd(), 150, 0.1, ("-84.86", "-96.6"), PYDEEP))
     return lines
 
 

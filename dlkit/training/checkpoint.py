@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlkit.models.files import read_tensors, write_tensors
+from dlkit.models.files import into_place, read_tensors, write_tensors
 
 STATE = "checkpoint.json"
 
@@ -23,8 +23,11 @@ def write(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> No
     name = f"step-{state['step']:09d}.safetensors"
     write_tensors({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, folder / name, {})
     partial = folder / f".{STATE}.{os.getpid()}"
-    partial.write_text(json.dumps(state | {"tensors": name}))
-    os.replace(partial, folder / STATE)
+    try:
+        partial.write_text(json.dumps(state | {"tensors": name}))
+        into_place(partial, folder / STATE)
+    finally:
+        partial.unlink(missing_ok=True)
     for old in folder.glob("step-*.safetensors"):
         if old.name != name:
             old.unlink()
@@ -37,9 +40,13 @@ def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         return None
     try:
         state = json.loads(path.read_text())
-    except ValueError:
-        raise ValueError(f"{path} is not JSON: delete {folder} to start again.") from None
-    return read_tensors(folder / state["tensors"])[0], state
+        tensors = folder / state["tensors"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} is damaged: delete {folder} to start again.") from None
+    try:
+        return read_tensors(tensors)[0], state
+    except (FileNotFoundError, ValueError):
+        raise ValueError(f"{tensors} is missing or damaged: delete {folder} to start again.") from None
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -23,7 +23,8 @@ class CD:
     Reports `loss`, the squared error of the first reconstruction per image.
 
     `centred`: the gradient of the centred RBM, carried back to W, a, b; offsets follow the data with rate 0.01.
-    `sparsity_target`: the hidden units' wanted mean activity; `sparsity_cost` weighs the pull towards it.
+    `sparsity_target`: the hidden units' wanted mean activity p; `sparsity_cost` weighs the pull towards it, q - p,
+    the gradient of the cross-entropy between p and the batch's activity q.
     `products="bfloat16"`: the matrix products in bfloat16; weights, sums and sampling stay in float32.
 
     Sources: Hinton 2002, Training products of experts; Hinton 2010, §3 and §11; Melchior, Fischer, Wiskott 2016,
@@ -58,7 +59,6 @@ class CD:
         first = images[:1000]
         if self.centred:
             self.state["visible_offset"] = model.scaled(images.mean(0, keepdim=True))[0]
-        if self.centred or self.sparsity_target is not None:
             self.state["hidden_mean"] = model.hidden_given(first).mean(0)
 
     @torch.no_grad()
@@ -75,13 +75,15 @@ class CD:
             # One call for both halves: one product twice as deep, which bfloat16 rounds once, after the difference.
             weight = torch.cat([x.new_full((len(x),), 1 / len(x)), x.new_full((len(v),), -1 / len(v))])
             gradient = model.energy_gradient(torch.cat([x, v]), torch.cat([positive, negative]), weight)
-        if self.centred or self.sparsity_target is not None:
-            self.state["hidden_mean"].lerp_(positive.mean(0), 0.01)
         if self.centred:
+            self.state["hidden_mean"].lerp_(positive.mean(0), 0.01)
             self.state["visible_offset"].lerp_(model.scaled(x.mean(0, keepdim=True))[0], 0.01)
             self.centre(gradient)
         if self.sparsity_target is not None:
-            self.sparsen(gradient, model.scaled(x.mean(0, keepdim=True))[0])
+            # This batch's activity q: a running mean lags, and the pull then overshoots until units die.
+            pull = self.sparsity_cost * (positive.mean(0) - self.sparsity_target)
+            gradient["b"] += pull
+            gradient["W"].addr_(model.scaled(x.mean(0, keepdim=True))[0], pull)
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 parameter.grad = gradient[name]
@@ -111,12 +113,6 @@ class CD:
         W = gradient["W"].addr_(mu, gradient["b"], alpha=-1).addr_(gradient["a"], lam, alpha=-1)
         gradient["a"] -= W @ lam
         gradient["b"] -= mu @ W
-
-    def sparsen(self, gradient: dict[str, Tensor], mean: Float[Tensor, " visible"]) -> None:
-        """Pull each hidden unit's mean activity q to the target p: q - p is the gradient of its cross-entropy."""
-        pull = self.sparsity_cost * (self.state["hidden_mean"] - self.sparsity_target)
-        gradient["b"] += pull
-        gradient["W"].addr_(mean, pull)
 
 
 @dataclass

@@ -1,15 +1,17 @@
 """Experiment -> Run: the one loop, for everything that is trained here."""
 
 import copy
+import re
 import signal
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,33 +19,36 @@ from tqdm.auto import tqdm
 
 from dlkit import data
 from dlkit.training import checkpoint as files
-from dlkit.training.history import History
+from dlkit.training.history import History, Row
 from dlkit.training.learner import Batch, Learner
 from dlkit.training.schedules import Schedule, at
 
+M = TypeVar("M", bound=nn.Module)
 Callback = Callable[["Run"], Mapping[str, float] | None]
+
+sgd = partial(torch.optim.SGD, fused=True)
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Experiment(Generic[M]):
     """What is to be trained, on what, how: a plain description that can be pickled and run many times.
 
     `model` is called with no argument, under `seed`; write partial(RBM, 784, 500).
-    `data` is a name for `data.load`, a Dataset, a Split, images, or (images, labels); a Dataset's training part is used.
+    `data` is a name for `data.load`, a Dataset (its training part is used), a Split, images, or (images, labels).
     `lr` and `momentum` are numbers or functions of the epoch (`linear`, `steps`); `momentum=None` is for an optimizer
     that has none. `weight_decay` acts on matrices, not on biases. `optimizer` is called with parameter groups and lr.
     `row_every` is the number of steps between rows of the history; by default a row an epoch.
     """
 
-    model: Callable[[], nn.Module]
+    model: Callable[[], M]
     data: Any
-    learner: Learner
+    learner: Learner[M]
     batch_size: int = 100
     epochs: int = 10
     lr: float | Schedule = 0.1
     momentum: float | Schedule | None = 0.0
     weight_decay: float = 0.0
-    optimizer: Callable[..., torch.optim.Optimizer] = partial(torch.optim.SGD, fused=True)
+    optimizer: Callable[..., torch.optim.Optimizer] = sgd
     seed: int = 0
     row_every: int | None = None
 
@@ -66,7 +71,7 @@ class Experiment:
         callbacks: Sequence[Callback] = (),
         stop: threading.Event | None = None,
         progress: bool = True,
-    ) -> "Run":
+    ) -> "Run[M]":
         """Train in this process and return the Run; Ctrl-C (or ■) ends it early and keeps what was learnt.
 
         steps: end after so many steps in place of `epochs`. device: CUDA where there is one, else the CPU.
@@ -74,12 +79,17 @@ class Experiment:
         checkpoint: a folder, written at the end and every `checkpoint_every` steps; with `resume` the run goes on
         from what is there, to the bit. callbacks see the run at each row, and may return columns to add to it.
         """
+        for name, count in (("steps", steps), ("checkpoint_every", checkpoint_every)):
+            if count is not None and count < 1:
+                raise ValueError(f"{name}={count}: it must be at least 1, or None.")
         run = Run(self, steps, torch.device(device or default_device()), noise)
         folder = Path(checkpoint) if checkpoint is not None else None
         if folder is None and (checkpoint_every or resume):
             raise ValueError("checkpoint_every and resume need checkpoint=, the folder to keep the run in.")
-        if folder is not None and resume:
-            run._read(folder)
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)  # now: a path that cannot be one must not cost a training
+            if resume:
+                run._read(folder)
         with (
             _interrupts(run),
             tqdm(
@@ -92,13 +102,13 @@ class Experiment:
                     run.stop("stopped")
                 if run._row_due():
                     run._add_row(callbacks)
-                    bar.set_postfix_str(f"loss {run.history['loss'][-1]:.4g}, {run.throughput:,.0f} images/s")
+                    bar.set_postfix_str(f"loss {run.history.rows[-1]['loss']:.4g}, {run.throughput:,.0f} images/s")
                 if folder is not None and checkpoint_every and run.step % checkpoint_every == 0:
                     run._write(folder)
+        if folder is not None:
+            run._write(folder)  # before the row of a part, which a run that goes on will not have
         if run._sums:
             run._add_row(callbacks)
-        if folder is not None:
-            run._write(folder)
         return run
 
 
@@ -107,10 +117,10 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-class Run:
+class Run(Generic[M]):
     """A training in progress, or what came of it: `model`, `history`, `seconds`, `throughput`, `stopped`."""
 
-    def __init__(self, experiment: Experiment, steps: int | None, device: torch.device, noise: str | None):
+    def __init__(self, experiment: Experiment[M], steps: int | None, device: torch.device, noise: str | None):
         self.experiment = experiment
         self.device = device
         self.data = resolve(experiment.data)
@@ -120,9 +130,10 @@ class Run:
         self._on_device = Batch(images.to(device), None if labels is None else labels.to(device))
         self.steps_per_epoch = -(-len(images) // experiment.batch_size)
         self.total_steps = steps if steps is not None else experiment.epochs * self.steps_per_epoch
-        with torch.random.fork_rng(devices=[]):
+        gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # manual_seed seeds them too
+        with torch.random.fork_rng(devices=gpus):
             torch.manual_seed(experiment.seed)
-            self.model = experiment.model().to(device)
+            self.model: M = experiment.model().to(device)
         self.learner = copy.deepcopy(experiment.learner)
         self.optimizer = self._make_optimizer()
         self.generator = torch.Generator(noise or device).manual_seed(experiment.seed)
@@ -168,11 +179,14 @@ class Run:
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": experiment.weight_decay},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        return experiment.optimizer([group for group in groups if group["params"]], lr=at(experiment.lr, 0.0))
+        optimizer = experiment.optimizer([group for group in groups if group["params"]], lr=at(experiment.lr, 0.0))
+        if experiment.momentum and "momentum" not in optimizer.defaults:
+            raise ValueError(f"{type(optimizer).__name__} takes no momentum: leave momentum out of the Experiment.")
+        return optimizer
 
     def _steps(self) -> Iterator[None]:
         """Train step by step until the end or a stop; the clock runs inside a step only."""
-        order, order_of = None, None
+        order, order_of = self._order(0), 0
         while self.step < self.total_steps and not self.stopped:
             begun = time.perf_counter()
             epoch, position = divmod(self.step, self.steps_per_epoch)
@@ -213,27 +227,31 @@ class Run:
         means = {name: float(value) / (self.step - step) for name, value in self._sums.items()}
         rate = (self._images - images) / max(self.seconds - seconds, 1e-9)
         lr = float(self.optimizer.param_groups[0]["lr"])
-        row = {"step": self.step, "epoch": self.epoch, **means, "lr": lr, "images_per_second": rate}
+        row: Row = {"step": self.step, "epoch": self.epoch, **means, "lr": lr, "images_per_second": rate}
         self.history.append(row)
         self._sums, self._row_start = {}, (self.step, self.seconds, self._images)
         for name, value in means.items():
             if value != value or abs(value) == float("inf"):
                 raise FloatingPointError(f"{name} is {value} at step {self.step}: try a smaller lr (now {lr:g}).")
         for callback in callbacks:
-            row.update(callback(self) or {})
+            columns = callback(self) or {}
+            row.update({name: value.item() if hasattr(value, "item") else value for name, value in columns.items()})
 
     # Checkpoints.
 
+    @cached_property
     def _fingerprint(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to be this run's."""
         shapes = {name: list(value.shape) for name, value in self.model.state_dict().items()}
         return {
             "model": type(self.model).__name__,
             "shapes": shapes,
-            "learner": repr(self.learner),
+            "learner": re.sub(" at 0x[0-9a-f]+", "", repr(self.learner)),  # an address is another in each process
+            "optimizer": type(self.optimizer).__name__,
             "batch_size": self.experiment.batch_size,
             "seed": self.experiment.seed,
             "images": len(self._on_device.images),
+            "pixels": zlib.crc32(self._on_device.images.cpu().contiguous().numpy()),
         }
 
     def _write(self, folder: Path) -> None:
@@ -242,8 +260,13 @@ class Run:
         tensors |= {f"learner.{name}": value for name, value in self.learner.state.items()}
         tensors |= {f"sum.{name}": value for name, value in self._sums.items()}
         tensors |= optimizer | {"generator": self.generator.get_state()}
+        for name, value in tensors.items():
+            if value.is_floating_point() and not value.isfinite().all():
+                raise FloatingPointError(
+                    f"{name} is no longer finite at step {self.step}, so no checkpoint was written: try a smaller lr."
+                )
         state = {
-            "fingerprint": self._fingerprint(),
+            "fingerprint": self._fingerprint,
             "step": self.step,
             "seconds": self.seconds,
             "images": self._images,
@@ -258,7 +281,7 @@ class Run:
         if found is None:
             return
         tensors, state = found
-        for name, mine in self._fingerprint().items():
+        for name, mine in self._fingerprint.items():
             theirs = state["fingerprint"].get(name)
             if theirs != mine:
                 raise ValueError(
@@ -297,7 +320,7 @@ def _interrupts(run: Run) -> Iterator[None]:
     """Turn Ctrl-C into a stop between two steps, so that no step is left half done."""
 
     def on_signal(signum, frame):
-        if run.stopped == "interrupted":  # a second Ctrl-C means it
+        if run.stopped:  # a second Ctrl-C means it
             raise KeyboardInterrupt
         run.stop("interrupted")
 

@@ -1,10 +1,12 @@
 """What a learner is: it looks at a model and a batch, and fills .grad; a torch optimizer takes the step."""
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+
+M_contra = TypeVar("M_contra", bound=nn.Module, contravariant=True)
 
 
 class Batch(NamedTuple):
@@ -18,7 +20,7 @@ class Batch(NamedTuple):
 
 
 @runtime_checkable
-class Learner(Protocol):
+class Learner(Protocol[M_contra]):
     """How a model learns from a batch. `Experiment` works on a copy, so one learner can serve many runs.
 
     `state` holds every tensor that a checkpoint must keep for the run to go on to the bit; it is empty before `start`.
@@ -26,10 +28,10 @@ class Learner(Protocol):
 
     state: dict[str, Tensor]
 
-    def start(self, model: nn.Module, data: Batch, batch_size: int, generator: torch.Generator) -> None:
+    def start(self, model: M_contra, data: Batch, batch_size: int, generator: torch.Generator) -> None:
         """Called once before the first step, with all the training data: set initial values, fill `state`."""
         ...
 
-    def fill_grad(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+    def fill_grad(self, model: M_contra, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Set .grad of every parameter; return scalars to report, still on the device, `"loss"` first."""
         ...

@@ -10,7 +10,7 @@ from torch import Tensor, arange
 
 from dlkit.data import Split
 
-SIDE, LABEL, GAP = 56, 14, 6  # pixels: an image, the line under it, the space between
+SIDE, LABEL, GAP = 56, 17, 6  # pixels: an image, the line under it, the space between
 COLUMNS, PAGE = 10, 100
 
 
@@ -25,7 +25,7 @@ def page(
     for place, (digit, number) in enumerate(zip(pixels, index.tolist(), strict=True)):
         x, y = place % COLUMNS * (SIDE + GAP), place // COLUMNS * (SIDE + LABEL)
         sheet.paste(Image.fromarray(digit).resize((SIDE, SIDE), Image.Resampling.NEAREST), (x, y))
-        draw.text((x + SIDE / 2, y + SIDE), str(number), fill=0, font=font, anchor="mt")
+        draw.text((x + SIDE / 2, y + SIDE + 2), str(number), fill=0, font=font, anchor="mt")
     return np.asarray(sheet)
 
 
@@ -34,8 +34,8 @@ class DigitBrowser(widgets.VBox):
 
     def __init__(self, split: Split):
         if split.labels is None:
-            raise ValueError("these images have no labels to choose by: give a labelled Split, data.load().train is one.")
-        self.split = split
+            raise ValueError("these images have no labels to choose by: give a labelled Split, like data.load().train.")
+        self.split, self.labels = split, split.labels
         classes = [("all", None)] + [(str(c), c) for c in range(int(split.labels.max()) + 1)]
         self.label = widgets.Dropdown(options=classes, description="Class", layout={"width": "160px"})
         self.page = widgets.IntSlider(min=1, max=1, description="Page", layout={"width": "440px"})
@@ -46,10 +46,13 @@ class DigitBrowser(widgets.VBox):
         self._choose()
         super().__init__([widgets.HBox([self.label, self.page]), self.caption, self.picture])
 
+    def __repr__(self) -> str:
+        return f"DigitBrowser({self.split})"
+
     def _choose(self, change: object = None) -> None:
         """Collect the images of the class, and go to their first page."""
-        labels, wanted = self.split.labels, self.label.value
-        self.index = arange(len(labels)) if wanted is None else (labels == wanted).nonzero()[:, 0]
+        wanted = self.label.value
+        self.index = arange(len(self.labels)) if wanted is None else (self.labels == wanted).nonzero()[:, 0]
         self.page.max = -(-len(self.index) // PAGE)
         if self.page.value != 1:
             self.page.value = 1  # turns the page

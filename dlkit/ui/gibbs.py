@@ -91,7 +91,7 @@ class GibbsPlayer(widgets.VBox):
         self.play = widgets.Play(min=0, max=10**6, interval=100, show_repeat=False)
         self.step = widgets.Button(description="Step", icon="step-forward", tooltip="One Gibbs step")
         self.data = widgets.Button(description="Start from data", tooltip="Put every chain back on its start image")
-        self.noise = widgets.Button(description="Start from noise", tooltip="Set every pixel that is not held at random")
+        self.noise = widgets.Button(description="Start from noise", tooltip="Random pixels, but for those held")
         self.hold = widgets.Dropdown(options=PARTS, description="Hold")
         self.show = widgets.Dropdown(options=["samples", "means"], description="Show")
         self.speed = widgets.Dropdown(options=[1, 10, 100], description="Steps a tick")
@@ -115,6 +115,9 @@ class GibbsPlayer(widgets.VBox):
             ]
         )
 
+    def __repr__(self) -> str:
+        return f"GibbsPlayer({len(self.chains.v)} chains of {self.chains.rbm})"
+
     def _tick(self, change: dict) -> None:
         if change["new"] == self.play.min:  # ■
             self._restart(self._from_noise)
@@ -137,7 +140,8 @@ class GibbsPlayer(widgets.VBox):
     def _draw(self, change: object = None) -> None:
         pixels = self.chains.picture(means=self.show.value == "means")
         zoom = max(1, WIDTH // pixels.shape[1])
-        image = Image.fromarray(pixels).resize((pixels.shape[1] * zoom, pixels.shape[0] * zoom), Image.Resampling.NEAREST)
+        size = pixels.shape[1] * zoom, pixels.shape[0] * zoom
+        image = Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST)
         buffer = io.BytesIO()
         image.save(buffer, "png", compress_level=1)
         self.picture.value = buffer.getvalue()

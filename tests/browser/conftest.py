@@ -1,34 +1,65 @@
 """One JupyterLab and one browser for all the tests here, and one run of each notebook."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from dlkit.browser import find_browser
 
-from .lab import Lab, Notebook
+from .lab import Lab
 from .server import server_and_browser
 
-NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+HERE = Path(__file__).resolve().parent
+NOTEBOOKS = HERE.parents[1] / "notebooks"
+SECONDS = pytest.StashKey[dict[str, float]]()
 
 
-# Not of the whole session: while Playwright runs, so does an asyncio loop, in which other tests cannot start theirs.
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker("browser")
+    items.sort(key=lambda item: item.path.is_relative_to(HERE))  # the quick tests first
+
+
+# Not of the session: Playwright keeps an asyncio loop running, in which other tests could not run theirs.
 @pytest.fixture(scope="package")
 def lab(tmp_path_factory):
     """JupyterLab on a copy of notebooks/, in a browser."""
     program = find_browser()
     if program is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(
-            "no Chromium or Chrome to open the notebooks in: install one (Debian: `apt-get install chromium`)."
+            "there is no Chromium or Chrome to open the notebooks in: install one (Debian: `apt-get install chromium`)."
         )
     with server_and_browser(NOTEBOOKS, tmp_path_factory.mktemp("lab"), program) as (url, token, browser):
         yield Lab(url, token, browser)
 
 
 @pytest.fixture(scope="package")
-def opened(lab, request):
+def notebook(lab, request):
     """The notebook that the test's parameter names, open and run from top to bottom."""
-    with lab.open_notebook(request.param) as notebook:
-        notebook.run_all()
-        yield notebook
+    with lab.open_notebook(request.param) as opened:
+        opened.run_all()
+        request.config.stash.setdefault(SECONDS, {})[opened.name] = opened.seconds
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def no_error_after_the_test(request):
+    """Fails a test that made an output, a widget's callback or the page raise."""
+    if "notebook" not in request.fixturenames:
+        yield
+        return
+    opened = request.getfixturevalue("notebook")
+    before = Counter(opened.outputs_with_errors())
+    yield
+    new = Counter(opened.outputs_with_errors()) - before
+    assert not new, "\n".join(new)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if seconds := config.stash.get(SECONDS, {}):
+        terminalreporter.section("notebooks run in JupyterLab")
+        for name, taken in seconds.items():
+            terminalreporter.write_line(f"{name}: {taken:.0f} s")

@@ -29,20 +29,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
+from urllib.request import ProxyHandler, Request, build_opener
 
-from playwright.sync_api import Browser, JSHandle, Locator, Page, TimeoutError
+from playwright.sync_api import Browser, Error, JSHandle, Locator, Page, TimeoutError, expect
 
 from .server import STARTING
 
+WIDTH, HEIGHT = 1400, 1000  # of the page, in pixels
 HANGING = 300  # seconds after which a notebook is held to hang
 ANSWERING = 20  # seconds that a widget may take to answer on a busy machine
+UNSHOWN = re.compile(r"^\s*(Loading|Error displaying) widget")
 
 OPEN = """name => {
     const panel = window.jupyterapp?.shell?.currentWidget;
     return panel?.context?.path === name && panel.sessionContext.session?.kernel?.status === "idle";
 }"""
-# What a widget's callback raises goes to no cell: the kernel says it in answer to a comm message.
+# An error that a widget's callback raises is in no cell: the kernel sends it in answer to the widget's message.
 LISTEN = """() => {
     const panel = window.jupyterapp.shell.currentWidget;
     window.raised = [];
@@ -51,19 +53,22 @@ LISTEN = """() => {
         if (header.msg_type === "error") window.raised.push(`${content.ename}: ${content.evalue}`);
         if (header.msg_type === "stream" && content.text.includes("Traceback")) window.raised.push(content.text);
     });
+    panel.sessionContext.statusChanged.connect((_, status) => {
+        if (["autorestarting", "dead"].includes(status)) window.state = "ended when the kernel died";
+    });
     return panel;
 }"""
 RUN = """() => {
     const {commands} = window.jupyterapp;
-    window.ran = false;
+    window.state = null;
     commands.execute("notebook:clear-all-cell-outputs").then(() => commands.execute("notebook:run-all-cells"))
-        .finally(() => { window.ran = true; });
+        .finally(() => { window.state ??= "ended"; });
 }"""
-RUN_STATE = """panel => {
-    const status = panel.sessionContext.kernelDisplayStatus;
-    if (["dead", "autorestarting"].includes(status)) return "ended when the kernel died";
-    return window.ran && status === "idle" && "ended";
-}"""
+# The kernel answers when it has dealt with all that it was sent before, unless it is busy for long.
+SETTLE = """panel => Promise.race([
+    panel.sessionContext.session?.kernel?.requestKernelInfo(),
+    new Promise(resolve => setTimeout(resolve, 5000)),
+]).then(() => window.raised)"""
 IMAGE = """async element => {
     if (element.tagName === "CANVAS") return element.toDataURL().split(",")[1];
     const bytes = new Uint8Array(await (await fetch(element.src)).arrayBuffer());
@@ -80,7 +85,7 @@ class Lab:
     @contextmanager
     def open_notebook(self, name: str) -> Iterator["Notebook"]:
         """The notebook in a page of its own with a kernel of its own, which end with the block."""
-        page = self.browser.new_page(viewport={"width": 1400, "height": 1000})
+        page = self.browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         page.set_default_timeout(ANSWERING * 1000)
         try:
             page.goto(f"{self.url}lab/tree/{name}?reset&token={self.token}", timeout=STARTING * 1000)
@@ -91,9 +96,15 @@ class Lab:
             for kernel in self._api("GET", "kernels"):
                 self._api("DELETE", f"kernels/{kernel['id']}")
 
-    def _api(self, method: str, path: str) -> Any:
-        request = Request(f"{self.url}api/{path}", method=method, headers={"Authorization": f"token {self.token}"})
-        with urlopen(request, timeout=STARTING) as answer:
+    def write(self, name: str, notebook: dict[str, Any]) -> None:
+        """Put a notebook beside those that the server has."""
+        self._api("PUT", f"contents/{name}", {"type": "notebook", "content": notebook})
+
+    def _api(self, method: str, path: str, body: Any = None) -> Any:
+        data = json.dumps(body).encode() if body else None
+        headers = {"Authorization": f"token {self.token}"}
+        request = Request(f"{self.url}api/{path}", data, headers, method=method)
+        with build_opener(ProxyHandler({})).open(request, timeout=STARTING) as answer:
             return json.loads(answer.read() or "null")
 
 
@@ -108,10 +119,11 @@ class Notebook:
 
     def run_all(self, limit: float = HANGING) -> None:
         """Run every cell afresh. AssertionError says which cell raised, killed the kernel or took too long."""
+        __tracebackhide__ = True
         began = time.monotonic()
         self.page.evaluate(RUN)
         try:
-            end = self.page.wait_for_function(RUN_STATE, arg=self._panel, timeout=limit * 1000).json_value()
+            end = self.page.wait_for_function("() => window.state", timeout=limit * 1000).json_value()
         except TimeoutError:
             end = f"had not ended after {limit:g} s"
         self.seconds = time.monotonic() - began
@@ -131,14 +143,18 @@ class Notebook:
 
     def outputs_with_errors(self) -> list[str]:
         """What went wrong and where: in a cell, in a widget's callback, in a widget's view or in the page."""
-        found = []
+        found = [f"a widget's callback: {text}" for text in self._panel.evaluate(SETTLE)]
         for index, cell in self._code():
             for output in cell["outputs"]:
                 if output["output_type"] == "error" and "raises-exception" not in cell["metadata"].get("tags", []):
                     found.append(f"{self._name(index)}: {output['ename']}: {output['evalue']}")
                 if output.get("name") == "stderr" and "Traceback" in (text := "".join(output["text"])):
                     found.append(f"{self._name(index)}: {text}")
-        found += [f"a callback: {text}" for text in self.page.evaluate("window.raised")]
+        unshown = self.page.locator(".jp-OutputArea-output").filter(has_text=UNSHOWN)
+        try:
+            expect(unshown).to_have_count(0, timeout=ANSWERING * 1000)
+        except AssertionError:
+            found += [f"a widget that is not shown: {text}" for text in unshown.all_inner_texts()]
         for box in self.page.locator(".jupyter-widgets-error-widget").all():
             box.click()  # shows the reason
             found.append(f"a widget that cannot be shown: {box.inner_text()}")
@@ -150,7 +166,7 @@ class Notebook:
     def images_without_alt(self) -> list[str]:
         """Each picture that says nothing to who cannot see it; `widgets.Image` has no alt text to set."""
         images = self.page.locator(".jp-Notebook img:not(.widget-image)")
-        return [image.evaluate("i => i.outerHTML")[:200] for image in images.all() if not (image.get_attribute("alt") or "").strip()]
+        return images.evaluate_all("all => all.filter(i => !i.alt.trim()).map(i => i.outerHTML.slice(0, 200))")
 
     def cell(self, key: str) -> Locator:
         """The one code cell that has the tag `key`, or else the one with the text `key` in its source."""
@@ -158,7 +174,11 @@ class Notebook:
         found = tagged or [i for i, cell in self._code() if key in cell["source"]]
         if len(found) != 1:
             raise LookupError(f"{self.name}: {len(found)} code cells have the tag or the text {key!r}: name one cell.")
-        return self.page.locator(".jp-Notebook .jp-Cell").nth(found[0])
+        return self.cell_at(found[0])
+
+    def cell_at(self, index: int) -> Locator:
+        """The cell at this place, markdown counted, from 0."""
+        return self.page.locator(".jp-Notebook .jp-Cell").nth(index)
 
     def cell_output(self, key: str) -> Locator:
         """What the cell shows."""
@@ -166,19 +186,18 @@ class Notebook:
 
     def screenshot(self, path: str | Path, cell: str | None = None) -> None:
         """A PNG of the whole notebook at its full height, or of the cell named as in `cell`."""
-        size = self.page.viewport_size
         hidden = self._scroller.evaluate("s => s.scrollHeight - s.clientHeight")
-        self.page.set_viewport_size({**size, "height": size["height"] + hidden})
+        self.page.set_viewport_size({"width": WIDTH, "height": HEIGHT + hidden})
         self._scroller.evaluate("s => { s.scrollTop = 0; }")
         self.page.wait_for_timeout(500)  # Lab lays the page out anew
         (self.cell(cell) if cell else self.page).screenshot(path=path)
-        self.page.set_viewport_size(size)
+        self.page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
 
     def screens(self, folder: Path) -> list[Path]:
         """PNGs of what fits on the screen, from the top of the notebook to its end."""
         height, step = self._scroller.evaluate("s => [s.scrollHeight, s.clientHeight]")
         paths = []
-        for number, top in enumerate(range(0, height, step - 40)):
+        for number, top in enumerate(range(0, max(height - 40, 1), step - 40)):
             self._scroller.evaluate("(s, top) => { s.scrollTop = top; }", top)
             self.page.wait_for_timeout(300)
             paths.append(folder / f"{Path(self.name).stem}-{number:02d}.png")
@@ -196,7 +215,7 @@ def image_of(picture: Locator) -> bytes:
     while True:
         try:
             return base64.b64decode(picture.evaluate(IMAGE))
-        except Exception:  # the picture changed while it was read
+        except Error:  # the picture changed while it was read
             if time.monotonic() > end:
                 raise
 
@@ -204,11 +223,12 @@ def image_of(picture: Locator) -> bytes:
 @contextmanager
 def change(read: Callable[[], Any], limit: float = ANSWERING) -> Iterator[None]:
     """What `read()` gives before the block is not what it gives after it, `limit` seconds later at most."""
-    before, end = read(), time.monotonic() + limit
+    __tracebackhide__ = True
+    before = read()
     yield
     end = time.monotonic() + limit
     while read() == before:
-        assert time.monotonic() < end, f"nothing changed within {limit:g} s: it is still {before!r:.300}"
+        assert time.monotonic() < end, f"nothing changed within {limit:g} s: it is still {before!r:.100}"
         time.sleep(0.05)
 
 
@@ -236,7 +256,7 @@ def keys(place: Locator, *names: str) -> None:
 
 
 def select(area: Locator, label: str, option: str) -> None:
-    """Choose the option in the dropdown, or among the toggle buttons, with this description."""
+    """Choose the option in the dropdown with this description; for toggle buttons, `press` the one."""
     area.get_by_label(label, exact=True).select_option(label=option)
 
 

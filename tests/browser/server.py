@@ -28,7 +28,8 @@ from jupyterlab.labapp import main
 main()
 """
 SETTINGS = {
-    "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none", "scrollPastEnd": False},  # all cells are in the page, and nothing below
+    # all cells are in the page, and nothing is below them
+    "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none", "scrollPastEnd": False},
     "@jupyterlab/docmanager-extension:plugin": {"autosave": False},
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
 }
@@ -76,7 +77,8 @@ def jupyter_server(notebooks: Path, folder: Path) -> Iterator[tuple[str, str]]:
     try:
         yield _url(server, folder / "runtime" / f"jpserver-{server.pid}.json", log), token
     finally:
-        server.stdin.close()
+        if server.stdin:
+            server.stdin.close()
         try:
             server.wait(ENDING)
         except subprocess.TimeoutExpired:

@@ -1,0 +1,26 @@
+"""Each notebook, as a student runs it: in JupyterLab, in a browser, without a network."""
+
+import pytest
+from playwright.sync_api import expect
+
+from .conftest import NOTEBOOKS
+
+NAMES = [path.name for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
+pytestmark = pytest.mark.parametrize("notebook", NAMES, indirect=True)
+
+
+def test_runs_from_top_to_bottom_without_an_error(notebook):
+    errors = notebook.outputs_with_errors()
+    assert not errors, "\n".join(errors)
+
+
+def test_every_picture_has_an_alt_text(notebook):
+    images = notebook.images_without_alt()
+    assert not images, "\n".join(images)
+
+
+def test_every_cell_tagged_widget_shows_one(notebook):
+    tagged = [i for i, cell in enumerate(notebook.cells()) if "widget" in cell["metadata"].get("tags", [])]
+    assert tagged
+    for index in tagged:
+        expect(notebook.cell_at(index).locator(".jupyter-widgets").first).to_be_visible()

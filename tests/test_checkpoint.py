@@ -1,0 +1,319 @@
+import json
+import os
+import pickle
+import signal
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from oracles import random_states, seeded
+
+from dlkit import Experiment
+from dlkit.models import RBM, GaussianRBM
+from dlkit.training import CD, PCD, linear, steps
+
+IMAGES = random_states(50, 12, seed=3, probability=0.3)
+TIMING = "images_per_second"
+adam = partial(torch.optim.Adam, amsgrad=True)
+gaussian = {"model": partial(GaussianRBM, 12, 6), "data": torch.randn(50, 12, generator=seeded()), "lr": 0.01}
+
+CASES = {
+    "cd": {},
+    "cd, momentum from the second epoch": {"momentum": steps({0: 0.0, 1: 0.9}), "weight_decay": 0.01},
+    "cd, adam": {"optimizer": adam, "momentum": None, "lr": 0.01},
+    "pcd": {"learner": PCD(chains=5), "momentum": 0.5},
+    "centred": {"learner": CD(centred=True, sparsity_target=0.2), "lr": linear(0.1, 0.0, 2)},
+    "centred pcd, adam": {"learner": PCD(k=2, centred=True), "optimizer": adam, "lr": 0.01},
+    "gaussian": gaussian | {"learner": CD(k=2)},
+}
+
+
+def small(**changes):
+    """7 steps an epoch, the last on 2 images; a row every 3 steps."""
+    settings = {"model": partial(RBM, 12, 6), "data": IMAGES, "learner": CD(), "batch_size": 8, "row_every": 3}
+    return Experiment(**settings | changes)
+
+
+def run(experiment, folder=None, steps=20, **arguments):
+    return experiment.run(steps=steps, checkpoint=folder, progress=False, device="cpu", **arguments)
+
+
+def assert_same(found, expected):
+    """The same run to the bit, but for the clock."""
+    for name, value in expected.model.state_dict().items():
+        assert torch.equal(found.model.state_dict()[name], value), name
+    assert set(found.learner.state) == set(expected.learner.state)
+    for name, value in expected.learner.state.items():
+        assert torch.equal(found.learner.state[name], value), name
+    mine, theirs = found.optimizer.state_dict()["state"], expected.optimizer.state_dict()["state"]
+    assert mine.keys() == theirs.keys()
+    for index, values in theirs.items():
+        assert mine[index].keys() == values.keys()
+        for name, value in values.items():
+            torch.testing.assert_close(mine[index][name], value, rtol=0, atol=0, msg=f"{index}.{name}")
+    assert torch.equal(found.generator.get_state(), expected.generator.get_state())
+    assert (found.step, found.epoch) == (expected.step, expected.epoch)
+    rows = [[{k: v for k, v in row.items() if k != TIMING} for row in one.history.rows] for one in (found, expected)]
+    assert rows[0] == rows[1]
+
+
+class Crash(Exception):
+    pass
+
+
+def crash_at(step):
+    def callback(now):
+        if now.step >= step:
+            raise Crash
+
+    return callback
+
+
+# To the bit
+
+
+@pytest.mark.parametrize("stop", [5, 14], ids=["within an epoch and a row", "at an epoch's end"])
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_in_two_parts_is_the_run_in_one(case, stop, tmp_path):
+    experiment = small(**CASES[case])
+    run(experiment, tmp_path, steps=stop)
+    assert_same(run(experiment, tmp_path, resume=True), run(experiment))
+
+
+def test_a_run_in_many_parts_is_the_run_in_one(tmp_path):
+    experiment = small(learner=PCD(centred=True), momentum=0.9)
+    for stop in (1, 2, 5, 6, 7, 8, 13, 20):
+        found = run(experiment, tmp_path, steps=stop, resume=True)
+        assert_same(found, run(experiment, steps=stop))
+
+
+def test_a_run_that_died_between_two_checkpoints_goes_on_from_the_one_before(tmp_path):
+    experiment = small(learner=PCD(), momentum=0.9)
+    with pytest.raises(Crash):
+        run(experiment, tmp_path, checkpoint_every=4, callbacks=[crash_at(15)])
+    assert json.loads((tmp_path / "checkpoint.json").read_text())["step"] == 12
+    assert_same(run(experiment, tmp_path, resume=True), run(experiment))
+
+
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path):
+    experiment = small(learner=PCD(), momentum=0.9, row_every=1)
+
+    def interrupt(now):
+        if now.step == 9:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    assert run(experiment, tmp_path, callbacks=[interrupt]).stopped == "interrupted"
+    found = run(experiment, tmp_path, resume=True)
+    assert found.stopped is None
+    assert_same(found, run(experiment))
+
+
+def test_writing_checkpoints_changes_nothing_in_the_run(tmp_path):
+    experiment = small(learner=PCD(), momentum=0.9)
+    assert_same(run(experiment, tmp_path, checkpoint_every=1), run(experiment))
+
+
+def test_a_finished_run_resumed_is_what_it_was(tmp_path):
+    experiment = small(learner=PCD(), momentum=0.9)
+    first = run(experiment, tmp_path)
+    assert_same(run(experiment, tmp_path, resume=True), first)
+
+
+def test_a_resumed_run_counts_the_time_and_the_images_of_all_its_parts(tmp_path):
+    before = run(small(), tmp_path, steps=5)
+    after = run(small(), tmp_path, resume=True)
+    assert after.seconds > before.seconds
+    assert after.throughput == pytest.approx((2 * 50 + 6 * 8) / after.seconds)
+
+
+def test_with_nothing_to_go_on_from_a_run_starts_at_the_beginning(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "empty", tmp_path / "not" / "there"):
+        assert_same(run(small(), folder, resume=True), run(small()))
+        assert (folder / "checkpoint.json").is_file()
+
+
+def test_without_resume_a_run_starts_at_the_beginning_whatever_is_there(tmp_path):
+    run(small(seed=1), tmp_path)
+    assert_same(run(small(), tmp_path), run(small()))
+    assert_same(run(small(), tmp_path, resume=True), run(small()))
+
+
+def test_a_learner_of_one_s_own_with_no_repr_can_go_on(tmp_path):
+    class Own:
+        def __init__(self):
+            self.state = {}
+
+        def start(self, model, data, batch_size, generator):
+            self.state["count"] = torch.zeros(())
+
+        def fill_grad(self, model, batch, generator):
+            self.state["count"] += 1
+            for parameter in model.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=generator) * self.state["count"]
+            return {"loss": self.state["count"]}
+
+    experiment = small(learner=Own())
+    run(experiment, tmp_path, steps=5)
+    experiment = small(learner=Own())  # at another address, as in another process
+    assert_same(run(experiment, tmp_path, resume=True), run(experiment))
+
+
+# On disk
+
+
+def test_a_folder_holds_one_checkpoint_however_many_were_written(tmp_path):
+    run(small(), tmp_path, checkpoint_every=3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.json", "step-000000020.safetensors"]
+
+
+def test_checkpoints_come_when_asked_for_and_at_the_end(tmp_path):
+    there = []
+
+    def look(now):
+        path = tmp_path / "checkpoint.json"
+        there.append(json.loads(path.read_text())["step"] if path.is_file() else None)
+
+    run(small(row_every=1), tmp_path, steps=9, checkpoint_every=4, callbacks=[look])
+    assert there == [None] * 4 + [4] * 4 + [8]
+    assert json.loads((tmp_path / "checkpoint.json").read_text())["step"] == 9
+
+
+def test_nothing_is_unpickled_from_disk(tmp_path, monkeypatch):
+    experiment = small(learner=PCD(), momentum=0.9)
+    run(experiment, tmp_path, steps=5)
+
+    def refuse(*_, **__):
+        raise AssertionError("unpickled")
+
+    for module, name in ((pickle, "load"), (pickle, "loads"), (pickle, "Unpickler"), (torch, "load")):
+        monkeypatch.setattr(module, name, refuse)
+    assert run(experiment, tmp_path, resume=True).step == 20
+
+
+@pytest.mark.parametrize("call", [1, 2], ids=["of the tensors", "of the JSON"])
+def test_a_write_that_fails_leaves_the_old_checkpoint(call, tmp_path, monkeypatch):
+    experiment = small(learner=PCD(), momentum=0.9)
+    run(experiment, tmp_path, steps=5)
+    replace, calls = os.replace, []
+
+    def fail(source, target):
+        calls.append(target)
+        if len(calls) == call:
+            raise OSError("No space left on device")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail)
+        with pytest.raises(OSError, match="No space"):
+            run(experiment, tmp_path, steps=10, resume=True)
+    assert json.loads((tmp_path / "checkpoint.json").read_text())["step"] == 5
+    assert_same(run(experiment, tmp_path, resume=True), run(experiment))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.json", "step-000000020.safetensors"]
+
+
+def test_the_files_are_on_the_disk_before_they_take_the_old_ones_place(tmp_path, monkeypatch):
+    synced, replace, fsync = set(), os.replace, os.fsync
+
+    def watched_fsync(descriptor):
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def watched_replace(source, target):
+        assert os.stat(source).st_ino in synced, f"{source} may be empty after a power cut"
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "replace", watched_replace)
+    run(small(), tmp_path)
+    assert len(synced) == 2
+
+
+def test_weights_that_are_no_longer_finite_do_not_replace_a_good_checkpoint(tmp_path):
+    experiment = small(**gaussian)
+    run(experiment, tmp_path, steps=5)
+    wild = small(**gaussian | {"lr": 1e30})
+    with pytest.raises(FloatingPointError, match="try a smaller lr"):
+        run(wild, tmp_path, resume=True, checkpoint_every=1)
+    tensors = run(experiment, tmp_path, steps=1, resume=True).model.state_dict()
+    assert all(value.isfinite().all() for value in tensors.values())
+
+
+def test_columns_that_callbacks_add_are_kept_whatever_number_type_they_are(tmp_path):
+    columns = [lambda now: {"a": np.float32(0.5), "b": torch.tensor(now.step), "c": 2.0, "d": np.int64(7)}]
+    run(small(), tmp_path, steps=6, callbacks=columns)
+    found = run(small(), tmp_path, steps=6, resume=True)
+    assert [found.history[name] for name in "abcd"] == [[0.5, 0.5], [3, 6], [2.0, 2.0], [7, 7]]
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": partial(GaussianRBM, 12, 6)}, r"model: RBM there, GaussianRBM here"),
+        ({"model": partial(RBM, 12, 7)}, r"shapes: .*\[12, 6\].* there, .*\[12, 7\].* here"),
+        ({"batch_size": 10}, "batch_size: 8 there, 10 here"),
+        ({"seed": 1}, "seed: 0 there, 1 here"),
+        ({"learner": CD(k=2)}, r"learner: CD\(k=1.* there, CD\(k=2.* here"),
+        ({"learner": PCD()}, r"learner: CD\(.* there, PCD\(.* here"),
+        ({"optimizer": adam}, "optimizer: SGD there, Adam here"),
+        ({"data": IMAGES[:48]}, "images: 50 there, 48 here"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_and_says_what_differs(changes, message, tmp_path):
+    run(small(), tmp_path, steps=5)
+    with pytest.raises(ValueError, match=rf"of another run \({message}\): give another folder, or delete that one"):
+        run(small(**changes), tmp_path, resume=True)
+
+
+def test_a_checkpoint_of_other_images_is_refused(tmp_path):
+    run(small(), tmp_path, steps=5)
+    with pytest.raises(ValueError, match=r"of another run \(pixels: \d+ there, \d+ here\)"):
+        run(small(data=1 - IMAGES), tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("text", ["", '{"step": 5', "{}", "[]", "null", '{"tensors": 3}'])
+def test_a_damaged_checkpoint_json_is_refused_in_one_sentence(text, tmp_path):
+    run(small(), tmp_path, steps=5)
+    (tmp_path / "checkpoint.json").write_text(text)
+    with pytest.raises(ValueError, match=r"checkpoint.json is damaged: delete .* to start again"):
+        run(small(), tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "empty"])
+def test_a_missing_or_damaged_tensor_file_is_refused_in_one_sentence(damage, tmp_path):
+    run(small(), tmp_path, steps=5)
+    path = tmp_path / "step-000000005.safetensors"
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: 100 if damage == "truncated" else 0])
+    with pytest.raises(ValueError, match=r"step-000000005.safetensors is missing or damaged: delete .* to start again"):
+        run(small(), tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("arguments", [{"resume": True}, {"checkpoint_every": 3}])
+def test_a_folder_is_needed(arguments):
+    with pytest.raises(ValueError, match="need checkpoint=, the folder"):
+        run(small(), **arguments)
+
+
+def test_a_path_that_cannot_be_a_folder_is_refused_before_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    started = []
+    with pytest.raises(OSError, match="file"):
+        run(small(row_every=1), tmp_path / "file", callbacks=[lambda now: started.append(now.step)])
+    assert started == []
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_run_in_two_parts_on_the_gpu_is_the_run_in_one(tmp_path):
+    experiment = small(learner=PCD(), momentum=0.9)
+    arguments = {"device": "cuda", "progress": False}
+    experiment.run(steps=5, checkpoint=tmp_path, **arguments)
+    found = experiment.run(steps=20, checkpoint=tmp_path, resume=True, **arguments)
+    assert_same(found, experiment.run(steps=20, **arguments))
