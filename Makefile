@@ -18,11 +18,7 @@ test:
 	@sh tools/test.sh
 
 notebooks: setup
-	@for notebook in notebooks/*.ipynb; do \
-		[ -e "$$notebook" ] || { echo "notebooks/ holds no notebook yet."; exit 0; }; \
-		echo "== $$notebook"; \
-		.venv/bin/jupyter-execute --inplace "$$notebook" 2>.venv/execute.log || { cat .venv/execute.log >&2; exit 1; }; \
-	done
+	@sh tools/notebooks.sh
 
 bench: setup
 	@.venv/bin/dlkit bench rbm

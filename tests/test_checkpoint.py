@@ -269,6 +269,14 @@ def test_a_checkpoint_of_another_run_is_refused_and_says_what_differs(changes, m
         run(small(**changes), tmp_path, resume=True)
 
 
+def test_a_checkpoint_whose_numbers_were_drawn_on_another_device_is_refused(tmp_path):
+    run(small(), tmp_path, steps=5)
+    path = tmp_path / "checkpoint.json"
+    path.write_text(path.read_text().replace('"noise": "cpu"', '"noise": "cuda"'))
+    with pytest.raises(ValueError, match=r"of another run \(noise: cuda there, cpu here\)"):
+        run(small(), tmp_path, resume=True)
+
+
 def test_a_checkpoint_of_other_images_is_refused(tmp_path):
     run(small(), tmp_path, steps=5)
     with pytest.raises(ValueError, match=r"of another run \(pixels: \d+ there, \d+ here\)"):

@@ -16,6 +16,7 @@ import pytest
 import torch
 from oracles import random_states
 from torch import nn
+from tqdm.auto import tqdm
 
 from dlkit import Experiment
 from dlkit.data import Dataset, Split
@@ -270,6 +271,12 @@ def test_a_run_says_what_it_is():
 
 def test_without_progress_nothing_is_printed(capfd):
     small().run(device="cpu", progress=False)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_rows_do_not_draw_the_progress_bar_before_its_time(capfd, monkeypatch):
+    monkeypatch.setattr("dlkit.training.experiment.tqdm", lambda **settings: tqdm(**settings | {"delay": 1e9}))
+    small(row_every=1).run(device="cpu")
     assert capfd.readouterr() == ("", "")
 
 

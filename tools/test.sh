@@ -15,6 +15,6 @@ if [ -z "$(find notebooks -name '*.ipynb' -not -path '*/.*' | head -n 1)" ]; the
     exit 0
 fi
 echo "== notebooks"
-set -- --nbval --nbval-current-env
+set -- --nbval --nbval-current-env --nbval-cell-timeout 300
 [ ! -e notebooks/nbval-sanitize.cfg ] || set -- "$@" --nbval-sanitize-with notebooks/nbval-sanitize.cfg
 .venv/bin/python -m pytest "$@" notebooks

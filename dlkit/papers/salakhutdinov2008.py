@@ -47,7 +47,7 @@ def trainings() -> list[Training]:
     lines = [
         Training("CD-1", cd(1), 60, 0.05, ("-125.53", ""), FROM_MEMORY),
         Training("CD-3", cd(3), 60, 0.05, ("-105.50", ""), FROM_MEMORY),
-        Training("CD-25", cd(25), 60, 0.05, ("-86.34", ""), TABLE),
+        Training("CD-25", cd(25), 30, 0.1, ("-86.34", ""), TABLE),
         Training("centred PCD", pcd(products=fast), 150, 0.1, ("-84.86", "-96.6"), PYDEEP),
     ]
     if fast != "float32":

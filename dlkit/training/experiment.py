@@ -102,7 +102,8 @@ class Experiment(Generic[M]):
                     run.stop("stopped")
                 if run._row_due():
                     run._add_row(callbacks)
-                    bar.set_postfix_str(f"loss {run.history.rows[-1]['loss']:.4g}, {run.throughput:,.0f} images/s")
+                    text = f"loss {run.history.rows[-1]['loss']:.4g}, {run.throughput:,.0f} images/s"
+                    bar.set_postfix_str(text, refresh=False)  # shown when the bar is next drawn, not at every row
                 if folder is not None and checkpoint_every and run.step % checkpoint_every == 0:
                     run._write(folder)
         if folder is not None:
@@ -250,6 +251,7 @@ class Run(Generic[M]):
             "optimizer": type(self.optimizer).__name__,
             "batch_size": self.experiment.batch_size,
             "seed": self.experiment.seed,
+            "noise": self.generator.device.type,
             "images": len(self._on_device.images),
             "pixels": zlib.crc32(self._on_device.images.cpu().contiguous().numpy()),
         }
