@@ -32,8 +32,6 @@ def test_largest_wants_the_column_to_rise():
 
 
 def test_an_early_stop_in_front_of_its_column_names_the_columns_there_are():
+    experiment = Experiment(partial(RBM, 2, 1), torch.zeros(4, 2), CD(), batch_size=2, epochs=1)
     with pytest.raises(KeyError, match="no column 'score': there are step, epoch, loss"):
-        images = torch.zeros(4, 2)
-        Experiment(partial(RBM, 2, 1), images, CD(), batch_size=2, epochs=1).run(
-            callbacks=[EarlyStop("score")], progress=False
-        )
+        experiment.run(callbacks=[EarlyStop("score")], progress=False)

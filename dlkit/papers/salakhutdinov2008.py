@@ -1,7 +1,8 @@
 """Salakhutdinov and Murray 2008, On the quantitative analysis of deep belief networks, table 1: RBMs of 500 units.
 
 Digits binarised by sampling, all 60,000 for training, log-probability of the 10,000 test digits by AIS with 100
-chains and 14,500 temperatures. Lengths and rates were chosen by validation log-probability, holding out 10,000.
+chains and 14,500 temperatures. PCD's rate (of 0.02, 0.05, 0.1, 0.2) and weight decay (of 0 and 4e-4) were chosen by
+the log-probability of 10,000 validation digits, held out; CD's were not tuned. Rates fall linearly to 0.
 """
 
 import json
@@ -35,6 +36,7 @@ class Training:
     learner: Learner
     epochs: int
     rate: float
+    weight_decay: float = 0.0
     published: tuple[str, str] = ("", "")
     source: str = ""
 
@@ -45,13 +47,13 @@ def trainings() -> list[Training]:
     cd = partial(CD, sample_visible=True, products=fast)
     pcd = partial(PCD, centred=True)
     lines = [
-        Training("CD-1", cd(1), 60, 0.05, ("-125.53", ""), FROM_MEMORY),
-        Training("CD-3", cd(3), 60, 0.05, ("-105.50", ""), FROM_MEMORY),
-        Training("CD-25", cd(25), 30, 0.1, ("-86.34", ""), TABLE),
-        Training("centred PCD", pcd(products=fast), 150, 0.1, ("-84.86", "-96.6"), PYDEEP),
+        Training("CD-1", cd(1), 60, 0.05, 0.0, ("-125.53", ""), FROM_MEMORY),
+        Training("CD-3", cd(3), 60, 0.05, 0.0, ("-105.50", ""), FROM_MEMORY),
+        Training("CD-25", cd(25), 30, 0.1, 0.0, ("-86.34", ""), TABLE),
+        Training("centred PCD", pcd(products=fast), 200, 0.1, 4e-4, ("-84.86", "-96.6"), PYDEEP),
     ]
     if fast != "float32":
-        lines.append(Training("centred PCD, float32", pcd(), 150, 0.1, ("-84.86", "-96.6"), PYDEEP))
+        lines.append(Training("centred PCD, float32", pcd(), 200, 0.1, 4e-4, ("-84.86", "-96.6"), PYDEEP))
     return lines
 
 
@@ -75,7 +77,12 @@ def estimate(training: Training, images: torch.Tensor, test: torch.Tensor, folde
     """Train, from the last checkpoint in `folder` if there is one, then estimate the test log-probability twice."""
     epochs = 1 if quick else training.epochs
     experiment = Experiment(
-        partial(RBM, 784, 500), images, training.learner, epochs=epochs, lr=linear(training.rate, 0, epochs)
+        partial(RBM, 784, 500),
+        images,
+        training.learner,
+        epochs=epochs,
+        lr=linear(training.rate, 0, epochs),
+        weight_decay=training.weight_decay,
     )
     run = experiment.run(checkpoint=folder, checkpoint_every=3_000, resume=True, device="cpu")
     betas = torch.linspace(0, 1, 501, dtype=torch.float64) if quick else reference_betas()
