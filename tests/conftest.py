@@ -1,5 +1,7 @@
 """Every test runs dlkit with its tensor shapes and types checked."""
 
+import torch
 from jaxtyping import install_import_hook
 
 install_import_hook("dlkit", "checked.check")
+torch.set_num_threads(1)  # the tensors here are small: a second thread would only be waited for

@@ -139,13 +139,16 @@ def test_the_visible_bias_comes_from_the_data_unless_it_is_not_wanted():
 # Persistent chains
 
 
-def test_persistent_chains_go_on_from_where_they_were_and_not_from_the_batch():
-    rbm = random_rbm(4, 3, std=0.5)
-    learner, generator = PCD(chains=20_000), seeded()
+@pytest.mark.parametrize("k", [1, 2])
+def test_persistent_chains_go_k_steps_from_where_they_were_and_not_from_the_batch(k):
+    rbm = random_rbm(4, 3)
+    learner, generator = PCD(k=k, chains=20_000, visible_bias_from_data=False), seeded()
     learner.start(rbm, Batch(IMAGES), 3, generator)
     learner.state["chains"].copy_(every_state(4)[6].expand(20_000, -1))
     learner.fill_grad(rbm, Batch(IMAGES), generator)
-    assert chi_square(learner.state["chains"], gibbs_matrix(rbm)[6]) < chi_square_bound(16)
+    after = [torch.linalg.matrix_power(gibbs_matrix(rbm), steps)[6] for steps in (k, 3 - k)]
+    assert chi_square(learner.state["chains"], after[0]) < chi_square_bound(16)
+    assert chi_square(learner.state["chains"], after[1]) > 2 * chi_square_bound(16)
 
 
 @pytest.mark.parametrize("k", [1, 2])

@@ -129,6 +129,7 @@ def test_what_was_drawn_from_the_global_generator_before_makes_no_difference():
 
 
 def test_a_run_leaves_the_global_generators_as_they_were():
+    torch.manual_seed(12_345)  # not where an earlier run may have left it
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
     run(small(learner=PCD()))
     assert torch.equal(torch.get_rng_state(), before)
@@ -363,7 +364,7 @@ def test_a_stop_event_ends_a_run_in_a_thread():
     def work():
         results.append(run(small(), steps=10**9, stop=stop, callbacks=[lambda _: began.set()]))
 
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=work, daemon=True)  # if it does not stop, the tests still end
     thread.start()
     assert began.wait(60)
     assert signal.getsignal(signal.SIGINT) is before
@@ -421,6 +422,17 @@ def test_a_count_below_one_is_refused_by_name(name, value):
 def test_a_count_below_one_is_refused_by_run_too(name, value, tmp_path):
     with pytest.raises(ValueError, match=f"{name}={value}: it must be at least 1"):
         run(small(), checkpoint=tmp_path, **{name: value})
+
+
+def test_a_model_of_another_dtype_is_refused_before_it_trains():
+    with pytest.raises(ValueError, match=r"W is torch.float64 and the images torch.float32: make the model .float\(\)"):
+        run(small(model=lambda: RBM(6, 3).double()))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match='device="cuda", but torch finds no CUDA GPU'):
+        run(small(), device="cuda")
 
 
 def test_fewer_images_than_a_batch_are_refused():

@@ -77,7 +77,7 @@ class Experiment(Generic[M]):
         steps: end after so many steps in place of `epochs`. device: CUDA where there is one, else the CPU.
         noise: the device that draws random numbers, by default the run's; "cpu" gives a GPU the CPU's numbers.
         checkpoint: a folder, written at the end and every `checkpoint_every` steps; with `resume` the run goes on
-        from what is there, to the bit. callbacks see the run at each row, and may return columns to add to it.
+        from what is there, to the bit (lr, momentum and epochs may have changed), else it is replaced. callbacks see the run at each row, and may return columns to add to it.
         """
         for name, count in (("steps", steps), ("checkpoint_every", checkpoint_every)):
             if count is not None and count < 1:
@@ -122,6 +122,8 @@ class Run(Generic[M]):
     """A training in progress, or what came of it: `model`, `history`, `seconds`, `throughput`, `stopped`."""
 
     def __init__(self, experiment: Experiment[M], steps: int | None, device: torch.device, noise: str | None):
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f'device="{device}", but torch finds no CUDA GPU: leave device out to train on the CPU.')
         self.experiment = experiment
         self.device = device
         self.data = resolve(experiment.data)
@@ -135,6 +137,9 @@ class Run(Generic[M]):
         with torch.random.fork_rng(devices=gpus):
             torch.manual_seed(experiment.seed)
             self.model: M = experiment.model().to(device)
+        for name, parameter in self.model.named_parameters():
+            if parameter.dtype != images.dtype:
+                raise ValueError(f"{name} is {parameter.dtype} and the images {images.dtype}: make the model .float().")
         self.learner = copy.deepcopy(experiment.learner)
         self.optimizer = self._make_optimizer()
         self.generator = torch.Generator(noise or device).manual_seed(experiment.seed)
@@ -253,7 +258,7 @@ class Run(Generic[M]):
             "seed": self.experiment.seed,
             "noise": self.generator.device.type,
             "images": len(self._on_device.images),
-            "pixels": zlib.crc32(self._on_device.images.cpu().contiguous().numpy()),
+            "pixels": zlib.crc32(self._on_device.images.cpu().contiguous().numpy().data),
         }
 
     def _write(self, folder: Path) -> None:

@@ -36,7 +36,7 @@ class DigitBrowser(widgets.VBox):
         if split.labels is None:
             raise ValueError("these images have no labels to choose by: give a labelled Split, like data.load().train.")
         self.split, self.labels = split, split.labels
-        classes = [("all", None)] + [(str(c), c) for c in range(int(split.labels.max()) + 1)]
+        classes = ["all", *range(int(split.labels.max()) + 1)]
         self.label = widgets.Dropdown(options=classes, description="Class", layout={"width": "160px"})
         self.page = widgets.IntSlider(min=1, max=1, description="Page", layout={"width": "440px"})
         self.picture = widgets.Image(format="png", layout={"width": "614px"})
@@ -52,7 +52,7 @@ class DigitBrowser(widgets.VBox):
     def _choose(self, change: object = None) -> None:
         """Collect the images of the class, and go to their first page."""
         wanted = self.label.value
-        self.index = arange(len(self.labels)) if wanted is None else (self.labels == wanted).nonzero()[:, 0]
+        self.index = arange(len(self.labels)) if wanted == "all" else (self.labels == wanted).nonzero()[:, 0]
         self.page.max = -(-len(self.index) // PAGE)
         if self.page.value != 1:
             self.page.value = 1  # turns the page
@@ -65,7 +65,7 @@ class DigitBrowser(widgets.VBox):
         buffer = io.BytesIO()
         Image.fromarray(page(self.split.images[index], index)).save(buffer, "png", compress_level=1)
         self.picture.value = buffer.getvalue()
-        kind = "of any class" if self.label.value is None else f"labelled {self.label.value}"
+        kind = "of any class" if self.label.value == "all" else f"labelled {self.label.value}"
         self.caption.value = (
             f"Images {first + 1:,} to {first + len(index):,} of the {len(self.index):,} {kind}. "
             "The number under each is its index: <code>images[index]</code>."

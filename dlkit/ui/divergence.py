@@ -18,7 +18,7 @@ from dlkit.analysis.likelihood import states
 from dlkit.data import bars_and_stripes
 from dlkit.models import RBM
 from dlkit.training import CD, Batch
-from dlkit.ui.pictures import BLACK, BLUE, ORANGE, VERMILION, tile
+from dlkit.ui.pictures import BLACK, BLUE, ORANGE, VERMILION, enlarged, tile
 
 KS = (1, 2, 5, 10, 20)
 RATES = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -118,12 +118,16 @@ class Sheet:
         direction.set(ylim=(-0.5, 1.1), xlim=(-0.4, len(KS) - 0.6), yticks=[-0.5, 0, 0.5, 1])
         direction.set_title("CD-k's mean gradient and the exact\none, at the end; square: your k", fontsize=10)
 
-        self.tile = images.imshow(tile(torch.zeros(30, 4, 4), 6), cmap="gray", vmin=0, vmax=255, **moving)
+        self.tile = images.imshow(self._tiled(torch.zeros(30, 4, 4)), cmap="gray", vmin=0, vmax=255, **moving)
         (self.crosses,) = images.plot([], [], "x", ms=9, mew=2, color=VERMILION, **moving)
         images.axis("off")
         images.set_title("Its 30 most probable images;\nx: neither bars nor stripes", fontsize=10)
         self.canvas.draw()
         self._still = self.canvas.copy_from_bbox(figure.bbox)
+
+    @staticmethod
+    def _tiled(images: Tensor) -> np.ndarray:
+        return tile(enlarged(images, 6), 6, gap=3)
 
     def png(self, now: Training, before: Training | None = None) -> bytes:
         """A PNG of the training `now`, over the curve of the one `before`."""
@@ -134,9 +138,10 @@ class Sheet:
         if now.cosines is not None and now.likely is not None and now.valid is not None:
             self.cosines.set_ydata(list(now.cosines.values()))
             self.chosen.set_data([KS.index(now.k)], [now.cosines[now.k]])
-            self.tile.set_data(tile(now.likely, 6))
+            self.tile.set_data(self._tiled(now.likely))
             wrong = [place for place, valid in enumerate(now.valid) if not valid]
-            self.crosses.set_data([place % 6 * 5 + 1.5 for place in wrong], [place // 6 * 5 + 1.5 for place in wrong])
+            row, column = np.divmod(np.array(wrong, dtype=int), 6)
+            self.crosses.set_data(27 * column + 11.5, 27 * row + 11.5)
             changed += [self.cosines, self.chosen, self.tile, self.crosses]
         for artist in changed:
             artist.axes.draw_artist(artist)
@@ -149,7 +154,7 @@ class CDExplorer(widgets.VBox):
     """Train the 4x4 machine by CD at another k, rate or number of hidden units, and see where it ends."""
 
     def __init__(self, k: int = 1, rate: float = 0.5, hidden: int = 8):
-        options = {"continuous_update": False, "layout": {"width": "300px"}}
+        options = {"continuous_update": False, "layout": {"width": "300px"}, "style": {"description_width": "initial"}}
         self.k = widgets.SelectionSlider(options=KS, value=k, description="k", **options)
         self.rate = widgets.SelectionSlider(options=RATES, value=rate, description="Rate", **options)
         self.hidden = widgets.SelectionSlider(options=HIDDEN, value=hidden, description="Hidden units", **options)

@@ -1,6 +1,7 @@
 """Gibbs chains to play, pause and step, from data or from noise, with part of each image held if you like."""
 
 import io
+import math
 
 import ipywidgets as widgets
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from dlkit.models.rbm import RBM
 from dlkit.models.sampling import chain, noise
-from dlkit.ui.pictures import tile
+from dlkit.ui.pictures import enlarged, tile
 
 PARTS = ("nothing", "top half", "bottom half", "left half", "right half")
 HELD_TINT = np.array([0.34, 0.71, 0.91])  # Okabe and Ito's sky blue
@@ -70,9 +71,15 @@ class Chains:
             return float(self.rbm.free_energy(self.v).mean())
 
     def picture(self, means: bool = False) -> UInt8[np.ndarray, "rows columns 3"]:
-        """All chains in one tile, held pixels tinted blue."""
-        grey = tile((self.mean if means else self.v).view(-1, *self.shape))
-        held = tile(self.held.float().view(1, *self.shape).expand(len(self.v), -1, -1)) == 255
+        """All chains in one tile some 420 pixels wide, held pixels tinted blue."""
+        columns = math.ceil(math.sqrt(len(self.v)))
+        zoom = max(1, WIDTH // (columns * self.shape[1]))
+
+        def tiled(x: Tensor) -> UInt8[np.ndarray, "rows columns"]:
+            return tile(enlarged(x.view(-1, *self.shape), zoom), columns, gap=3)
+
+        grey = tiled(self.mean if means else self.v)
+        held = tiled(self.held.float().expand_as(self.v)) == 255
         rgb = np.repeat(grey[..., None], 3, axis=2)
         rgb[held] = (HELD_TINT * (0.35 + 0.65 * rgb[held] / 255) * 255).round()
         return rgb
@@ -139,12 +146,10 @@ class GibbsPlayer(widgets.VBox):
 
     def _draw(self, change: object = None) -> None:
         pixels = self.chains.picture(means=self.show.value == "means")
-        zoom = max(1, WIDTH // pixels.shape[1])
-        size = pixels.shape[1] * zoom, pixels.shape[0] * zoom
-        image = Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST)
         buffer = io.BytesIO()
-        image.save(buffer, "png", compress_level=1)
+        Image.fromarray(pixels).save(buffer, "png", compress_level=1)
         self.picture.value = buffer.getvalue()
+        self.picture.layout.width = f"{pixels.shape[1]}px"
         held = "" if self.hold.value == "nothing" else f" The {self.hold.value} of each image is held (blue)."
         self.caption.value = (
             f"{len(self.chains.v)} chains, step {self.chains.step:,}: mean free energy "

@@ -45,9 +45,12 @@ def figure(width: float = 7.0, height: float = 3.0, columns: int = 1, rows: int 
 
 def show(fig: Figure, alt: str) -> Picture:
     """The figure as a Picture, sharp on screens of double density. `alt` says what there is to see in it."""
-    buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", dpi=144)
-    return Picture(buffer.getvalue(), alt, width=round(fig.get_figwidth() * 96))
+    drawn = io.BytesIO()
+    fig.savefig(drawn, format="png", dpi=144)
+    small = io.BytesIO()  # 256 colours take a quarter of the space, and notebooks carry their pictures
+    image = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    image.save(small, "png", optimize=True)
+    return Picture(small.getvalue(), alt, width=round(fig.get_figwidth() * 96))
 
 
 def tile(
@@ -67,6 +70,11 @@ def tile(
     canvas.view(rows * columns, height + gap, width + gap)[:n, :height, :width] = x.clamp(0, 1)
     grid = canvas.permute(0, 2, 1, 3).reshape(rows * (height + gap), columns * (width + gap))
     return (grid[: rows * (height + gap) - gap, : columns * (width + gap) - gap] * 255).round().byte().numpy()
+
+
+def enlarged(images: Float[Tensor, "images height width"], zoom: int) -> Float[Tensor, "images rows columns"]:
+    """Each pixel as zoom x zoom: for small images, so that the gap between them in a tile stays thin."""
+    return images.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2)
 
 
 def png(pixels: UInt8[np.ndarray, "height width"], zoom: int = 1) -> bytes:
