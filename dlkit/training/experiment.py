@@ -77,7 +77,8 @@ class Experiment(Generic[M]):
         steps: end after so many steps in place of `epochs`. device: CUDA where there is one, else the CPU.
         noise: the device that draws random numbers, by default the run's; "cpu" gives a GPU the CPU's numbers.
         checkpoint: a folder, written at the end and every `checkpoint_every` steps; with `resume` the run goes on
-        from what is there, to the bit (lr, momentum and epochs may have changed), else it is replaced. callbacks see the run at each row, and may return columns to add to it.
+        from what is there, to the bit (lr, momentum and epochs may have changed), else it is replaced.
+        callbacks see the run at each row, and may return columns to add to it.
         """
         for name, count in (("steps", steps), ("checkpoint_every", checkpoint_every)):
             if count is not None and count < 1:
