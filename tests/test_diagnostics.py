@@ -168,7 +168,7 @@ ILLS = {
     "units are always on": no_bias,
     "units toss coins": {"lr": 1e-5},
     "has learnt next to nothing": {"learner": CD(sparsity_target=0.01, sparsity_cost=1.0)},
-    "weights are large random numbers": {"std": 1.0},
+    "weights look like random numbers": {"std": 1.0},
     "updates are": {"lr": 0.3, "epochs": 1},
 }
 

@@ -117,9 +117,9 @@ def test_the_caption_tells_the_step_the_free_energy_and_what_is_held(player, sta
 
 def test_held_pixels_are_blue_and_all_others_grey(player):
     player.hold.value = "left half"
-    left = shown(player)[2, 2].astype(int)
+    left = shown(player)[5, 5].astype(int)
     assert left[2] > left[0] + 20
-    grey = shown(player)[2, 70:130].astype(int)  # the right half of the first image
+    grey = shown(player)[5, 73:130].astype(int)  # the right half of the first image
     assert (grey.max(1) == grey.min(1)).all()
 
 

@@ -28,7 +28,7 @@ from dlkit.models.rbm import RBM, GaussianRBM
 from dlkit.training import Run
 
 FEW = 0.02  # part of the units that may be dead, always on or idle and the RBM be healthy all the same
-DRIVE = 5.0  # nats: images that move a unit's input by so much drive its probability to 0.007 or 0.993 (§8)
+DRIVE = 2.0  # nats: a unit whose input moves by less has hardly begun to learn, and may look like noise
 NOISE = (2.7, 3.3)  # kurtosis: 3 is normal noise; learnt filters have long tails (digits 4.9 and up, patches 3.5)
 ENOUGH = 100  # weights of a unit; the kurtosis of fewer says nothing
 EXPLAINED = 0.05  # part of the error of the mean image that a reconstruction should take away at the least
@@ -95,8 +95,9 @@ class Health:
             )
         if self.visible >= ENOUGH and self.drive > DRIVE and NOISE[0] < self.kurtosis < NOISE[1]:
             found.append(
-                f"the weights are large random numbers, not filters (an image moves a unit's input by {self.drive:.1f} "
-                "nats, so its probability is 0 or 1 and learning stalls): start with smaller weights"
+                f"the weights look like random numbers, not filters (kurtosis {self.kurtosis:.1f}), though an image "
+                f"moves a unit's input by {self.drive:.1f} nats: start with smaller weights, or let the variances of "
+                "Gaussian units be learnt"
             )
         if self.update_ratio is not None and self.update_ratio > UPDATE * UPDATE_RANGE:
             found.append(

@@ -18,7 +18,7 @@ Gradient = dict[str, Tensor]
 
 def state_number(v: Float[Tensor, "batch units"]) -> Int64[Tensor, " batch"]:
     """The row of `states(units)` that each binary row of `v` is: unit i counts 2^i."""
-    return v.long() @ (1 << torch.arange(v.shape[1]))
+    return v.cpu().long() @ (1 << torch.arange(v.shape[1]))
 
 
 def visible_distribution(rbm: RBM) -> Float64[Tensor, " states"]:
@@ -35,7 +35,7 @@ def empirical(v: Float[Tensor, "images visible"]) -> Float64[Tensor, " states"]:
 def log_likelihood(rbm: RBM, v: Float[Tensor, "images visible"]) -> float:
     """Mean log p(v) of the images, in nats."""
     rbm = _double(rbm)
-    return log_probability(rbm, v.double(), exact_log_z(rbm, progress=False)).value
+    return log_probability(rbm, v.cpu().double(), exact_log_z(rbm, progress=False)).value
 
 
 def gradient(rbm: RBM, v: Float[Tensor, "images visible"]) -> Gradient:
@@ -43,20 +43,20 @@ def gradient(rbm: RBM, v: Float[Tensor, "images visible"]) -> Gradient:
     rbm = _double(rbm)
     h = states(rbm.hidden)
     p = torch.softmax(h @ rbm.b + rbm.log_sum_visible(rbm.visible_input(h), rbm.a), 0)
-    return _difference(_data_half(rbm, v.double()), rbm.energy_gradient(rbm.visible_given(h), h, p))
+    return _difference(_data_half(rbm, v.cpu().double()), rbm.energy_gradient(rbm.visible_given(h), h, p))
 
 
 def cd_gradient(rbm: RBM, v: Float[Tensor, "images visible"], k: int) -> Gradient:
     """Mean of what CD-k, its visible units sampled, puts in .grad, over everything that its chains might do.
 
-    Source: Bengio, Delalleau 2009, Justifying and generalizing contrastive divergence, §3.
+    Source: Bengio, Delalleau 2009, Justifying and generalizing contrastive divergence.
     """
     return cd_gradients(rbm, v, [k])[k]
 
 
 def cd_gradients(rbm: RBM, v: Float[Tensor, "images visible"], ks: Iterable[int]) -> dict[int, Gradient]:
     """`cd_gradient` for each k, in the time that the largest takes."""
-    rbm, v = _double(rbm), v.double()
+    rbm, v = _double(rbm), v.cpu().double()
     end = states(rbm.visible)
     hidden, positive = rbm.hidden_given(end), _data_half(rbm, v)
     step, p, done, found = GibbsOperator(rbm), empirical(v), 0, {}
@@ -106,7 +106,7 @@ def flat(g: Gradient) -> Float[Tensor, " parameters"]:
 
 @torch.no_grad()
 def _double(rbm: RBM) -> RBM:
-    """A copy of the RBM in float64, out of autograd's sight."""
+    """A copy of the RBM on the CPU in float64, out of autograd's sight."""
     if isinstance(rbm, GaussianRBM):
         raise ValueError("a GaussianRBM has no finite number of visible states: exact quantities are for binary RBMs.")
     if max(rbm.visible, rbm.hidden) > ENUMERABLE:
@@ -114,7 +114,7 @@ def _double(rbm: RBM) -> RBM:
             f"an RBM of {rbm.visible} visible and {rbm.hidden} hidden units: every state is enumerated here, "
             f"so use {ENUMERABLE} a side at most."
         )
-    return copy.deepcopy(rbm).double().requires_grad_(False)
+    return copy.deepcopy(rbm).cpu().double().requires_grad_(False)
 
 
 def _data_half(rbm: RBM, v: Tensor) -> Gradient:

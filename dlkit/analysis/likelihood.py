@@ -157,7 +157,7 @@ def pseudo_log_likelihood(
     """Σ_i log p(v_i | the other units) of each image, in nats: exactly, or with a generator from one unit an image.
 
     The estimate from one unit is multiplied by the number of units, so both have the same scale and the same mean.
-    Source: Besag 1975; Hinton 2010, §12.
+    Source: Besag 1975, Statistical analysis of non-lattice data.
     """
     if isinstance(rbm, GaussianRBM):
         raise ValueError("pseudo-log-likelihood is for binary visible units: a GaussianRBM has none.")

@@ -93,8 +93,8 @@ def histograms(rbm: RBM, updates: Mapping[str, Tensor]) -> Figure:
     middle = float(rbm.W.detach().abs().mean().log10()) - 3
     sizes.axvspan(middle - 1, middle + 1, color=SKY, alpha=0.35, label="mean weight / 1000,\nwithin a decade")
     sizes.axvline(float(updates["W"].abs().mean().log10()), color=BLACK, ls="--", label="mean update")
-    sizes.set(xlabel="size, powers of ten", ylabel="number", xlim=(-7, 1.5))
-    sizes.legend(fontsize=7, frameon=False, loc="upper left")
+    sizes.set(xlabel="size, powers of ten", ylabel="number", xlim=(-7, 4))
+    sizes.legend(fontsize=7, frameon=False, loc="upper right")
     both = [rbm.a.detach().cpu().numpy(), rbm.b.detach().cpu().numpy()]
     biases.hist(both, bins=40, color=[BLUE, GREEN], label=["visible", "hidden"])
     biases.set(xlabel="bias (nats)", ylabel="units")

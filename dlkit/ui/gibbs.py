@@ -16,7 +16,7 @@ from dlkit.ui.pictures import enlarged, tile
 
 PARTS = ("nothing", "top half", "bottom half", "left half", "right half")
 HELD_TINT = np.array([0.34, 0.71, 0.91])  # Okabe and Ito's sky blue
-WIDTH = 420  # pixels, about
+WIDTH, GREY = 420, 89  # pixels, about; the level between images
 
 
 def held_pixels(shape: tuple[int, int], part: str) -> Bool[Tensor, " pixels"]:
@@ -40,9 +40,9 @@ class Chains:
                 f"start images of {start.shape[1]} pixels and shape={shape} for an RBM of {rbm.visible} visible units: "
                 "all three must be of one size."
             )
-        self.rbm, self.start, self.shape = rbm, start, shape
-        self.generator = torch.Generator(start.device).manual_seed(seed)
-        self.held = held_pixels(shape, "nothing")
+        self.rbm, self.start, self.shape = rbm, start.to(rbm.W.device), shape
+        self.generator = torch.Generator(rbm.W.device).manual_seed(seed)
+        self.held = held_pixels(shape, "nothing").to(rbm.W.device)
         self.restart()
 
     def restart(self, from_noise: bool = False) -> None:
@@ -53,7 +53,7 @@ class Chains:
 
     def hold(self, part: str) -> None:
         """Give the pixels in `part` the start images' values, for good; let all others move."""
-        self.held = held_pixels(self.shape, part)
+        self.held = held_pixels(self.shape, part).to(self.start.device)
         self._go_on_from(self.v, self.mean)
 
     def _go_on_from(self, v: Tensor, mean: Tensor) -> None:
@@ -76,7 +76,7 @@ class Chains:
         zoom = max(1, WIDTH // (columns * self.shape[1]))
 
         def tiled(x: Tensor) -> UInt8[np.ndarray, "rows columns"]:
-            return tile(enlarged(x.view(-1, *self.shape), zoom), columns, gap=3)
+            return np.pad(tile(enlarged(x.view(-1, *self.shape), zoom), columns, gap=3), 3, constant_values=GREY)
 
         grey = tiled(self.mean if means else self.v)
         held = tiled(self.held.float().expand_as(self.v)) == 255

@@ -40,5 +40,5 @@ def machine(rbm: RBM, v: Float[Tensor, " visible"], h: Float[Tensor, " hidden"])
 
 def small_images(images: Float[Tensor, "images height width"], alt: str, columns: int, zoom: int = 7) -> Picture:
     """Small images side by side, each pixel as zoom x zoom."""
-    pixels = tile(enlarged(images, zoom), columns, gap=3)
+    pixels = np.pad(tile(enlarged(images, zoom), columns, gap=3), 3, constant_values=89)  # framed in the gap's grey
     return Picture(png(pixels), alt, width=pixels.shape[1])

@@ -28,7 +28,7 @@ def free_energy(v, W, a, b):
     return -(v @ a) - F.softplus(v @ W + b).sum(1)
 
 
-# 3. A Gibbs step. Sample all hidden units at once, then all visible units at once: within a side none depends on another.
+# 3. A Gibbs step. All hidden units at once, then all visible units at once: within a side none depends on another.
 
 
 def gibbs_step(v, W, a, b, generator):

@@ -87,3 +87,17 @@ def test_a_move_of_a_slider_trains_another_machine(explorer, slider, says):
     with change(picture(explorer)):
         move_slider(explorer, slider, -1)
     expect(explorer.get_by_text(re.compile("CD-1, rate 0.5, 8 hidden units.*after 1,000 updates"))).to_be_visible()
+
+
+def test_a_player_survives_a_second_run_of_its_cell(notebook):
+    area = notebook.cell_output("gibbs-player")
+    play(area)
+    with change(lambda: step(area)):
+        pass
+    notebook.cell("gibbs-player").locator(".jp-InputArea-editor").click()
+    notebook.page.keyboard.press("Control+Enter")
+    expect(area.get_by_text("step 0:")).to_be_visible()
+    assert area.locator("img.widget-image").count() == 1
+    with change(picture(area)):
+        press(area, "Step")
+    assert step(area) == 1
