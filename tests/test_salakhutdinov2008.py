@@ -25,8 +25,8 @@ def tiny(monkeypatch, tmp_path):
 
 def test_each_training_makes_a_row_by_ais_and_one_by_reverse_ais(tiny):
     forward, backward = paper.measure(tiny / "runs", quick=True)
-    assert (forward.name, forward.published, forward.source) == ("CD-1, AIS", "-125.53", "a source")
-    assert (backward.name, backward.published, backward.source) == ("CD-1, reverse AIS", "", "")
+    assert (forward.name, forward.published, forward.source) == ("CD-1, 1 epoch, AIS", "-125.53", "a source")
+    assert (backward.name, backward.published, backward.source) == ("CD-1, 1 epoch, reverse AIS", "", "")
     assert -784 < float(backward.measured) < 0  # below is worse than coin flips
 
 
@@ -54,7 +54,10 @@ def test_an_interrupted_training_says_that_the_same_command_goes_on_and_does(tin
 
 def test_a_full_run_writes_its_table_and_fresh_forgets_what_was_kept(tiny, capsys):
     papers.run("salakhutdinov2008", as_json=True)
-    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == ["CD-1, AIS", "CD-1, reverse AIS"]
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == [
+        "CD-1, 1 epoch, AIS",
+        "CD-1, 1 epoch, reverse AIS",
+    ]
     assert (tiny / "runs/salakhutdinov2008.md").read_text().startswith(f"# {paper.TITLE}\n")
     kept = tiny / "runs/salakhutdinov2008/CD-1/result.json"
     kept.write_text(kept.read_text().replace('"seconds"', '"altered"'))

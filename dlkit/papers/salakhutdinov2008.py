@@ -69,7 +69,7 @@ def measure(folder: Path, quick: bool) -> list[PaperRow]:
         result = kept / "result.json"
         if not result.exists():
             write(result, estimate(training, images, test, kept, quick))
-        rows += table_rows(training, json.loads(result.read_text()))
+        rows += table_rows(training, json.loads(result.read_text()), 1 if quick else training.epochs)
     return rows
 
 
@@ -99,7 +99,8 @@ def estimate(training: Training, images: torch.Tensor, test: torch.Tensor, folde
     return found
 
 
-def table_rows(training: Training, found: dict) -> list[PaperRow]:
+def table_rows(training: Training, found: dict, epochs: int) -> list[PaperRow]:
+    length = f"{epochs} epoch{'s' * (epochs > 1)}"
     rows = []
     methods = (("ais", "AIS"), ("reverse", "reverse AIS"))
     for (key, method), published in zip(methods, training.published, strict=True):
@@ -107,7 +108,9 @@ def table_rows(training: Training, found: dict) -> list[PaperRow]:
         spread = f"{p['low']:.2f} to {p['high']:.2f} (3 standard errors over 100 chains)"
         seconds = found["seconds"] if key == "ais" else found["ais_seconds"]
         source = training.source if published else ""
-        rows.append(PaperRow(f"{training.name}, {method}", published, source, f"{p['value']:.2f}", spread, seconds))
+        rows.append(
+            PaperRow(f"{training.name}, {length}, {method}", published, source, f"{p['value']:.2f}", spread, seconds)
+        )
     return rows
 
 
