@@ -19,6 +19,7 @@ from dlkit.analysis.signs import (
     reconstruction_error,
     update_ratio,
     updates,
+    weight_kurtosis,
 )
 from dlkit.models import RBM, GaussianRBM
 from dlkit.training import CD, PCD, Batch
@@ -64,6 +65,14 @@ def test_hidden_probabilities_are_units_by_cases():
         for j in range(3):
             x = b[j] + sum(pixel * W[row][j] for row, pixel in enumerate(image))
             assert hidden_probabilities(rbm, images)[j, i].item() == pytest.approx(1 / (1 + torch.e ** (-x)), rel=1e-5)
+
+
+def test_the_kurtosis_of_normal_weights_is_3_and_of_one_large_weight_their_number():
+    rbm = RBM(784, 64, generator=seeded())
+    assert weight_kurtosis(rbm) == pytest.approx(3, abs=0.1)
+    with torch.no_grad():
+        rbm.W.zero_()[0] = 1  # one of n: its fourth moment over its variance squared is n - 2, and a little
+    assert weight_kurtosis(rbm) == pytest.approx(782, abs=0.1)
 
 
 def test_influence_is_nothing_for_units_that_never_change_and_most_for_the_one_that_changes_most():

@@ -19,6 +19,7 @@ def tiny(monkeypatch, tmp_path):
     line = paper.Training("CD-1", CD(1), 1, 0.05, 0.0, ("-125.53", ""), "a source")
     monkeypatch.setattr(paper, "trainings", lambda: [line])
     monkeypatch.setattr(paper, "reference_betas", lambda: torch.linspace(0, 1, 51, dtype=torch.float64))
+    monkeypatch.setattr(paper, "BURN_IN", 50)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

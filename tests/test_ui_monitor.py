@@ -1,6 +1,9 @@
 """The monitor shows the run it watches, changes nothing in it, and can be stopped, restarted and waited for."""
 
+import asyncio
 import io
+import signal
+import threading
 from dataclasses import replace
 from functools import partial
 from xml.etree import ElementTree
@@ -38,7 +41,7 @@ def nothing_left_running():
     last = TrainingMonitor.training
     if last is not None:
         last.stop()
-        last._join()
+        last._over.wait()
 
 
 def pixels(image) -> np.ndarray:
@@ -131,8 +134,8 @@ def test_starting_one_stops_the_one_before_as_a_rerun_of_the_cell_does():
     first.start()
     second = monitor()
     second.start()
+    assert first._over.is_set()
     assert first.run.stopped == "stopped"
-    assert not first._alive
     assert second.wait().stopped is None
 
 
@@ -170,18 +173,39 @@ def test_another_model_is_refused_in_words():
         watched.wait()
 
 
-def test_an_interrupt_while_waiting_stops_and_keeps_the_run(monkeypatch):
-    watched, join = monitor(ENDLESS), TrainingMonitor._join
-    interrupts = [KeyboardInterrupt]
-
-    def interrupted(self):
-        if interrupts:
-            raise interrupts.pop()
-        join(self)
-
+def test_an_interrupt_while_waiting_stops_and_keeps_the_run():
+    watched = monitor(ENDLESS)
     watched.start()
-    monkeypatch.setattr(TrainingMonitor, "_join", interrupted)
+    threading.Timer(0.3, signal.raise_signal, [signal.SIGINT]).start()
     assert watched.wait().stopped == "stopped"
+
+
+def test_it_can_be_awaited_and_the_loop_goes_on_meanwhile():
+    watched, beats = monitor(ENDLESS), []
+
+    async def cell():
+        watched.start()
+        asyncio.get_running_loop().call_later(0.1, watched.stop_button.click)
+        asyncio.get_running_loop().call_soon(beats.append, 1)
+        return await watched
+
+    assert asyncio.run(cell()).stopped == "stopped"
+    assert beats == [1]
+
+
+def test_an_interrupt_of_the_cell_that_awaits_stops_and_keeps_the_run():
+    watched = monitor(ENDLESS)
+
+    async def cell():
+        watched.start()
+        return await watched
+
+    async def kernel():  # what ipykernel does to an asynchronous cell at an interrupt
+        task = asyncio.ensure_future(cell())
+        asyncio.get_running_loop().call_later(0.3, task.cancel)
+        return await task
+
+    assert asyncio.run(kernel()).stopped == "stopped"
 
 
 def test_waiting_for_nothing_says_what_to_do():

@@ -29,7 +29,7 @@ from dlkit.training import Run
 
 FEW = 0.02  # part of the units that may be dead, always on or idle and the RBM be healthy all the same
 DRIVE = 2.0  # nats: a unit whose input moves by less has hardly begun to learn, and may look like noise
-NOISE = (2.7, 3.3)  # kurtosis: 3 is normal noise; learnt filters have long tails (digits 4.9 and up, patches 3.5)
+NOISE = (2.7, 3.3)  # kurtosis: 3 is normal noise; filters learnt from digits have long tails, of 4.5 and up
 ENOUGH = 100  # weights of a unit; the kurtosis of fewer says nothing
 EXPLAINED = 0.05  # part of the error of the mean image that a reconstruction should take away at the least
 UPDATE = 1e-3  # of the weights: what an update should be "to within about an order of magnitude" (§7)
@@ -42,22 +42,22 @@ FLIPPED = 50  # images whose pixels are all flipped in turn: one pixel of each o
 class Health:
     """The numbers of one look at an RBM; `problems` and `verdict` say what they mean.
 
-    visible, hidden, dead, always_on, idle: units. activity: part of the images for which a unit is on, on average.
-    drive: how far the input of the median unit moves from image to image, nats (standard deviation). kurtosis: of the
-    weights. update_ratio: None without an optimizer. free_energy_gap, its standard error, and the spread of the free
-    energy over training images: nats. reconstruction: squared error per validation image; mean_image: that of the
-    mean training image in its place. pseudo_log_likelihood: of the first 50 validation images, nats; None unless
-    pixels are 0 or 1. finite: whether all parameters are numbers.
+    hidden, dead, always_on, idle: units. activity: part of the images for which a unit is on, on average. drive: how
+    far the input of the median unit moves from image to image, nats (standard deviation). kurtosis: of the weights;
+    None for few pixels, and for Gaussian ones, whose filters hardly differ from noise in it. update_ratio: None
+    without an optimizer. free_energy_gap, its standard error, and the spread of the free energy over training images:
+    nats. reconstruction: squared error per validation image; mean_image: that of the mean training image in its
+    place. pseudo_log_likelihood: of the first 50 validation images, nats; None unless pixels are 0 or 1. finite:
+    whether all parameters are numbers.
     """
 
-    visible: int
     hidden: int
     dead: int
     always_on: int
     idle: int
     activity: float
     drive: float
-    kurtosis: float
+    kurtosis: float | None
     update_ratio: float | None
     free_energy_gap: float
     gap_error: float
@@ -93,11 +93,10 @@ class Health:
                 f"it has learnt next to nothing (a reconstruction has {self.reconstruction / self.mean_image:.0%} of "
                 "the mean image's error): train longer, raise the rate, or use a smaller sparsity cost"
             )
-        if self.visible >= ENOUGH and self.drive > DRIVE and NOISE[0] < self.kurtosis < NOISE[1]:
+        if self.kurtosis is not None and self.drive > DRIVE and NOISE[0] < self.kurtosis < NOISE[1]:
             found.append(
                 f"the weights look like random numbers, not filters (kurtosis {self.kurtosis:.1f}), though an image "
-                f"moves a unit's input by {self.drive:.1f} nats: start with smaller weights, or let the variances of "
-                "Gaussian units be learnt"
+                f"moves a unit's input by {self.drive:.1f} nats: start with smaller weights"
             )
         if self.update_ratio is not None and self.update_ratio > UPDATE * UPDATE_RANGE:
             found.append(
@@ -164,16 +163,16 @@ def examine(
     x = rbm.hidden_input(seen)
     p, free_energy = x.sigmoid().T, rbm.free_energy_given(seen, x)
     gap, gap_error = mean_difference(free_energy, rbm.free_energy(unseen))
-    binary = not isinstance(rbm, GaussianRBM) and bool(((unseen == 0) | (unseen == 1)).all())
+    gaussian = isinstance(rbm, GaussianRBM)
+    binary = not gaussian and bool(((unseen == 0) | (unseen == 1)).all())
     return Health(
-        visible=rbm.visible,
         hidden=rbm.hidden,
         dead=int(dead(p).sum()),
         always_on=int(always_on(p).sum()),
         idle=int(idle(p).sum()),
         activity=float(p.mean()),
         drive=float(x.std(0, correction=0).median()),
-        kurtosis=weight_kurtosis(rbm),
+        kurtosis=None if gaussian or rbm.visible < ENOUGH else weight_kurtosis(rbm),
         update_ratio=None if optimizer is None else update_ratio(rbm, optimizer),
         free_energy_gap=gap,
         gap_error=gap_error,

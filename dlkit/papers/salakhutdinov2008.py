@@ -25,6 +25,7 @@ from dlkit.training import CD, PCD, Experiment, Learner, linear
 TITLE = "Salakhutdinov and Murray 2008: RBMs with 500 hidden units, log-probability of a test digit in nats"
 TABLE = "Salakhutdinov & Murray 2008, table 1"
 FROM_MEMORY = f"{TABLE}, quoted from memory and not checked"
+BURN_IN = 5_000  # Gibbs steps from training digits to what reverse AIS takes for samples of the model
 PYDEEP = "PyDeep, its example of a centred binary RBM on MNIST, 200 epochs"
 
 
@@ -91,7 +92,7 @@ def estimate(training: Training, images: torch.Tensor, test: torch.Tensor, folde
         raise RuntimeError(f"{training.name} was {run.stopped} at epoch {run.epoch:.0f}: the same command goes on.")
     begun = time.perf_counter()
     forward = ais(run.model, images=images, betas=betas)
-    backward = reverse_ais(run.model, images[:100], images=images, betas=betas, burn_in=100 if quick else 5_000)
+    backward = reverse_ais(run.model, images[:100], images=images, betas=betas, burn_in=100 if quick else BURN_IN)
     found["ais_seconds"] = (time.perf_counter() - begun) / 2
     for name, log_z in (("ais", forward), ("reverse", backward)):
         p = log_probability(run.model, test, log_z)

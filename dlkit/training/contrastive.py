@@ -1,6 +1,7 @@
 """Contrastive divergence: the gradient of an RBM's log-likelihood, its model half from a short Gibbs chain."""
 
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -73,8 +74,8 @@ class CD:
             input_v = model.hidden_input(v)
             negative = input_v.sigmoid()
             # One call for both halves: one product twice as deep, which bfloat16 rounds once, after the difference.
-            weight = torch.cat([x.new_full((len(x),), 1 / len(x)), x.new_full((len(v),), -1 / len(v))])
-            gradient = model.energy_gradient(torch.cat([x, v]), torch.cat([positive, negative]), weight)
+            halves = torch.cat([x, v]), torch.cat([positive, negative])
+            gradient = model.energy_gradient(*halves, _weights(len(x), len(v), x.dtype, x.device))
         if self.centred:
             self.state["hidden_mean"].lerp_(positive.mean(0), 0.01)
             self.state["visible_offset"].lerp_(model.scaled(x.mean(0, keepdim=True))[0], 0.01)
@@ -113,6 +114,13 @@ class CD:
         W = gradient["W"].addr_(mu, gradient["b"], alpha=-1).addr_(gradient["a"], lam, alpha=-1)
         gradient["a"] -= W @ lam
         gradient["b"] -= mu @ W
+
+
+@cache
+def _weights(images: int, chains: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, " both"]:
+    """1 over their number for the images, and less that for the chains."""
+    parts = [(images, 1 / images), (chains, -1 / chains)]
+    return torch.cat([torch.full((count,), value, dtype=dtype, device=device) for count, value in parts])
 
 
 @dataclass

@@ -1,10 +1,11 @@
 """A training that you can watch, stop and start again: it runs in a thread, the cell is free at once."""
 
+import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from html import escape
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import ipywidgets as widgets
 import torch
@@ -22,7 +23,7 @@ from dlkit.ui.pictures import png, tile
 REDRAW, LOOK = 0.2, 0.5  # least seconds between two redraws, and between two looks at the RBM's health
 SHARE = 0.1  # of the time, that looks may take, and redraws: on a busy machine both come less often
 IMAGES = 500  # training and validation images that a look takes
-FILTERS, PARTICLES, COLUMNS, GIBBS = 64, 36, 16, 10
+SHOWN, COLUMNS, GIBBS = 48, 8, 10  # filters, and fantasies; in a row; steps of a fantasy at each redraw
 ZOOM = 2
 
 
@@ -31,8 +32,8 @@ class TrainingMonitor(widgets.VBox):
 
     `validation` (images, height, width) are images that it does not learn from. The fantasies are the persistent
     chains of PCD, or else chains of the monitor's own, from noise, ten Gibbs steps a redraw. `run` holds the Run,
-    `error` what went wrong; `wait()` blocks until the end. One monitor trains at a time: to start another, or the
-    same cell again, stops the one before.
+    `error` what went wrong; `await monitor` gives the Run at the end. One monitor trains at a time: to start another,
+    or the same cell again, stops the one before.
     """
 
     training: ClassVar["TrainingMonitor | None"] = None
@@ -50,8 +51,8 @@ class TrainingMonitor(widgets.VBox):
         self.run: Run | None = None
         self.health: Health | None = None
         self.error: Exception | None = None
-        self._thread: threading.Thread | None = None
-        self._halt = threading.Event()
+        self._halt, self._over = threading.Event(), threading.Event()
+        self._over.set()
         self.start_button = widgets.Button(description="Start", icon="play", tooltip="Train from the beginning")
         self.stop_button = widgets.Button(description="Stop", icon="stop", tooltip="Stop, and keep what is learnt")
         self.start_button.on_click(lambda _: self.start())
@@ -59,8 +60,8 @@ class TrainingMonitor(widgets.VBox):
         self.stop_button.disabled = True
         self.progress = widgets.FloatProgress(max=1.0, layout={"width": "300px"})
         self.status = widgets.HTML()
-        self.filters = widgets.Image(format="png", tooltip="Filters of the hidden units")
-        self.particles = widgets.Image(format="png", tooltip="Fantasies: what the chains are at")
+        self.filters = widgets.Image(format="png")
+        self.particles = widgets.Image(format="png")
         self.filters_caption, self.particles_caption = widgets.HTML(), widgets.HTML()
         self.chart, self.numbers = widgets.HTML(), widgets.HTML()
         self._clear()
@@ -69,10 +70,13 @@ class TrainingMonitor(widgets.VBox):
             [
                 widgets.HBox([self.start_button, self.stop_button, self.progress]),
                 self.status,
-                self.filters_caption,
-                self.filters,
-                self.particles_caption,
-                self.particles,
+                widgets.HBox(
+                    [
+                        widgets.VBox([self.filters_caption, self.filters]),
+                        widgets.VBox([self.particles_caption, self.particles]),
+                    ],
+                    layout={"flex_flow": "row wrap"},
+                ),
                 self.chart,
                 self.numbers,
             ]
@@ -86,46 +90,51 @@ class TrainingMonitor(widgets.VBox):
     def start(self) -> None:
         """Train from the beginning, in a thread; whatever monitor is training is stopped first."""
         before = TrainingMonitor.training
-        if before is not None and before._alive:
+        if before is not None:
             before._halt.set()
-            before._join()
+            before._over.wait()
         TrainingMonitor.training = self
         self.run = self.health = self.error = None
-        self._halt = threading.Event()
+        self._halt, self._over = threading.Event(), threading.Event()
         self._clear()
         self.start_button.disabled, self.stop_button.disabled = True, False
         self._say("Getting ready ...")
-        self._thread = threading.Thread(target=self._train, name="training", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._train, name="training", daemon=True).start()
 
     def stop(self) -> None:
         """End the training after the step that it is at."""
-        if self._alive:
-            self._halt.set()
+        self._halt.set()
+        if not self._over.is_set():
             self._say("Stopping ...")
 
+    def __await__(self) -> Generator[Any, None, Run]:
+        """`run = await monitor` in a cell: the Run once training is over, and Stop works meanwhile; so does ■."""
+        return self._finished().__await__()
+
     def wait(self) -> Run:
-        """Block until the training is over and return its Run, or raise its error; ■ stops it, and keeps the Run."""
-        if self._thread is None:
-            raise RuntimeError("nothing to wait for: call start(), or press Start, first.")
-        while self._alive:
+        """As `await monitor`, where nothing can be awaited; while a cell waits like this only ■ can stop it."""
+        while not self._over.is_set():
             try:
-                self._join()
+                self._over.wait(0.1)  # in slices: Python hears ■ between them on every system
             except KeyboardInterrupt:
                 self.stop()
+        return self._result()
+
+    async def _finished(self) -> Run:
+        while not self._over.is_set():
+            try:
+                await asyncio.sleep(0.05)
+            except asyncio.CancelledError:  # ■
+                self.stop()
+                self._over.wait()
+        return self._result()
+
+    def _result(self) -> Run:
         if self.error is not None:
             raise self.error
-        assert self.run is not None
+        if self.run is None:
+            raise RuntimeError("nothing to wait for: call start(), or press Start, first.")
         return self.run
-
-    @property
-    def _alive(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
-
-    def _join(self) -> None:
-        while self._alive:
-            assert self._thread is not None
-            self._thread.join(0.1)  # in slices: Python hears ■ between them on every system
 
     # In the thread.
 
@@ -148,6 +157,7 @@ class TrainingMonitor(widgets.VBox):
             self._say(f"Failed: {type(error).__name__}: {error}")
         finally:
             self.start_button.disabled, self.stop_button.disabled = False, True
+            self._over.set()
 
     def _on_row(self, run: Run) -> dict[str, float] | None:
         """A callback of the run: draw if it is time to; the columns of a look, if it took one."""
@@ -183,24 +193,24 @@ class TrainingMonitor(widgets.VBox):
     def _draw(self, run: Run) -> None:
         rbm = self._rbm(run)
         self.progress.value = run.step / run.total_steps
-        self.filters.value = self._png(rbm.W.detach().T[:FILTERS], symmetric=True)
+        self.filters.value = self._png(rbm.W.detach().T[:SHOWN], symmetric=True)
         self.particles.value = self._png(self._fantasies(run, rbm))
-        kind = "PCD's persistent chains" if "chains" in run.learner.state else "chains of the monitor's own, from noise"
-        shown = min(FILTERS, rbm.hidden)
+        kind = "PCD's persistent chains" if "chains" in run.learner.state else "chains of their own, from noise"
+        shown = min(SHOWN, rbm.hidden)
         self.filters_caption.value = f"Filters of {shown} of {rbm.hidden} hidden units (grey: weight 0)"
-        self.particles_caption.value = f"Fantasies: what the RBM makes up ({kind})"
+        self.particles_caption.value = f"Fantasies ({kind})"
         self.chart.value = panels(_curves(run), "epoch")
         if self.health is not None:
-            self.numbers.value = self.health._repr_html_()
+            self.numbers.value = _words(self.health)
 
     @torch.no_grad()
     def _fantasies(self, run: Run, rbm: RBM) -> Tensor:
         """The mean of each chain's visible units, from a sample of its hidden units."""
         persistent = run.learner.state.get("chains")
         if persistent is not None:
-            return gibbs(rbm, persistent[:PARTICLES], steps=1, generator=self._generator)[1]
+            return gibbs(rbm, persistent[:SHOWN], steps=1, generator=self._generator)[1]
         if self._chains is None:
-            self._chains = noise(rbm, PARTICLES, self._generator)
+            self._chains = noise(rbm, SHOWN, self._generator)
         self._chains, mean = gibbs(rbm, self._chains, steps=GIBBS, generator=self._generator)
         return mean
 
@@ -211,13 +221,19 @@ class TrainingMonitor(widgets.VBox):
 
     def _clear(self) -> None:
         self.progress.value, self.progress.bar_style = 0.0, ""
-        self.filters.value = self._png(torch.full((FILTERS, self.shape[0] * self.shape[1]), 0.5))
-        self.particles.value = self._png(torch.full((PARTICLES, self.shape[0] * self.shape[1]), 0.5))
+        blank = self._png(torch.full((SHOWN, self.shape[0] * self.shape[1]), 0.5))
+        self.filters.value = self.particles.value = blank
         self.filters_caption.value, self.particles_caption.value = "Filters", "Fantasies"
         self.chart.value = self.numbers.value = ""
 
     def _say(self, text: str) -> None:
         self.status.value = f'<div role="status">{escape(text)}</div>'
+
+
+def _words(health: Health) -> str:
+    """The verdict, and the numbers in as little space as they need."""
+    numbers = "; ".join(f"{name} {value}" for name, value in health.rows())
+    return f'<div style="line-height: 1.5"><b>{escape(health.verdict)}</b><br>{escape(numbers)}</div>'
 
 
 def _next(began: float, least: float) -> float:
