@@ -26,7 +26,7 @@ def status(area):
 
 def test_the_monitor_has_finished_and_says_what_it_found(monitor):
     expect(status(monitor)).to_have_text(re.compile(r"^Finished at step 2,000 of 2,000"))
-    expect(monitor).to_contain_text("Healthy: all 256 units are of use")
+    expect(monitor).to_contain_text("Healthy: all 192 units are of use")
     expect(
         monitor.get_by_role("img", name=re.compile(r"loss: from .* pseudo-log-lik.*free-energy gap"))
     ).to_be_visible()
