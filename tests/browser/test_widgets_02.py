@@ -25,7 +25,7 @@ def status(area):
 
 
 def test_the_monitor_has_finished_and_says_what_it_found(monitor):
-    expect(status(monitor)).to_have_text(re.compile(r"^Finished at step 2,000 of 2,000"))
+    expect(status(monitor)).to_have_text(re.compile(r"^Finished at step ([\d,]+) of \1:"))
     expect(monitor).to_contain_text("Healthy: all 192 units are of use")
     expect(
         monitor.get_by_role("img", name=re.compile(r"loss: from .* pseudo-log-lik.*free-energy gap"))
@@ -42,7 +42,7 @@ def test_training_again_changes_the_filters_the_fantasies_and_the_chart_until_it
         press(monitor, "Start")
     expect(status(monitor)).to_have_text(re.compile(r"^Training: step "))
     press(monitor, "Stop")
-    expect(status(monitor)).to_have_text(re.compile(r"^Stopped at step [\d,]+ of 2,000"))
+    expect(status(monitor)).to_have_text(re.compile(r"^Stopped at step [\d,]+ of [\d,]+"))
 
 
 def test_the_monitor_works_with_the_keyboard(monitor):
