@@ -373,3 +373,8 @@ def test_gaussian_units_have_densities_but_no_pseudo_log_likelihood():
     density = (-rbm.free_energy(grid).detach().double() - log_z).exp()
     assert float(density.sum() * 0.1**2) == pytest.approx(1, abs=1e-4)
     assert log_probability(rbm, v, log_z).value == pytest.approx(float(-rbm.free_energy(v).detach() - log_z), abs=1e-5)
+
+
+def test_images_for_the_start_of_a_gaussian_path_are_refused():
+    with pytest.raises(ValueError, match="annealed from its own visible bias: leave images out"):
+        ais(random_gaussian(4, 3), images=torch.zeros(5, 4), betas=torch.linspace(0, 1, 3))

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dlkit.models.rbm import RBM, GaussianRBM, bernoulli
-from dlkit.models.sampling import gibbs
+from dlkit.models.sampling import gibbs, noise
 
 ENUMERABLE = 25
 
@@ -111,7 +111,7 @@ def ais(
     """
     path = _Path(rbm, images, seed)
     betas = _checked(betas, chains)
-    v = path.start(chains)
+    v = noise(rbm, chains, path.generator, a=path.base)
     log_weights, _ = path.anneal(v, betas, progress)
     return _estimate(path.log_z_start() + log_weights, sign=1)
 
@@ -184,7 +184,9 @@ class _Path:
         self.rbm = rbm
         self.generator = torch.Generator(rbm.W.device).manual_seed(seed)
         self.base = rbm.a.detach()
-        if images is not None and not isinstance(rbm, GaussianRBM):
+        if images is not None:
+            if isinstance(rbm, GaussianRBM):
+                raise ValueError("a GaussianRBM is annealed from its own visible bias: leave images out.")
             base = copy.deepcopy(rbm)
             base.set_visible_bias(images)
             self.base = base.a.detach()
@@ -196,10 +198,6 @@ class _Path:
         nothing = torch.zeros(1, self.rbm.visible, dtype=torch.float64, device=self.base.device)
         rbm = copy.deepcopy(self.rbm).double()
         return float(rbm.log_sum_visible(nothing, self.base.double())) + self.rbm.hidden * math.log(2)
-
-    def start(self, chains: int) -> Tensor:
-        nothing = self.base.new_zeros(chains, self.rbm.visible)
-        return self.rbm.draw_visible(self.rbm.visible_mean(nothing, self.base), self.generator)
 
     def anneal(self, v: Tensor, betas: Tensor, progress: bool) -> tuple[Float64[Tensor, " chains"], Tensor]:
         """Σ log p*_next(v) - log p*_here(v) along the betas, a Gibbs step at each new one; and where the chains end."""

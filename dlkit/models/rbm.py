@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dlkit.models import files
+from dlkit.models.products import matmul
 
 M = TypeVar("M", bound="RBM")
 
@@ -91,12 +92,18 @@ class RBM(nn.Module):
     # What follows holds for every kind.
 
     def hidden_input(self, v: Float[Tensor, "batch visible"]) -> Float[Tensor, "batch hidden"]:
-        """b + Wᵀv, in nats; in the bias's dtype also where autocast makes the product in bfloat16."""
-        return (self.scaled(v) @ self.W).to(self.b.dtype) + self.b
+        """b + Wᵀv, in nats; in the bias's dtype also where autocast makes the product in bfloat16.
+
+        ValueError if the images are not rows of `visible` pixels.
+        """
+        if v.shape[1:] != (self.visible,):
+            mend = "`images.flatten(1)`" if math.prod(v.shape[1:]) == self.visible else f"give rows of {self.visible}"
+            raise ValueError(f"images of shape {tuple(v.shape)} for {self.visible} visible units: {mend}.")
+        return matmul(self.scaled(v), self.W).to(self.b.dtype) + self.b
 
     def visible_input(self, h: Float[Tensor, "batch hidden"]) -> Float[Tensor, "batch visible"]:
         """Wh, without the bias."""
-        return (h @ self.W.T).to(self.a.dtype)
+        return matmul(h, self.W.T).to(self.a.dtype)
 
     def energy(self, v: Float[Tensor, "batch visible"], h: Float[Tensor, "batch hidden"]) -> Float[Tensor, " batch"]:
         """Energy of each joint state, in nats."""
@@ -126,7 +133,7 @@ class RBM(nn.Module):
         """Σ weight · ∂E(v, h)/∂θ over the batch, by parameter name; h may be probabilities, E being linear in it."""
         s = self.scaled(v)
         weighted = h * -weight[:, None]
-        W = (s.T @ weighted).to(self.W.dtype)
+        W = matmul(s.T, weighted).to(self.W.dtype)
         return {"W": W, "a": -torch.mv(s.T, weight).to(self.a.dtype), "b": weighted.sum(0)}
 
     def config(self) -> dict:

@@ -10,10 +10,12 @@ from dlkit.models.rbm import RBM, bernoulli
 
 
 @torch.no_grad()
-def noise(rbm: RBM, chains: int, generator: torch.Generator | None = None) -> Float[Tensor, "chains visible"]:
-    """A start for `chains` chains that knows nothing of W: each visible unit drawn from its bias alone."""
-    nothing = torch.zeros(chains, rbm.visible, dtype=rbm.a.dtype, device=rbm.a.device)
-    return rbm.draw_visible(rbm.visible_mean(nothing, rbm.a), generator)
+def noise(
+    rbm: RBM, chains: int, generator: torch.Generator | None = None, *, a: Float[Tensor, " visible"] | None = None
+) -> Float[Tensor, "chains visible"]:
+    """A start for `chains` chains that knows nothing of W: each visible unit drawn from its bias (or `a`) alone."""
+    a = rbm.a if a is None else a
+    return rbm.draw_visible(rbm.visible_mean(a.new_zeros(chains, rbm.visible), a), generator)
 
 
 def chain(

@@ -1,0 +1,74 @@
+"""Products by oneDNN against torch's own, in value, gradient and layout."""
+
+import pytest
+import torch
+
+from dlkit.models import products
+from dlkit.models.products import matmul
+
+LARGE, SMALL = (100, 784, 500), (4, 16, 8)
+
+
+def pair(m, k, n, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(m, k, generator=generator).to(dtype), torch.rand(k, n, generator=generator).to(dtype)
+
+
+@pytest.mark.parametrize("size", [LARGE, SMALL, (1, 784, 500), (784, 1, 500), (300, 784, 1)])
+@pytest.mark.parametrize("transposed", ["neither", "x", "y", "both"])
+def test_a_product_is_right_to_rounding_in_every_layout(size, transposed):
+    x, y = pair(*size)
+    if transposed in ("x", "both"):
+        x = x.T.contiguous().T
+    if transposed in ("y", "both"):
+        y = y.T.contiguous().T
+    exact = (x.double() @ y.double()).float()
+    torch.testing.assert_close(matmul(x, y), exact, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_dtypes_keep_theirs(dtype):
+    x, y = pair(*LARGE, dtype=dtype)
+    assert torch.equal(matmul(x, y), x @ y)
+
+
+@pytest.fixture
+def one_dnn_calls(monkeypatch):
+    """How often the fast product is taken."""
+    if products._one_dnn is None:
+        pytest.skip("this torch has no oneDNN")
+    calls, real = [], products._one_dnn
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(products, "_one_dnn", counted)
+    return calls
+
+
+def test_large_products_go_to_one_dnn_and_small_ones_do_not(one_dnn_calls):
+    matmul(*pair(*SMALL))
+    assert len(one_dnn_calls) == 0
+    matmul(*pair(*LARGE))
+    assert len(one_dnn_calls) == 1
+
+
+@pytest.mark.filterwarnings("ignore:TF32")
+def test_a_user_who_turns_one_dnn_off_gets_torchs_own_product(one_dnn_calls):
+    x, y = pair(*LARGE)
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert torch.equal(matmul(x, y), x @ y)
+    assert len(one_dnn_calls) == 0
+
+
+def test_autograd_follows_a_large_product():
+    x, y = pair(*LARGE)
+    y.requires_grad_()
+    matmul(x, y).sum().backward()
+    torch.testing.assert_close(y.grad, x.sum(0)[:, None].expand_as(y))
+
+
+def test_autocast_still_decides_the_dtype():
+    with torch.autocast("cpu", torch.bfloat16):
+        assert matmul(*pair(*LARGE)).dtype == torch.bfloat16
