@@ -1,7 +1,10 @@
-"""Every test runs dlkit with its tensor shapes and types checked."""
+"""Every test runs dlkit with its tensor shapes and types checked, and can be interrupted."""
+
+import signal
 
 import torch
 from jaxtyping import install_import_hook
 
 install_import_hook("dlkit", "checked.check")
 torch.set_num_threads(1)  # the tensors here are small: a second thread would only be waited for
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to Ctrl-C
