@@ -365,7 +365,7 @@ def test_pixels_that_are_not_binary_are_refused_with_the_mend():
 
 def test_gaussian_units_have_densities_but_no_pseudo_log_likelihood():
     rbm, v = random_gaussian(2, 2), torch.tensor([[0.3, -1.7]])
-    with pytest.raises(ValueError, match="for binary visible units: a GaussianRBM has none"):
+    with pytest.raises(ValueError, match="for binary visible units: a GaussianRBM has others"):
         pseudo_log_likelihood(rbm, v)
     line = torch.linspace(-15, 15, 301)
     grid = torch.cartesian_prod(line, line)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dlkit.models import products
-from dlkit.models.products import matmul
+from dlkit.models.products import FastLinear, matmul
 
 LARGE, SMALL = (100, 784, 500), (4, 16, 8)
 
@@ -72,3 +72,41 @@ def test_autograd_follows_a_large_product():
 def test_autocast_still_decides_the_dtype():
     with torch.autocast("cpu", torch.bfloat16):
         assert matmul(*pair(*LARGE)).dtype == torch.bfloat16
+
+
+def net():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(784, 500), torch.nn.Sigmoid(), torch.nn.Linear(500, 300))
+
+
+def test_fast_linear_layers_have_torchs_outputs_and_gradients(one_dnn_calls):
+    plain, fast = net(), net()
+    x, _ = pair(*LARGE)
+    loss = plain(x).square().mean()
+    loss.backward()
+    with FastLinear():
+        fast_loss = fast(x).square().mean()
+    fast_loss.backward()
+    assert len(one_dnn_calls) == 5  # two forward, three backward: nobody wants the gradient of the images
+    torch.testing.assert_close(fast_loss, loss)
+    for ours, theirs in zip(fast.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_a_frozen_layer_gets_no_gradient():
+    frozen, (x, _) = net(), pair(*LARGE)
+    frozen[0].requires_grad_(False)
+    with FastLinear():
+        out = frozen(x).sum()
+    out.backward()
+    assert frozen[0].weight.grad is None
+    assert frozen[2].weight.grad is not None
+
+
+def test_layers_without_bias_small_ones_and_images_in_channels_stay_with_torch(one_dnn_calls):
+    x, _ = pair(*LARGE)
+    with FastLinear():
+        torch.nn.Linear(784, 500, bias=False)(x)
+        torch.nn.Linear(784, 4)(x[:2])
+        assert torch.nn.Linear(784, 500)(x[:, None]).shape == (100, 1, 500)
+    assert len(one_dnn_calls) == 0

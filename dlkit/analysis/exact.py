@@ -9,7 +9,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from dlkit.analysis.likelihood import exact_log_z, log_probability, states
-from dlkit.models.rbm import RBM, GaussianRBM
+from dlkit.models.rbm import RBM
 
 ENUMERABLE = 16  # units a side: 65,536 states
 
@@ -107,8 +107,8 @@ def flat(g: Gradient) -> Float[Tensor, " parameters"]:
 @torch.no_grad()
 def _double(rbm: RBM) -> RBM:
     """A copy of the RBM on the CPU in float64, out of autograd's sight."""
-    if isinstance(rbm, GaussianRBM):
-        raise ValueError("a GaussianRBM has no finite number of visible states: exact quantities are for binary RBMs.")
+    if not (rbm.binary_visible and rbm.binary_hidden):
+        raise ValueError(f"a {type(rbm).__name__} has units that are not binary: exact quantities are for binary RBMs.")
     if max(rbm.visible, rbm.hidden) > ENUMERABLE:
         raise ValueError(
             f"an RBM of {rbm.visible} visible and {rbm.hidden} hidden units: every state is enumerated here, "

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from dlkit.models.rbm import RBM, GaussianRBM, bernoulli
+from dlkit.models.rbm import RBM, GaussianRBM
 from dlkit.models.sampling import gibbs, noise
 
 ENUMERABLE = 25
@@ -54,9 +54,9 @@ class LogProbability:
 def exact_log_z(rbm: RBM, progress: bool = True) -> float:
     """log Z in nats, by enumeration in float64 of the smaller side, of at most 25 units (25 take minutes).
 
-    A GaussianRBM is enumerated over its hidden units. ValueError if neither side is small enough.
+    A side whose units are not binary cannot be enumerated. ValueError if neither side is small enough.
     """
-    over_hidden = rbm.hidden <= rbm.visible or isinstance(rbm, GaussianRBM)
+    over_hidden = rbm.binary_hidden and (rbm.hidden <= rbm.visible or not rbm.binary_visible)
     units = rbm.hidden if over_hidden else rbm.visible
     if units > ENUMERABLE:
         raise ValueError(
@@ -159,8 +159,8 @@ def pseudo_log_likelihood(
     The estimate from one unit is multiplied by the number of units, so both have the same scale and the same mean.
     Source: Besag 1975, Statistical analysis of non-lattice data.
     """
-    if isinstance(rbm, GaussianRBM):
-        raise ValueError("pseudo-log-likelihood is for binary visible units: a GaussianRBM has none.")
+    if not rbm.binary_visible:
+        raise ValueError(f"pseudo-log-likelihood is for binary visible units: a {type(rbm).__name__} has others.")
     _check_binary(rbm, v)
     x = rbm.hidden_input(v)
     if generator is not None:
@@ -197,7 +197,9 @@ class _Path:
     def log_z_start(self) -> float:
         nothing = torch.zeros(1, self.rbm.visible, dtype=torch.float64, device=self.base.device)
         rbm = copy.deepcopy(self.rbm).double()
-        return float(rbm.log_sum_visible(nothing, self.base.double())) + self.rbm.hidden * math.log(2)
+        return float(
+            rbm.log_sum_visible(nothing, self.base.double()) + rbm.log_sum_hidden(nothing.new_zeros(1, rbm.hidden))
+        )
 
     def anneal(self, v: Tensor, betas: Tensor, progress: bool) -> tuple[Float64[Tensor, " chains"], Tensor]:
         """Σ log p*_next(v) - log p*_here(v) along the betas, a Gibbs step at each new one; and where the chains end."""
@@ -206,10 +208,10 @@ class _Path:
         pairs = pairwise(temperatures)
         for here, there in tqdm(pairs, total=len(betas) - 1, disable=not progress, unit="temperature", delay=1):
             x = rbm.hidden_input(v)
-            rise = (F.softplus(x * there) - F.softplus(x * here)).sum(1)
+            rise = rbm.log_sum_hidden(x * there) - rbm.log_sum_hidden(x * here)
             rise += rbm.visible_term(v, self.bias(there)) - rbm.visible_term(v, self.bias(here))
             log_weights += rise
-            h = bernoulli(x.mul_(there).sigmoid_(), self.generator)
+            h = rbm.draw_hidden(rbm.hidden_mean(x.mul_(there)), self.generator)
             mean = rbm.visible_mean(rbm.visible_input(h).mul_(there), self.bias(there))
             v = rbm.draw_visible(mean, self.generator)
         return log_weights, v
@@ -238,5 +240,5 @@ def _estimate(logs: Float64[Tensor, " chains"], sign: int) -> LogZ:
 
 
 def _check_binary(rbm: RBM, v: Tensor) -> None:
-    if not isinstance(rbm, GaussianRBM) and not ((v == 0) | (v == 1)).all():
+    if rbm.pixel_range is not None and not ((v == 0) | (v == 1)).all():
         raise ValueError('these pixels are not all 0 or 1: load them with data.load("mnist", binarise="sample").')

@@ -1,5 +1,8 @@
 """What is trained: plain nn.Modules, with no training code."""
 
+from dlkit.models.dbn import DBN
+from dlkit.models.directed import DirectedLayer
 from dlkit.models.rbm import RBM, GaussianRBM
+from dlkit.models.tops import CodeRBM, LabelledRBM
 
-__all__ = ["RBM", "GaussianRBM"]
+__all__ = ["DBN", "RBM", "CodeRBM", "DirectedLayer", "GaussianRBM", "LabelledRBM"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -29,8 +30,8 @@ def save(model: nn.Module, path: str | Path) -> None:
     write_tensors(tensors, path, header)
 
 
-def load(cls: type[M], path: str | Path) -> M:
-    """A `cls` made from the file that `save` wrote.
+def load(cls: type[M], path: str | Path, make: Callable[..., M] | None = None) -> M:
+    """A `cls` made from the file that `save` wrote, by `make` (the class itself by default) from its config.
 
     FileNotFoundError if there is none, ValueError if it is damaged or holds another kind of model.
     """
@@ -38,7 +39,7 @@ def load(cls: type[M], path: str | Path) -> M:
     found = header.get("model", "no dlkit model")
     if found != cls.__name__:
         raise ValueError(f"{path} holds {found}, not {cls.__name__}: load it with the class that saved it.")
-    model = cls(**json.loads(header["config"]))
+    model = (make or cls)(**json.loads(header["config"]))
     try:
         model.to(next(iter(tensors.values())).dtype).load_state_dict(tensors)
     except (RuntimeError, StopIteration):

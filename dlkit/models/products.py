@@ -1,8 +1,12 @@
 """Matrix products, by the faster of the two libraries that torch brings for a CPU."""
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 SMALL = 128**3  # multiplications; below this the call costs more than it saves
 
@@ -31,3 +35,35 @@ def _fits_one_dnn(x: Tensor, y: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and bool(torch.backends.mkldnn.enabled)
     )
+
+
+class FastLinear(TorchFunctionMode):
+    """`with FastLinear(): ...` makes the products of any nn.Linear, forward and backward, as `matmul` does."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is F.linear and not kwargs and len(args) == 3 and args[2] is not None:
+            x, weight, bias = args
+            with torch.no_grad():
+                fits = x.ndim == 2 and _one_dnn is not None and _fits_one_dnn(x, weight.T)
+            if fits:
+                return _Linear.apply(x, weight, bias)
+        return func(*args, **(kwargs or {}))
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return matmul(x, weight.T) + bias
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        (grad,) = grad_outputs
+        x, weight = ctx.saved_tensors
+        wanted_x, wanted_weight, wanted_bias = ctx.needs_input_grad
+        return (
+            matmul(grad, weight) if wanted_x else None,
+            matmul(grad.T, x) if wanted_weight else None,
+            grad.sum(0) if wanted_bias else None,
+        )

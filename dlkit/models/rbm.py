@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from dlkit.models import files
@@ -25,6 +25,13 @@ def bernoulli(p: Float[Tensor, "*shape"], generator: torch.Generator | None = No
     return u.to(p.device).lt_(p)
 
 
+def check_rows(v: Tensor, visible: int) -> None:
+    """Raise ValueError unless v is (batch, visible)."""
+    if v.shape[1:] != (visible,):
+        mend = "`images.flatten(1)`" if math.prod(v.shape[1:]) == visible else f"give rows of {visible}"
+        raise ValueError(f"images of shape {tuple(v.shape)} for {visible} visible units: {mend}.")
+
+
 class RBM(nn.Module):
     """Restricted Boltzmann machine with binary units: E(v, h) = -a·v - b·h - vᵀWh.
 
@@ -32,6 +39,9 @@ class RBM(nn.Module):
     Weights start at N(0, std²), biases at 0.
     Source: Hinton 2010, A practical guide to training restricted Boltzmann machines, §2 and §8.
     """
+
+    binary_visible = binary_hidden = True  # 0/1 units, free of each other: all their states can be enumerated
+    pixel_range: tuple[float, float] | None = (0.0, 1.0)
 
     def __init__(self, visible: int, hidden: int, *, std: float = 0.01, generator: torch.Generator | None = None):
         super().__init__()
@@ -49,8 +59,40 @@ class RBM(nn.Module):
     def hidden(self) -> int:
         return self.W.shape[1]
 
+    @property
+    def features(self) -> int:
+        """How many of the visible units an image fills: here all."""
+        return self.visible
+
+    @property
+    def labels(self) -> int | None:
+        """How many label units are among the visible ones, or None."""
+        return None
+
     def extra_repr(self) -> str:
         return f"visible={self.visible}, hidden={self.hidden}"
+
+    def observed(
+        self, images: Float[Tensor, "batch ..."], labels: Int64[Tensor, " batch"] | None
+    ) -> Float[Tensor, "batch visible"]:
+        """The visible states that a batch stands for: here the images' pixels, without the labels."""
+        return images.flatten(1)
+
+    # What the kind of hidden unit decides.
+
+    def hidden_mean(self, x: Float[Tensor, "batch hidden"]) -> Float[Tensor, "batch hidden"]:
+        """Mean of each hidden unit for its whole input x, bias included: for binary units the probability of 1."""
+        return x.sigmoid()
+
+    def draw_hidden(
+        self, mean: Float[Tensor, "batch hidden"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "batch hidden"]:
+        """A sample of the hidden units with this mean."""
+        return bernoulli(mean, generator)
+
+    def log_sum_hidden(self, x: Float[Tensor, "batch hidden"]) -> Float[Tensor, " batch"]:
+        """log Σ_h exp(h·x), in nats."""
+        return F.softplus(x).sum(1)
 
     # What the kind of visible unit decides. `a` is an argument where annealing needs another one than the model's.
 
@@ -96,9 +138,7 @@ class RBM(nn.Module):
 
         ValueError if the images are not rows of `visible` pixels.
         """
-        if v.shape[1:] != (self.visible,):
-            mend = "`images.flatten(1)`" if math.prod(v.shape[1:]) == self.visible else f"give rows of {self.visible}"
-            raise ValueError(f"images of shape {tuple(v.shape)} for {self.visible} visible units: {mend}.")
+        check_rows(v, self.visible)
         return matmul(self.scaled(v), self.W).to(self.b.dtype) + self.b
 
     def visible_input(self, h: Float[Tensor, "batch hidden"]) -> Float[Tensor, "batch visible"]:
@@ -117,11 +157,11 @@ class RBM(nn.Module):
         self, v: Float[Tensor, "batch visible"], hidden_input: Float[Tensor, "batch hidden"]
     ) -> Float[Tensor, " batch"]:
         """The free energy where `hidden_input(v)` is already at hand."""
-        return -self.visible_term(v, self.a) - F.softplus(hidden_input).sum(1)
+        return -self.visible_term(v, self.a) - self.log_sum_hidden(hidden_input)
 
     def hidden_given(self, v: Float[Tensor, "batch visible"]) -> Float[Tensor, "batch hidden"]:
-        """Probability that each hidden unit is on."""
-        return self.hidden_input(v).sigmoid_()
+        """Mean of each hidden unit: for binary units the probability that it is on."""
+        return self.hidden_mean(self.hidden_input(v))
 
     def visible_given(self, h: Float[Tensor, "batch hidden"]) -> Float[Tensor, "batch visible"]:
         """Mean of each visible unit: for binary units the probability that it is on."""
@@ -135,6 +175,14 @@ class RBM(nn.Module):
         weighted = h * -weight[:, None]
         W = matmul(s.T, weighted).to(self.W.dtype)
         return {"W": W, "a": -torch.mv(s.T, weight).to(self.a.dtype), "b": weighted.sum(0)}
+
+    def recognition(self) -> tuple[Tensor, Tensor]:
+        """W (visible, hidden) and b (hidden,) of the way up in a stack."""
+        return self.W, self.b
+
+    def generation(self) -> tuple[Tensor, Tensor]:
+        """W (visible, hidden) and a (visible,) of the way down in a stack."""
+        return self.W, self.a
 
     def config(self) -> dict:
         """The arguments that make a model of this shape."""
@@ -156,6 +204,9 @@ class GaussianRBM(RBM):
     `log_variance` (visible,) is log σ², a parameter: trained unless `learn_variance` is False.
     Source: Cho, Ilin, Raiko 2011, Improved learning of Gaussian-Bernoulli restricted Boltzmann machines, §3.
     """
+
+    binary_visible = False
+    pixel_range = None
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dlkit.models.rbm import RBM, bernoulli
+from dlkit.models.rbm import RBM
 
 
 @torch.no_grad()
@@ -32,7 +32,7 @@ def chain(
     held = v.clone()
     while True:
         with torch.no_grad():
-            h = bernoulli(rbm.hidden_given(v), generator)
+            h = rbm.draw_hidden(rbm.hidden_given(v), generator)
             mean = rbm.visible_given(h)
             v = rbm.draw_visible(mean, generator)
             if clamped is not None:

@@ -1,9 +1,26 @@
 """How it is trained, on one device."""
 
+from dlkit.training.backprop import CrossEntropy, Reconstruction
 from dlkit.training.contrastive import CD, PCD
 from dlkit.training.experiment import Experiment, Run
 from dlkit.training.learner import Batch, Learner
+from dlkit.training.pretraining import pretrain
 from dlkit.training.schedules import linear, steps
 from dlkit.training.stopping import EarlyStop
+from dlkit.training.updown import UpDown
 
-__all__ = ["CD", "PCD", "Batch", "EarlyStop", "Experiment", "Learner", "Run", "linear", "steps"]
+__all__ = [
+    "CD",
+    "PCD",
+    "Batch",
+    "CrossEntropy",
+    "EarlyStop",
+    "Experiment",
+    "Learner",
+    "Reconstruction",
+    "Run",
+    "UpDown",
+    "linear",
+    "pretrain",
+    "steps",
+]

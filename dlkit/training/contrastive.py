@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dlkit.data import check
-from dlkit.models.rbm import RBM, GaussianRBM, bernoulli
+from dlkit.models.rbm import RBM, GaussianRBM
 from dlkit.models.sampling import noise
 from dlkit.training.learner import Batch
 
@@ -52,9 +52,9 @@ class CD:
     @torch.no_grad()
     def start(self, model: RBM, data: Batch, batch_size: int, generator: torch.Generator) -> None:
         """Set the visible bias from the data, and the offsets and activities that averages are kept of."""
-        gaussian = isinstance(model, GaussianRBM)
-        check(data.images, shape=(model.visible,), values=None if gaussian else (0.0, 1.0))
-        images = data.images.flatten(1)
+        labels = data.labels if model.labels else None
+        check(data.images, labels, shape=(model.features,), values=model.pixel_range, classes=model.labels)
+        images = model.observed(*data)
         if self.visible_bias_from_data:
             model.set_visible_bias(images)
         first = images[:1000]
@@ -65,14 +65,14 @@ class CD:
     @torch.no_grad()
     def fill_grad(self, model: RBM, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Set .grad of W, a, b (and of a learned variance) from one batch."""
-        x = batch.images.flatten(1)
+        x = model.observed(*batch)
         bf16 = self.products == "bfloat16"
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
             input_x = model.hidden_input(x)
-            positive = input_x.sigmoid()
+            positive = model.hidden_mean(input_x)
             v, reconstruction = self.chain(model, positive, generator)
             input_v = model.hidden_input(v)
-            negative = input_v.sigmoid()
+            negative = model.hidden_mean(input_v)
             # One call for both halves: one product twice as deep, which bfloat16 rounds once, after the difference.
             halves = torch.cat([x, v]), torch.cat([positive, negative])
             gradient = model.energy_gradient(*halves, _weights(len(x), len(v), x.dtype, x.device))
@@ -97,10 +97,10 @@ class CD:
         self, model: RBM, positive: Float[Tensor, "batch hidden"], generator: torch.Generator
     ) -> tuple[Float[Tensor, "chains visible"], Float[Tensor, "batch visible"] | None]:
         """The end of k Gibbs steps from the batch, and the batch's first reconstruction where there is one."""
-        reconstruction = mean = model.visible_given(bernoulli(positive, generator))
+        reconstruction = mean = model.visible_given(model.draw_hidden(positive, generator))
         v = self.visible_state(model, mean, generator)
         for _ in range(self.k - 1):
-            mean = model.visible_given(bernoulli(model.hidden_given(v), generator))
+            mean = model.visible_given(model.draw_hidden(model.hidden_given(v), generator))
             v = self.visible_state(model, mean, generator)
         return v, reconstruction
 
@@ -152,7 +152,7 @@ class PCD(CD):
         """k more Gibbs steps of the persistent chains."""
         v = self.state["chains"]
         for _ in range(self.k):
-            mean = model.visible_given(bernoulli(model.hidden_given(v), generator))
+            mean = model.visible_given(model.draw_hidden(model.hidden_given(v), generator))
             v = self.visible_state(model, mean, generator)
         self.state["chains"].copy_(v)
         return v, None

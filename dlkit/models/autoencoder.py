@@ -1,0 +1,59 @@
+"""One-layer autoencoders, to be stacked where RBMs could be."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dlkit.models.products import matmul
+from dlkit.models.rbm import check_rows
+
+
+class Autoassociator(nn.Module):
+    """h = sigmoid(b + Wᵀv), back by the same weights: sigmoid(a + Wh), or a + Wh where the input is `real`.
+
+    W is (visible, hidden), uniform in ±√(6/(visible + hidden)) at first. What makes it an ordinary, a denoising or a
+    sparse one is how it is trained: `training.Reconstruction`.
+    Source: Bengio, Lamblin, Popovici, Larochelle 2007, Greedy layer-wise training of deep networks, §3.
+    """
+
+    def __init__(self, visible: int, hidden: int, *, real: bool = False, generator: torch.Generator | None = None):
+        super().__init__()
+        if visible < 1 or hidden < 1:
+            raise ValueError(f"an autoassociator of {visible} inputs and {hidden} hidden units: both at least 1.")
+        bound = (6 / (visible + hidden)) ** 0.5
+        self.W = nn.Parameter(bound * (2 * torch.rand(visible, hidden, generator=generator) - 1))
+        self.a = nn.Parameter(torch.zeros(visible))
+        self.b = nn.Parameter(torch.zeros(hidden))
+        self.real = real
+
+    @property
+    def features(self) -> int:
+        return self.W.shape[0]
+
+    @property
+    def hidden(self) -> int:
+        return self.W.shape[1]
+
+    def extra_repr(self) -> str:
+        return f"visible={self.features}, hidden={self.hidden}, real={self.real}"
+
+    def hidden_given(self, v: Float[Tensor, "batch visible"]) -> Float[Tensor, "batch hidden"]:
+        """Activity of the hidden units, between 0 and 1."""
+        check_rows(v, self.features)
+        return (matmul(v, self.W) + self.b).sigmoid()
+
+    def visible_given(self, h: Float[Tensor, "batch hidden"]) -> Float[Tensor, "batch visible"]:
+        """What comes back of the input."""
+        x = matmul(h, self.W.T) + self.a
+        return x if self.real else x.sigmoid()
+
+    def forward(self, v: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch visible"]:
+        return self.visible_given(self.hidden_given(v.flatten(1)))
+
+    def recognition(self) -> tuple[Tensor, Tensor]:
+        """W (visible, hidden) and b (hidden,) of the way up in a stack."""
+        return self.W, self.b
+
+    def generation(self) -> tuple[Tensor, Tensor]:
+        """W (visible, hidden) and a (visible,) of the way down in a stack."""
+        return self.W, self.a

@@ -1,0 +1,152 @@
+"""Deep belief network: a stack of RBMs, read from the bottom up to recognise and from the top down to dream."""
+
+import copy
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dlkit.models import files
+from dlkit.models.directed import DirectedLayer
+from dlkit.models.rbm import RBM, bernoulli
+from dlkit.models.tops import LabelledRBM
+from dlkit.models.unrolled import autoencoder, classifier
+
+D = TypeVar("D", bound="DBN")
+
+
+class DBN(nn.Module):
+    """Deep belief network: the top layer is an RBM; those below are directed downwards, with an approximate way up.
+
+    p(v, h¹, …) = p(v|h¹) … p(hˡ⁻¹, hˡ), the last factor the top RBM's. The lower layers are the RBMs they were
+    trained as, so that both ways share W, until `untied` parts them. With a LabelledRBM on top it classifies, and
+    dreams the label it is asked for.
+    ValueError if the stack is empty or its layers do not chain.
+    Source: Hinton, Osindero, Teh 2006, A fast learning algorithm for deep belief nets.
+    """
+
+    def __init__(self, layers: Sequence[RBM | DirectedLayer]):
+        super().__init__()
+        if not layers:
+            raise ValueError("an empty stack: give one RBM at least, the one next to the images first.")
+        for place, (below, above) in enumerate(pairwise(layers), 1):
+            if isinstance(below, LabelledRBM):
+                raise ValueError(f"layer {place} of {len(layers)} has labels: only the top layer may.")
+            if above.features != below.hidden:
+                raise ValueError(
+                    f"layer {place} has {below.hidden} hidden units and layer {place + 1} takes {above.features}: "
+                    "each layer must take as many as the one below it gives."
+                )
+        if not isinstance(layers[-1], RBM):
+            raise ValueError(f"the top layer is a {type(layers[-1]).__name__}: it must be an RBM.")
+        self.layers = nn.ModuleList(layers)
+
+    @classmethod
+    def of(
+        cls: type[D],
+        sizes: Sequence[int],
+        *,
+        labels: int | None = None,
+        untied: bool = False,
+        std: float = 0.01,
+        generator: torch.Generator | None = None,
+    ) -> D:
+        """An untrained stack, such as DBN.of([784, 500, 500, 2000], labels=10)."""
+        if len(sizes) < 2:
+            raise ValueError(f"an empty stack: {list(sizes)} has {len(sizes)} sizes, and an RBM takes two.")
+        kind = DirectedLayer if untied else RBM
+        layers: list[RBM | DirectedLayer] = [kind(*pair, std=std, generator=generator) for pair in pairwise(sizes[:-1])]
+        if labels is None:
+            return cls([*layers, RBM(*sizes[-2:], std=std, generator=generator)])
+        return cls([*layers, LabelledRBM(*sizes[-2:], labels=labels, std=std, generator=generator)])
+
+    @property
+    def lower(self) -> list[RBM | DirectedLayer]:
+        """The layers under the top RBM, the one next to the images first."""
+        return list(self.layers)[:-1]  # type: ignore[arg-type]
+
+    @property
+    def top(self) -> RBM:
+        return self.layers[-1]  # type: ignore[return-value]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Units of each layer, from the pixels up; label units are not counted."""
+        return [layer.features for layer in self.layers] + [self.top.hidden]  # type: ignore[misc]
+
+    @property
+    def labels(self) -> int | None:
+        """How many labels the top layer knows, or None."""
+        return self.top.labels
+
+    def up(
+        self,
+        images: Float[Tensor, "batch ..."],
+        generator: torch.Generator | None = None,
+        layers: int | None = None,
+    ) -> Float[Tensor, "batch features"]:
+        """What the top RBM sees of the images: means of the layer below it or, with a generator, samples.
+
+        `layers`: how many to climb, by default all but the top one.
+        """
+        h = images.flatten(1)
+        for layer in self.lower if layers is None else [*self.lower, self.top][:layers]:
+            h = layer.hidden_given(h)
+            if generator is not None:
+                h = bernoulli(h, generator)
+        return h
+
+    def down(
+        self, features: Float[Tensor, "batch features"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "batch pixels"]:
+        """Image means below a state of the layer under the top RBM; with a generator the layers between are sampled."""
+        h = features
+        for layer in reversed(self.lower):
+            mean = layer.visible_given(h)
+            h = mean if generator is None or layer is self.layers[0] else bernoulli(mean, generator)
+        return h
+
+    def label_probabilities(
+        self, images: Float[Tensor, "batch ..."], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "batch labels"]:
+        """p(label | features) by exact free energy, after a mean-field way up or, with a generator, a sampled one."""
+        top = self.labelled_top()
+        parts = [top.label_probabilities(self.up(part, generator)) for part in images.split(1000)]
+        return torch.cat(parts)
+
+    def labelled_top(self) -> LabelledRBM:
+        """The top RBM. ValueError if it has no labels."""
+        if not isinstance(self.top, LabelledRBM):
+            raise ValueError("this DBN has no label units: stack a LabelledRBM on top, DBN.of(sizes, labels=10).")
+        return self.top
+
+    def untied(self: D) -> D:
+        """A copy whose lower layers have weights of their own for the way up and the way down, equal at first."""
+        lower = [layer if isinstance(layer, DirectedLayer) else DirectedLayer.like(layer) for layer in self.lower]
+        return copy.deepcopy(type(self)([*lower, self.top]))
+
+    def classifier(self, classes: int | None = None, *, generator: torch.Generator | None = None) -> nn.Sequential:
+        """The way up as a plain net that ends in logits: see `unrolled.classifier`."""
+        return classifier(list(self.layers), classes, generator=generator)  # type: ignore[arg-type]
+
+    def autoencoder(self) -> nn.Sequential:
+        """Sequential(encoder, decoder) with a linear code: see `unrolled.autoencoder`."""
+        return autoencoder(list(self.layers))  # type: ignore[arg-type]
+
+    def config(self) -> dict:
+        """The arguments that make a model of this shape."""
+        untied = any(isinstance(layer, DirectedLayer) for layer in self.layers)
+        return {"sizes": self.sizes, "labels": self.labels, "untied": untied}
+
+    def save(self, path: str | Path) -> None:
+        """Write the parameters to a safetensors file, atomically."""
+        files.save(self, path)
+
+    @classmethod
+    def load(cls: type[D], path: str | Path) -> D:
+        """Read a DBN that `save` wrote. ValueError if the file holds another kind of model."""
+        return files.load(cls, path, make=cls.of)

@@ -1,0 +1,58 @@
+"""A layer of a DBN whose way up and way down have been parted."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dlkit.models.products import matmul
+from dlkit.models.rbm import RBM, check_rows
+
+
+class DirectedLayer(nn.Module):
+    """Binary units with recognition weights R, b to go up and generative weights G, a to go down.
+
+    R and G are (visible, hidden), as an RBM's W is; up-down learning trains each by what the other one says.
+    Source: Hinton, Osindero, Teh 2006, A fast learning algorithm for deep belief nets, §5.
+    """
+
+    def __init__(self, visible: int, hidden: int, *, std: float = 0.01, generator: torch.Generator | None = None):
+        super().__init__()
+        self.R = nn.Parameter(std * torch.randn(visible, hidden, generator=generator))
+        self.b = nn.Parameter(torch.zeros(hidden))
+        self.G = nn.Parameter(self.R.detach().clone())
+        self.a = nn.Parameter(torch.zeros(visible))
+
+    @classmethod
+    def like(cls, rbm: RBM) -> "DirectedLayer":
+        """A layer that goes up and down as the RBM does."""
+        layer = cls(rbm.visible, rbm.hidden).to(rbm.W)
+        layer.load_state_dict({"R": rbm.W, "G": rbm.W, "a": rbm.a, "b": rbm.b})
+        return layer
+
+    @property
+    def features(self) -> int:
+        return self.R.shape[0]
+
+    @property
+    def hidden(self) -> int:
+        return self.R.shape[1]
+
+    def extra_repr(self) -> str:
+        return f"visible={self.features}, hidden={self.hidden}"
+
+    def hidden_given(self, v: Float[Tensor, "batch visible"]) -> Float[Tensor, "batch hidden"]:
+        """Probability that recognition turns each hidden unit on."""
+        check_rows(v, self.features)
+        return (matmul(v, self.R) + self.b).sigmoid_()
+
+    def visible_given(self, h: Float[Tensor, "batch hidden"]) -> Float[Tensor, "batch visible"]:
+        """Probability that generation turns each visible unit on."""
+        return (matmul(h, self.G.T) + self.a).sigmoid_()
+
+    def recognition(self) -> tuple[Tensor, Tensor]:
+        """W (visible, hidden) and b (hidden,) of the way up."""
+        return self.R, self.b
+
+    def generation(self) -> tuple[Tensor, Tensor]:
+        """W (visible, hidden) and a (visible,) of the way down."""
+        return self.G, self.a

@@ -1,0 +1,97 @@
+"""Learning by backpropagation: labels to predict, or inputs to bring back."""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dlkit.data import check
+from dlkit.models.autoencoder import Autoassociator
+from dlkit.models.products import FastLinear
+from dlkit.models.rbm import bernoulli
+from dlkit.training.learner import Batch
+
+
+@dataclass
+class CrossEntropy:
+    """Any net from images to logits (batch, classes). Reports `loss`, in nats, and `error`, in percent."""
+
+    state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    @torch.no_grad()
+    def start(self, model: nn.Module, data: Batch, batch_size: int, generator: torch.Generator) -> None:
+        """Refuse labels that are missing or that the net has no class for."""
+        if data.labels is None:
+            raise ValueError("the data have no labels: give (images, labels).")
+        logits = model(data.images[:1])
+        check(data.images, data.labels, values=None, classes=logits.shape[1])
+
+    def fill_grad(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Backpropagate -log p(label | image)."""
+        model.zero_grad()
+        assert batch.labels is not None  # `start` has seen to it
+        with FastLinear():
+            logits = model(batch.images)
+        loss = F.cross_entropy(logits, batch.labels)
+        loss.backward()
+        wrong = logits.detach().argmax(1) != batch.labels
+        return {"loss": loss.detach(), "error": 100 * wrong.float().mean()}
+
+
+@dataclass
+class Reconstruction:
+    """Any net that gives its input back: an autoencoder, or one layer that is to become part of a stack.
+
+    `corruption`: the part of the inputs that is set to 0 before the net sees them; it has to fill them in.
+    `sparsity_target`, `sparsity_cost`: for an Autoassociator, the wanted mean activity of the hidden units, and the
+    weight of the cross-entropy between it and the batch's.
+    Reports `loss`: by `cost` the cross-entropy of pixels in [0, 1], in nats, or the squared error, both an image.
+    Sources: Vincent, Larochelle, Bengio, Manzagol 2008, Extracting and composing robust features with denoising
+    autoencoders, §2; Ng 2011, Sparse autoencoder, §3.
+    """
+
+    cost: str = "cross-entropy"
+    corruption: float = 0.0
+    sparsity_target: float | None = None
+    sparsity_cost: float = 0.1
+    state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self):
+        if self.cost not in ("cross-entropy", "squared"):
+            raise ValueError(f'cost="{self.cost}": "cross-entropy" for pixels in [0, 1], or "squared".')
+        if not 0 <= self.corruption < 1:
+            raise ValueError(f"a corruption of {self.corruption}: from 0 up to, but not, 1; 0.25 is usual.")
+        if self.sparsity_target is not None and not 0 < self.sparsity_target < 1:
+            raise ValueError(f"a sparsity target of {self.sparsity_target}: 0.01 to 0.1 is usual.")
+
+    @torch.no_grad()
+    def start(self, model: nn.Module, data: Batch, batch_size: int, generator: torch.Generator) -> None:
+        """Refuse images that this cost is not for, or that do not come back in their own size."""
+        if self.sparsity_target is not None and not isinstance(model, Autoassociator):
+            raise TypeError(f"a sparsity target is for an Autoassociator, and this is a {type(model).__name__}.")
+        check(data.images, values=(0.0, 1.0) if self.cost == "cross-entropy" else None)
+        back, pixels = model(data.images[:1]).shape[1], data.images[0].numel()
+        if back != pixels:
+            raise ValueError(f"the net gives {back} values for images of {pixels} pixels: it must give as many back.")
+
+    def fill_grad(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Backpropagate the cost of what comes back."""
+        model.zero_grad()
+        x = batch.images.flatten(1)
+        kept = x * bernoulli(torch.full_like(x, 1 - self.corruption), generator) if self.corruption else x
+        pull = x.new_zeros(())
+        with FastLinear():
+            if self.sparsity_target is not None and isinstance(model, Autoassociator):
+                h = model.hidden_given(kept)
+                back = model.visible_given(h)
+                p, q = self.sparsity_target, h.mean(0).clamp(1e-6, 1 - 1e-6)
+                pull = -self.sparsity_cost * (p * q.log() + (1 - p) * (1 - q).log()).sum()
+            else:
+                back = model(kept)
+        if self.cost == "squared":
+            loss = F.mse_loss(back, x, reduction="sum") / len(x)
+        else:
+            loss = F.binary_cross_entropy(back, x, reduction="sum") / len(x)
+        (loss + pull).backward()
+        return {"loss": loss.detach()}

@@ -1,0 +1,74 @@
+"""Greedy layer-wise pre-training: a list of experiments, one a layer."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from dlkit.models.rbm import bernoulli
+from dlkit.training.experiment import Callback, Experiment, Run, resolve
+from dlkit.training.learner import Batch
+
+
+def pretrain(
+    layers: Sequence[Experiment],
+    *,
+    stochastic: bool = False,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool = False,
+    device: str | torch.device | None = None,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = True,
+) -> list[Run]:
+    """Train each layer on what the one below makes of the images, from the bottom up; return the runs.
+
+    `layers[0].data` are the images; of the others `data` is replaced (write None), and each layer's model must have
+    `hidden_given`. Each layer's features are computed once: their means or, if `stochastic`, one sample of them.
+    `checkpoint` is a folder, with a folder in it for each layer; the rest is as for `Experiment.run`.
+    An interrupt ends the layer it meets and the layers above are not begun: `runs[-1].stopped` says so.
+    ValueError if there are no layers.
+    Source: Bengio, Lamblin, Popovici, Larochelle 2007, Greedy layer-wise training of deep networks, §2.
+    """
+    if not layers:
+        raise ValueError("an empty stack: give one experiment at least, that of the layer next to the images.")
+    data = resolve(layers[0].data)
+    runs: list[Run] = []
+    for number, layer in enumerate(layers, 1):
+        folder = Path(checkpoint) / f"layer-{number}" if checkpoint is not None else None
+        if runs:
+            generator = torch.Generator().manual_seed(layer.seed) if stochastic else None
+            data = Batch(features(runs[-1].model, data.images, generator, progress), data.labels)
+        run = replace(layer, data=data).run(
+            checkpoint=folder,
+            checkpoint_every=checkpoint_every,
+            resume=resume,
+            device=device,
+            callbacks=callbacks,
+            progress=progress,
+        )
+        runs.append(run)
+        if run.stopped == "interrupted":
+            break
+    return runs
+
+
+@torch.no_grad()
+def features(
+    layer: nn.Module,
+    images: Float[Tensor, "batch ..."],
+    generator: torch.Generator | None = None,
+    progress: bool = True,
+) -> Float[Tensor, "batch hidden"]:
+    """What a layer makes of many images, a thousand at a time: the means of its units, with a generator samples."""
+    up: Callable[[Tensor], Tensor] = layer.hidden_given  # type: ignore[assignment]
+    device = next(layer.parameters()).device
+    parts = []
+    for part in tqdm(images.split(1000), disable=not progress, unit="thousand images", delay=2, leave=False):
+        h = up(part.flatten(1).to(device)).to(images.device)
+        parts.append(h if generator is None else bernoulli(h, generator))
+    return torch.cat(parts)

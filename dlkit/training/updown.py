@@ -1,0 +1,90 @@
+"""Up-down, or contrastive wake-sleep: fine-tuning a DBN as the generative model that it is."""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dlkit.data import check
+from dlkit.models.dbn import DBN
+from dlkit.models.directed import DirectedLayer
+from dlkit.models.products import matmul
+from dlkit.models.rbm import bernoulli
+from dlkit.training.learner import Batch
+
+
+@dataclass
+class UpDown:
+    """Wake: go up, and let generation learn to bring back each layer from the one above. Top: CD-k. Sleep: go down
+    from where that chain ends, and let recognition learn to bring back each layer from the one below.
+
+    For a DBN that is `untied()`; hidden states are sampled on both ways, pixels are not. Reports `loss`, the squared
+    error of the image brought back from the first hidden layer, per image; and for a DBN with labels `error`, in
+    percent, of the label that one Gibbs step of the top prefers (`label_probabilities` is better, and dearer).
+    Source: Hinton, Osindero, Teh 2006, A fast learning algorithm for deep belief nets, §5 and appendix B.
+    """
+
+    k: int = 3
+    state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self):
+        if self.k < 1:
+            raise ValueError(f"{self.k} Gibbs steps of the top: at least 1 is needed.")
+
+    @torch.no_grad()
+    def start(self, model: DBN, data: Batch, batch_size: int, generator: torch.Generator) -> None:
+        """Refuse a DBN whose two ways are tied, and images or labels that do not fit."""
+        if not all(isinstance(layer, DirectedLayer) for layer in model.lower):
+            raise ValueError("up-down trains the way up and the way down apart: give it `dbn.untied()`.")
+        if model.labels is not None and data.labels is None:
+            raise ValueError(f"{model.labels} label units, but the data have no labels: give (images, labels).")
+        check(data.images, data.labels if model.labels else None, shape=(model.sizes[0],), classes=model.labels)
+
+    @torch.no_grad()
+    def fill_grad(self, model: DBN, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Set .grad of every layer's R, b, G, a and of the top's W, a, b."""
+        top, lower = model.top, [layer for layer in model.lower if isinstance(layer, DirectedLayer)]
+        awake = [batch.images.flatten(1)]
+        for layer in lower:
+            awake.append(bernoulli(layer.hidden_given(awake[-1]), generator))
+
+        x = top.observed(awake[-1], batch.labels)
+        positive = top.hidden_given(x)
+        h, v, first = positive, x, None
+        for _ in range(self.k):
+            mean = top.visible_given(top.draw_hidden(h, generator))
+            first = mean if first is None else first
+            v = top.draw_visible(mean, generator)
+            h = top.hidden_given(v)
+        weight = torch.cat([x.new_full((len(x),), 1 / len(x)), x.new_full((len(x),), -1 / len(x))])
+        gradient = top.energy_gradient(torch.cat([x, v]), torch.cat([positive, h]), weight)
+        for name, parameter in top.named_parameters():
+            parameter.grad = gradient[name]
+
+        asleep = [v[:, : top.features]]
+        for layer in reversed(lower):
+            mean = layer.visible_given(asleep[0])
+            asleep.insert(0, mean if layer is lower[0] else bernoulli(mean, generator))
+
+        loss = awake[0].new_zeros(())
+        for place, layer in enumerate(lower):
+            below, above = awake[place : place + 2]
+            back = layer.visible_given(above)
+            loss = F.mse_loss(back, below, reduction="sum") / len(below) if place == 0 else loss
+            _delta_rule(layer.G, layer.a, above, back - below, transposed=True)
+            below, above = asleep[place : place + 2]
+            _delta_rule(layer.R, layer.b, below, layer.hidden_given(below) - above, transposed=False)
+
+        report = {"loss": loss}
+        if model.labels is not None and batch.labels is not None and first is not None:
+            wrong = first[:, top.features :].argmax(1) != batch.labels
+            report["error"] = 100 * wrong.float().mean()
+        return report
+
+
+def _delta_rule(W: Tensor, bias: Tensor, given: Tensor, error: Tensor, *, transposed: bool) -> None:
+    """.grad of the mean cross-entropy of sigmoid units whose probabilities are off by `error`, given their input."""
+    error = error / len(error)
+    W.grad = matmul(error.T, given) if transposed else matmul(given.T, error)
+    bias.grad = error.sum(0)

@@ -1,0 +1,144 @@
+"""Learning by backpropagation, against autograd over the same formulas written out."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from oracles import randomised, seeded
+from torch import nn
+
+from dlkit.models.autoencoder import Autoassociator
+from dlkit.training import Batch, CrossEntropy, Experiment, Reconstruction
+
+IMAGES = torch.rand(8, 2, 3, generator=seeded())
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
+
+
+def net(outputs=3):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.Sigmoid(), nn.Linear(5, outputs))
+
+
+def grads(model):
+    return [p.grad.clone() for p in model.parameters()]
+
+
+def test_cross_entropy_is_the_mean_of_minus_log_p():
+    ours, theirs = net(), net()
+    report = CrossEntropy().fill_grad(ours, Batch(IMAGES, LABELS), seeded())
+    log_p = theirs(IMAGES).log_softmax(1)
+    loss = -log_p[torch.arange(8), LABELS].mean()
+    loss.backward()
+    torch.testing.assert_close(report["loss"], loss.detach())
+    assert report["error"].item() == pytest.approx(100 * (log_p.argmax(1) != LABELS).sum().item() / 8)
+    for one, other in zip(grads(ours), grads(theirs), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_second_batch_does_not_add_to_the_first():
+    model, learner = net(), CrossEntropy()
+    learner.fill_grad(model, Batch(IMAGES, LABELS), seeded())
+    once = grads(model)
+    learner.fill_grad(model, Batch(IMAGES, LABELS), seeded())
+    assert all(torch.equal(one, again) for one, again in zip(once, grads(model), strict=True))
+
+
+def test_it_learns_what_can_be_learnt():
+    images = torch.eye(6).repeat(20, 1)
+    run = Experiment(net, (images, torch.arange(6).repeat(20) % 3), CrossEntropy(), 10, 60, lr=1.0).run(progress=False)
+    assert run.history["error"][-1] == 0
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (None, r"no labels: give \(images, labels\)"),
+        (torch.tensor([0, 3, 0, 0, 0, 0, 0, 0]), "not 0 to 2 for 3 classes"),
+    ],
+)
+def test_labels_that_cannot_be_learnt_are_refused(labels, message):
+    with pytest.raises(ValueError, match=message):
+        CrossEntropy().start(net(), Batch(IMAGES, labels), 4, seeded())
+
+
+def written_out(x, W, a, b, seen):
+    return torch.sigmoid(torch.sigmoid(seen @ W + b) @ W.T + a)
+
+
+@pytest.mark.parametrize("cost", ["cross-entropy", "squared"])
+def test_reconstruction_costs_what_the_formula_says(cost):
+    layer = Autoassociator(6, 4, generator=seeded())
+    learner = Reconstruction(cost)
+    learner.start(layer, Batch(IMAGES), 8, seeded())
+    report = learner.fill_grad(layer, Batch(IMAGES), seeded())
+    x = IMAGES.flatten(1)
+    leaves = [p.detach().clone().requires_grad_() for p in (layer.W, layer.a, layer.b)]
+    back = written_out(x, *leaves, x)
+    squared, cross = ((back - x) ** 2).sum() / 8, -(x * back.log() + (1 - x) * (1 - back).log()).sum() / 8
+    loss = squared if cost == "squared" else cross
+    torch.testing.assert_close(report["loss"], loss.detach())
+    for found, expected in zip((layer.W, layer.a, layer.b), torch.autograd.grad(loss, leaves), strict=True):
+        torch.testing.assert_close(found.grad, expected)
+
+
+def test_corruption_hides_inputs_from_the_net_and_not_from_the_cost():
+    """Averaged over many corruptions of one image the loss is that of the formula, enumerated over what is kept."""
+    layer, x = randomised(Autoassociator(3, 4), 0, 2.0), torch.rand(1, 3, generator=seeded())
+    report = Reconstruction(corruption=0.25).fill_grad(layer, Batch(x.expand(40_000, -1)), seeded())
+    expected = 0.0
+    for kept in torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3):
+        back = layer(x * kept)
+        chance = 0.75 ** kept.sum().item() * 0.25 ** (3 - kept.sum().item())
+        expected += chance * F.binary_cross_entropy(back, x, reduction="sum").item()
+    assert report["loss"].item() == pytest.approx(expected, rel=0.01)
+    assert expected != pytest.approx(F.binary_cross_entropy(layer(x), x, reduction="sum").item(), rel=0.02)
+
+
+def test_the_sparsity_target_pulls_activity_to_it():
+    layer = Autoassociator(6, 4, generator=seeded())
+    images = torch.rand(200, 6, generator=seeded(1))
+    learner = Reconstruction(sparsity_target=0.1, sparsity_cost=30.0)
+    Experiment(lambda: layer, images, learner, 20, 60, lr=0.02).run(progress=False)
+    assert layer.hidden_given(images).mean(0).sub(0.1).abs().max() < 0.03
+
+
+def test_the_sparsity_cost_is_the_cross_entropy_with_the_target():
+    layer, x = Autoassociator(6, 4, generator=seeded()), IMAGES.flatten(1)
+    Reconstruction(sparsity_target=0.1, sparsity_cost=2.0).fill_grad(layer, Batch(x), seeded())
+    W, a, b = (p.detach().clone().requires_grad_() for p in (layer.W, layer.a, layer.b))
+    q = torch.sigmoid(x @ W + b).mean(0)
+    back = written_out(x, W, a, b, x)
+    loss = F.binary_cross_entropy(back, x, reduction="sum") / 8 - 2 * (0.1 * q.log() + 0.9 * (1 - q).log()).sum()
+    torch.testing.assert_close(layer.b.grad, torch.autograd.grad(loss, b)[0])
+
+
+def test_real_inputs_come_back_unsquashed():
+    layer = Autoassociator(6, 4, real=True, generator=seeded())
+    x = 3 * torch.randn(5, 6, generator=seeded())
+    torch.testing.assert_close(layer(x), torch.sigmoid(x @ layer.W + layer.b) @ layer.W.T + layer.a)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Reconstruction("hinge"), 'cost="hinge": "cross-entropy" for pixels'),
+        (lambda: Reconstruction(corruption=1.0), "a corruption of 1.0: from 0 up to, but not, 1"),
+        (lambda: Reconstruction(sparsity_target=2.0), "0.01 to 0.1 is usual"),
+        (lambda: Autoassociator(0, 3), "both at least 1"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("learner", "model", "images", "message"),
+    [
+        (Reconstruction(), net(5), IMAGES, "the net gives 5 values for images of 6 pixels"),
+        (Reconstruction(), net(6), 2 * IMAGES, r"outside \[0, 1\]"),
+        (Reconstruction(sparsity_target=0.1), net(6), IMAGES, "is for an Autoassociator, and this is a Sequential"),
+    ],
+)
+def test_nets_and_images_that_do_not_fit_are_refused(learner, model, images, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        learner.start(model, Batch(images), 4, seeded())

@@ -1,0 +1,87 @@
+"""Greedy pre-training, against the same experiments run by hand."""
+
+import signal
+from functools import partial
+
+import pytest
+import torch
+from oracles import seeded
+
+from dlkit.models import DBN, RBM, LabelledRBM
+from dlkit.models.autoencoder import Autoassociator
+from dlkit.training import CD, Experiment, Reconstruction, pretrain
+
+IMAGES = (torch.rand(60, 4, 2, generator=seeded()) < 0.3).float()
+LABELS = torch.arange(60) % 3
+
+
+def layers():
+    settings = dict(batch_size=10, epochs=3, lr=0.1)
+    return [
+        Experiment(partial(RBM, 8, 5), (IMAGES, LABELS), CD(), **settings),
+        Experiment(partial(RBM, 5, 4), None, CD(), **settings, seed=1),
+        Experiment(partial(LabelledRBM, 4, 6, labels=3), None, CD(), **settings, seed=2),
+    ]
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_each_layer_learns_from_the_means_of_the_one_below():
+    runs = pretrain(layers(), progress=False)
+    below = IMAGES.flatten(1)
+    for run, layer in zip(runs, layers(), strict=True):
+        by_hand = Experiment(layer.model, (below, LABELS), CD(), 10, 3, lr=0.1, seed=layer.seed).run(progress=False)
+        assert same(run.model, by_hand.model)
+        if not isinstance(run.model, LabelledRBM):
+            below = torch.sigmoid(below @ run.model.W + run.model.b).detach()
+    assert DBN([run.model for run in runs]).sizes == [8, 5, 4, 6]
+
+
+def test_stochastic_features_are_samples():
+    runs = pretrain(layers()[:2], stochastic=True, progress=False)
+    assert set(runs[1].data.images.unique().tolist()) == {0.0, 1.0}
+    p = runs[0].model.hidden_given(IMAGES.flatten(1))
+    assert (runs[1].data.images.mean(0) - p.mean(0)).abs().max() < 5 * 0.5 / 60**0.5
+    assert same(runs[1].model, pretrain(layers()[:2], stochastic=True, progress=False)[1].model)
+
+
+def test_other_layers_are_pretrained_by_the_same_call():
+    settings = dict(batch_size=10, epochs=2, lr=0.1)
+    runs = pretrain(
+        [
+            Experiment(partial(Autoassociator, 8, 5), IMAGES, Reconstruction(), **settings),
+            Experiment(partial(Autoassociator, 5, 3), None, Reconstruction(corruption=0.2), **settings),
+        ],
+        progress=False,
+    )
+    assert runs[1].data.images.shape == (60, 5)
+    assert runs[1].data.labels is None
+
+
+def test_it_resumes_to_the_bit_in_whatever_layer_it_was_stopped(tmp_path):
+    whole = pretrain(layers(), progress=False)
+    seen = []
+
+    def interrupt(run):
+        seen.append(run)
+        if len(seen) == 5:  # in the second layer
+            signal.raise_signal(signal.SIGINT)
+
+    arguments = dict(checkpoint=tmp_path, checkpoint_every=1, progress=False)
+    cut = pretrain(layers(), callbacks=[interrupt], **arguments)
+    assert len(cut) == 2
+    assert cut[-1].stopped == "interrupted"
+    again = pretrain(layers(), resume=True, **arguments)
+    assert all(same(run.model, other.model) for run, other in zip(again, whole, strict=True))
+
+
+def test_an_empty_stack_is_refused():
+    with pytest.raises(ValueError, match="an empty stack: give one experiment at least"):
+        pretrain([])
+
+
+def test_layers_that_do_not_chain_are_refused():
+    with pytest.raises(ValueError, match="5 values each, and the model takes 7"):
+        pretrain([layers()[0], Experiment(partial(RBM, 7, 3), None, CD(), 10)], progress=False)
