@@ -16,7 +16,7 @@ LABELS = torch.arange(60) % 3
 
 
 def layers():
-    settings = dict(batch_size=10, epochs=3, lr=0.1)
+    settings = {"batch_size": 10, "epochs": 3, "lr": 0.1}
     return [
         Experiment(partial(RBM, 8, 5), (IMAGES, LABELS), CD(), **settings),
         Experiment(partial(RBM, 5, 4), None, CD(), **settings, seed=1),
@@ -48,7 +48,7 @@ def test_stochastic_features_are_samples():
 
 
 def test_other_layers_are_pretrained_by_the_same_call():
-    settings = dict(batch_size=10, epochs=2, lr=0.1)
+    settings = {"batch_size": 10, "epochs": 2, "lr": 0.1}
     runs = pretrain(
         [
             Experiment(partial(Autoassociator, 8, 5), IMAGES, Reconstruction(), **settings),
@@ -69,7 +69,7 @@ def test_it_resumes_to_the_bit_in_whatever_layer_it_was_stopped(tmp_path):
         if len(seen) == 5:  # in the second layer
             signal.raise_signal(signal.SIGINT)
 
-    arguments = dict(checkpoint=tmp_path, checkpoint_every=1, progress=False)
+    arguments = {"checkpoint": tmp_path, "checkpoint_every": 1, "progress": False}
     cut = pretrain(layers(), callbacks=[interrupt], **arguments)
     assert len(cut) == 2
     assert cut[-1].stopped == "interrupted"
