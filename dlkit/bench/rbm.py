@@ -56,9 +56,11 @@ def bfloat16_products() -> bool:
     return bool(torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16"))
 
 
-def five_products(batch: int, steps: int, dtype: torch.dtype, multiply: Product) -> Callable[[], None]:
+def five_products(
+    batch: int, steps: int, dtype: torch.dtype, multiply: Product, sizes: tuple[int, int] = (VISIBLE, HIDDEN)
+) -> Callable[[], None]:
     """The products that CD-1 cannot do without, `steps` times: up, down, up, and the statistics of both ends."""
-    v, W, h = (torch.rand(shape).to(dtype) for shape in ((batch, VISIBLE), (VISIBLE, HIDDEN), (batch, HIDDEN)))
+    v, W, h = (torch.rand(shape).to(dtype) for shape in ((batch, sizes[0]), sizes, (batch, sizes[1])))
 
     def products() -> None:
         for _ in range(steps):

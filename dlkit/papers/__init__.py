@@ -1,12 +1,16 @@
 """`dlkit reproduce NAME`: a published table, measured again; one module a paper, its measured table beside it."""
 
+import json
+import os
 import shutil
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from dlkit.tables import emit, markdown
 
-NAMES = ("salakhutdinov2008",)
+NAMES = ("salakhutdinov2008", "hinton2006", "hinton_salakhutdinov2006", "larochelle2009")
 RUNS = Path("runs")
 
 
@@ -26,3 +30,21 @@ def run(name: str, *, quick: bool = False, as_json: bool = False, fresh: bool = 
     emit(rows, paper.TITLE, as_json)
     if not quick:
         (RUNS / f"{name}.md").write_text(markdown(rows, paper.TITLE))
+
+
+def kept(path: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `measure` found when it was first asked: `path` keeps it, as JSON, written in one step."""
+    if not path.exists():
+        found = measure()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(found))
+        os.replace(partial, path)
+    return json.loads(path.read_text())
+
+
+def whole(run: Any, name: str) -> Any:
+    """The run, if it came to its end. RuntimeError if it was interrupted: the same command goes on from there."""
+    if run.stopped:
+        raise RuntimeError(f"{name} was {run.stopped} at epoch {run.epoch:.0f}: the same command goes on.")
+    return run

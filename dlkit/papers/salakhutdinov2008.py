@@ -5,8 +5,6 @@ chains and 14,500 temperatures. PCD's rate (of 0.02, 0.05, 0.1, 0.2) and weight 
 the log-probability of 10,000 validation digits, held out; CD's were not tuned. Rates fall linearly to 0.
 """
 
-import json
-import os
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +17,7 @@ from dlkit import data
 from dlkit.analysis.likelihood import ais, log_probability, reference_betas, reverse_ais
 from dlkit.bench.rbm import bfloat16_products
 from dlkit.models import RBM
+from dlkit.papers import kept, whole
 from dlkit.tables import PaperRow
 from dlkit.training import CD, PCD, Experiment, Learner, linear
 
@@ -66,11 +65,9 @@ def measure(folder: Path, quick: bool) -> list[PaperRow]:
     rows = []
     for training in (bar := tqdm(trainings(), unit="training", disable=None)):
         bar.set_description(training.name)
-        kept = folder / training.name.replace(" ", "-")
-        result = kept / "result.json"
-        if not result.exists():
-            write(result, estimate(training, images, test, kept, quick))
-        rows += table_rows(training, json.loads(result.read_text()), 1 if quick else training.epochs)
+        place = folder / training.name.replace(" ", "-")
+        found = kept(place / "result.json", partial(estimate, training, images, test, place, quick))
+        rows += table_rows(training, found, 1 if quick else training.epochs)
     return rows
 
 
@@ -85,11 +82,10 @@ def estimate(training: Training, images: torch.Tensor, test: torch.Tensor, folde
         lr=linear(training.rate, 0, epochs),
         weight_decay=training.weight_decay,
     )
-    run = experiment.run(checkpoint=folder, checkpoint_every=3_000, resume=True, device="cpu")
+    options = {"checkpoint": folder, "checkpoint_every": 3_000, "resume": True, "device": "cpu"}
+    run = whole(experiment.run(**options), training.name)
     betas = torch.linspace(0, 1, 501, dtype=torch.float64) if quick else reference_betas()
     found: dict = {"seconds": run.seconds}
-    if run.stopped:
-        raise RuntimeError(f"{training.name} was {run.stopped} at epoch {run.epoch:.0f}: the same command goes on.")
     begun = time.perf_counter()
     forward = ais(run.model, images=images, betas=betas)
     backward = reverse_ais(run.model, images[:100], images=images, betas=betas, burn_in=100 if quick else BURN_IN)
@@ -113,9 +109,3 @@ def table_rows(training: Training, found: dict, epochs: int) -> list[PaperRow]:
             PaperRow(f"{training.name}, {length}, {method}", published, source, f"{p['value']:.2f}", spread, seconds)
         )
     return rows
-
-
-def write(path: Path, value: dict) -> None:
-    partial_path = path.with_suffix(".partial")
-    partial_path.write_text(json.dumps(value))
-    os.replace(partial_path, path)

@@ -202,9 +202,7 @@ class Run(Generic[M]):
             picked = order[position * self.experiment.batch_size :][: self.experiment.batch_size]
             images, labels = self._on_device
             batch = Batch(images.index_select(0, picked), None if labels is None else labels.index_select(0, picked))
-            report = self.learner.fill_grad(self.model, batch, self.generator)
-            self._set_schedules()
-            self.optimizer.step()
+            report = self._learn(batch)
             for name, value in report.items():
                 self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
             self.step += 1
@@ -213,6 +211,22 @@ class Run(Generic[M]):
                 torch.cuda.synchronize(self.device)
             self.seconds += time.perf_counter() - begun
             yield
+
+    def _learn(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of the optimizer, which may want to see the batch more than once."""
+        self._set_schedules()
+        if not isinstance(self.optimizer, torch.optim.LBFGS):
+            report = self.learner.fill_grad(self.model, batch, self.generator)
+            self.optimizer.step()
+            return report
+        reports: list[dict[str, Tensor]] = []
+
+        def closure() -> Tensor:
+            reports.append(self.learner.fill_grad(self.model, batch, self.generator))
+            return reports[-1]["loss"]
+
+        self.optimizer.step(closure)
+        return reports[0]
 
     def _order(self, epoch: int) -> Tensor:
         """The order of the images in this epoch: it follows from the seed alone, so that a resumed run has it too."""

@@ -1,0 +1,200 @@
+"""Hinton, Salakhutdinov 2006, Reducing the dimensionality of data with neural networks: a classifier, an autoencoder.
+
+All 60,000 digits for training. Rates, epochs and batch sizes were chosen on 10,000 validation digits held out of them;
+the paper's own fine-tuning, three line searches on batches of 1,000, was tried beside SGD and Adam. Each layer is
+pre-trained by CD-1 with Hinton's momentum and weight decay; the linear code layer with a fiftieth of the rate.
+"""
+
+import copy
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from dlkit import data
+from dlkit.analysis.recognition import by_net, error
+from dlkit.models import DBN, RBM, CodeRBM
+from dlkit.models import files as model_files
+from dlkit.papers import kept, whole
+from dlkit.tables import PaperRow
+from dlkit.training import CD, CrossEntropy, Experiment, Reconstruction, linear, pretrain, steps
+from dlkit.training.fine_tuning import fine_tune
+
+TITLE = "Hinton, Salakhutdinov 2006: errors of a classifier in percent, squared errors of an autoencoder per image"
+SUPPORT = "Hinton & Salakhutdinov 2006, supporting text, from notes of it"
+FIGURE = "Hinton & Salakhutdinov 2006, figure 2 and text, from notes of it"
+CLASSIFIER, AUTOENCODER, MAP = (784, 500, 500, 2000), (784, 1000, 500, 250, 30), (784, 1000, 500, 250, 2)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How much of each; the paper's classifier is the mean over `seeds`."""
+
+    images: int = 60_000
+    seeds: tuple[int, ...] = (0, 1, 2)
+    greedy_epochs: int = 20
+    classifier_epochs: int = 30
+    autoencoder_epochs: int = 40
+
+
+QUICK = Recipe(images=4_000, seeds=(0,), greedy_epochs=1, classifier_epochs=2, autoencoder_epochs=1)
+
+
+def measure(folder: Path, quick: bool) -> list[PaperRow]:
+    """Both halves of the paper, from what is kept in `folder` where there is something."""
+    recipe = QUICK if quick else Recipe()
+    starts = {"pre-trained": ("1.2", SUPPORT), "random start": ("1.6", SUPPORT)}
+    rows = []
+    for start, (published, source) in starts.items():
+        found = []
+        for seed in tqdm(recipe.seeds, desc=start, unit="seed", disable=None):
+            place = folder / f"{start.replace(' ', '-')}-{seed}"
+            found.append(kept(place / "result.json", partial(classify, recipe, start == "pre-trained", seed, place)))
+        rows.append(classifier_row(f"classifier 784-500-500-2000-10, {start}", published, source, found))
+    for name, sizes, published in (("30", AUTOENCODER, "3.00"), ("2", MAP, "")):
+        place = folder / f"autoencoder-{name}"
+        found_codes = kept(place / "result.json", partial(reconstruct, recipe, sizes, place))
+        rows.append(autoencoder_row(sizes, published, found_codes))
+    for components, published in ((30, "13.87"), (2, "")):
+        found_pca = kept(folder / f"pca-{components}.json", partial(principal_components, recipe, components))
+        rows.append(
+            PaperRow(
+                f"PCA, {components} components",
+                published,
+                FIGURE if published else "",
+                f"{found_pca['error']:.2f}",
+                "nothing is drawn",
+                found_pca["seconds"],
+            )
+        )
+    return rows
+
+
+def classifier_row(name: str, published: str, source: str, found: list[dict[str, Any]]) -> PaperRow:
+    values = [result["error"] for result in found]
+    spread = f"{min(values):.2f} to {max(values):.2f} over {len(values)} seed{'s' * (len(values) > 1)}"
+    seconds = mean(result["seconds"] for result in found)
+    return PaperRow(name, published, source, f"{mean(values):.2f}", spread, seconds)
+
+
+def autoencoder_row(sizes: tuple[int, ...], published: str, found: dict[str, Any]) -> PaperRow:
+    return PaperRow(
+        f"autoencoder {'-'.join(map(str, sizes))}",
+        published,
+        FIGURE if published else "",
+        f"{found['error']:.2f}",
+        f"{found['training_error']:.2f} on the training digits; {found['pretrained_error']:.2f} before fine-tuning",
+        found["seconds"],
+    )
+
+
+def layers(recipe: Recipe, sizes: tuple[int, ...], digits: data.Split, *, code: bool, seed: int) -> list[Experiment]:
+    """One experiment a layer; the last of an autoencoder is a linear code."""
+    epochs = recipe.greedy_epochs
+    first = Experiment(
+        partial(RBM, *sizes[:2]),
+        digits,
+        CD(),
+        epochs=epochs,
+        lr=linear(0.1, 0, epochs),
+        momentum=steps({0: 0.5, 5: 0.9}),
+        weight_decay=2e-4,
+        seed=seed,
+    )
+    stack = [replace(first, model=partial(RBM, *pair), data=None) for pair in pairwise(sizes)]
+    stack[0] = first
+    if code:
+        stack[-1] = replace(stack[-1], model=partial(CodeRBM, *sizes[-2:]), lr=linear(0.002, 0, epochs))
+    return stack
+
+
+def classify(recipe: Recipe, pretrained: bool, seed: int, folder: Path) -> dict[str, Any]:
+    """Train one classifier; its test error in percent."""
+    mnist = data.load("mnist")
+    digits, seconds = mnist.full_train[: recipe.images], 0.0
+    options = {"checkpoint_every": 3_000, "resume": True, "device": "cpu"}
+    if pretrained:
+        stack = layers(recipe, CLASSIFIER, digits, code=False, seed=seed)
+        runs = pretrain(stack, checkpoint=folder, **options)
+        whole(runs[-1], f"layer {len(runs)}")
+        seconds = sum(run.seconds for run in runs)
+        net = DBN([run.model for run in runs]).classifier(10, generator=torch.Generator().manual_seed(seed))
+    else:
+        net = random_start(seed)
+    epochs = recipe.classifier_epochs
+    tuning = Experiment(
+        lambda: net,
+        digits,
+        CrossEntropy(),
+        epochs=epochs,
+        lr=linear(0.1, 0.002, epochs),
+        momentum=0.9,
+        seed=seed,
+    )
+    tuned = fine_tune(net, tuning, top_epochs=2 if pretrained else 0, checkpoint=folder / "fine-tuning", **options)
+    best = whole(tuned[-1], "fine-tuning").model
+    wrong = error(by_net(best, mnist.test.images), mnist.test)
+    return {"error": wrong, "seconds": seconds + sum(run.seconds for run in tuned)}
+
+
+def random_start(seed: int) -> nn.Sequential:
+    """The same net with Glorot's initial weights for sigmoid units, four times those for tanh."""
+    net = DBN.of(CLASSIFIER).classifier(10)
+    generator = torch.Generator().manual_seed(seed)
+    for layer in net:
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight, gain=4.0 if layer is not net[-1] else 1.0, generator=generator)
+            nn.init.zeros_(layer.bias)
+    return net
+
+
+def reconstruct(recipe: Recipe, sizes: tuple[int, ...], folder: Path) -> dict[str, Any]:
+    """Train one autoencoder; its squared error per test image."""
+    mnist = data.load("mnist")
+    digits, epochs = mnist.full_train[: recipe.images], recipe.autoencoder_epochs
+    options = {"checkpoint_every": 3_000, "resume": True, "device": "cpu"}
+    runs = pretrain(layers(recipe, sizes, digits, code=True, seed=0), checkpoint=folder, **options)
+    whole(runs[-1], f"layer {len(runs)}")
+    net = DBN([run.model for run in runs]).autoencoder()
+    tuning = Experiment(
+        partial(copy.deepcopy, net),
+        digits.images,
+        Reconstruction(),
+        batch_size=500,
+        epochs=epochs,
+        lr=linear(1e-3, 0, epochs),
+        momentum=None,
+        optimizer=partial(torch.optim.Adam, fused=True),
+    )
+    run = whole(tuning.run(checkpoint=folder / "fine-tuning", **options), "fine-tuning")
+    model_files.write_tensors(run.model.state_dict(), folder / "autoencoder.safetensors", {})
+    return {
+        "error": squared_error(run.model, mnist.test.images),
+        "training_error": squared_error(run.model, digits.images),
+        "pretrained_error": squared_error(net, mnist.test.images),
+        "seconds": sum(each.seconds for each in runs) + run.seconds,
+    }
+
+
+@torch.no_grad()
+def squared_error(net: nn.Module, images: Tensor) -> float:
+    """Σ over the pixels of (what comes back - image)², mean over the images."""
+    parts = [((net(part) - part.flatten(1)) ** 2).sum().double() for part in images.split(1000)]
+    return float(torch.stack(parts).sum() / len(images))
+
+
+def principal_components(recipe: Recipe, components: int) -> dict[str, Any]:
+    """The same error of the best linear code."""
+    mnist = data.load("mnist")
+    x = mnist.full_train.images[: recipe.images].flatten(1).double()
+    centre = x.mean(0)
+    _, directions = torch.linalg.eigh((x - centre).T @ (x - centre))
+    basis = directions[:, -components:]
+    test = mnist.test.images.flatten(1).double() - centre
+    return {"error": float(((test - test @ basis @ basis.T) ** 2).sum(1).mean()), "seconds": 0.0}

@@ -1,0 +1,146 @@
+"""Larochelle, Bengio, Louradour, Lamblin 2009, Exploring strategies for training deep neural networks: five starts.
+
+One net, 784-500-500-500-10, started in five ways and fine-tuned on 100, 1,000, 10,000 or 60,000 labels. The starts
+are pre-trained on all 60,000 digits without labels. Rates and epochs were chosen on 10,000 validation digits held out.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from dlkit import data
+from dlkit.analysis.recognition import by_net, error
+from dlkit.models import RBM
+from dlkit.models.autoencoder import Autoassociator
+from dlkit.models.unrolled import classifier
+from dlkit.papers import kept, whole
+from dlkit.tables import PaperRow
+from dlkit.training import CD, CrossEntropy, Experiment, Learner, Reconstruction, linear, pretrain, steps
+from dlkit.training.fine_tuning import fine_tune
+
+TITLE = "Larochelle, Bengio, Louradour, Lamblin 2009: test errors in percent, by start and number of labels"
+SIZES = (784, 500, 500, 500)
+LAROCHELLE = "Larochelle et al. 2009, quoted from memory and not checked; sizes chosen for each"
+YELL = "yell/boltzmann-machines, RBM of 1,024 units and fine-tuning"
+PUBLISHED = {
+    ("random", 60_000): ("2.4", LAROCHELLE),
+    ("RBM", 60_000): ("1.2", LAROCHELLE),
+    ("autoassociator", 60_000): ("1.4", LAROCHELLE),
+    ("random", 10_000): ("5.27", YELL),
+    ("RBM", 10_000): ("2.73", YELL),
+    ("random", 1_000): ("11.29", YELL),
+    ("RBM", 1_000): ("6.35", YELL),
+    ("random", 100): ("23.98", YELL),
+    ("RBM", 100): ("18.3", YELL),
+}
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a layer is pre-trained: its kind, its learner, its rate and momentum. None of it for a random start."""
+
+    name: str
+    layer: Any = Autoassociator
+    learner: Learner | None = None
+    rate: float = 0.0
+
+
+STARTS = (
+    Start("random"),
+    Start("RBM", RBM, CD(), 0.1),
+    Start("autoassociator", Autoassociator, Reconstruction(), 0.01),
+    Start("denoising", Autoassociator, Reconstruction(corruption=0.25), 0.01),
+    Start("sparse", Autoassociator, Reconstruction(sparsity_target=0.05, sparsity_cost=0.1), 0.01),
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How much of each; fine-tuning takes so many steps of 100 images (of all there are, if fewer)."""
+
+    images: int = 60_000
+    seeds: tuple[int, ...] = (0, 1, 2)
+    greedy_epochs: int = 15
+    labels: tuple[tuple[int, int], ...] = ((100, 500), (1_000, 1_000), (10_000, 3_000), (60_000, 12_000))
+
+
+QUICK = Recipe(images=3_000, seeds=(0,), greedy_epochs=1, labels=((100, 100), (1_000, 100)))
+
+
+def measure(folder: Path, quick: bool) -> list[PaperRow]:
+    """One row for each start and number of labels, from what is kept in `folder` where there is something."""
+    recipe = QUICK if quick else Recipe()
+    found: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    tasks = [(start, seed) for seed in recipe.seeds for start in STARTS]
+    for start, seed in tqdm(tasks, unit="start", disable=None):
+        place = folder / f"{start.name}-{seed}"
+        stack: list[Any] | None = None
+        for labels, count in recipe.labels:
+            path = place / f"{labels}.json"
+            if not path.exists() and stack is None:
+                stack = started(recipe, start, seed, place)
+            found.setdefault((start.name, labels), []).append(
+                kept(path, partial(tuned, recipe, stack or [], labels, count, seed, place))
+            )
+    return [row(start.name, labels, found[start.name, labels]) for labels, _ in recipe.labels for start in STARTS]
+
+
+def row(start: str, labels: int, found: list[dict[str, Any]]) -> PaperRow:
+    values = [result["error"] for result in found]
+    published, source = PUBLISHED.get((start, labels), ("", ""))
+    spread = f"{min(values):.2f} to {max(values):.2f} over {len(values)} seed{'s' * (len(values) > 1)}"
+    seconds = mean(result["seconds"] for result in found)
+    return PaperRow(f"{labels:,} labels, {start}", published, source, f"{mean(values):.2f}", spread, seconds)
+
+
+def started(recipe: Recipe, start: Start, seed: int, folder: Path) -> list[Any]:
+    """The layers, pre-trained without labels; for a random start as they are first drawn."""
+    if start.learner is None:
+        generator = torch.Generator().manual_seed(seed)
+        return [Autoassociator(*pair, generator=generator) for pair in pairwise(SIZES)]
+    epochs = recipe.greedy_epochs
+    images = data.load("mnist").full_train.images[: recipe.images]
+    first = Experiment(
+        partial(start.layer, *SIZES[:2]),
+        images,
+        start.learner,
+        epochs=epochs,
+        lr=linear(start.rate, start.rate / 10, epochs),
+        momentum=steps({0: 0.5, 5: 0.9}),
+        weight_decay=2e-4 if start.layer is RBM else 0.0,
+        seed=seed,
+    )
+    stack = [first, *(replace(first, model=partial(start.layer, *pair), data=None) for pair in pairwise(SIZES[1:]))]
+    runs = pretrain(stack, checkpoint=folder, checkpoint_every=3_000, resume=True, device="cpu")
+    whole(runs[-1], f"{start.name}, layer {len(runs)}")
+    return [run.model for run in runs]
+
+
+def tuned(recipe: Recipe, stack: list[Any], labels: int, count: int, seed: int, folder: Path) -> dict[str, Any]:
+    """Test error in percent of the net that starts from these layers, fine-tuned on the first so many labels."""
+    mnist = data.load("mnist")
+    net = classifier(stack, 10, generator=torch.Generator().manual_seed(seed))
+    first = torch.randperm(recipe.images, generator=torch.Generator().manual_seed(seed))[:labels]
+    batch = min(100, labels)
+    epochs = max(1, count * batch // labels)
+    tuning = Experiment(
+        lambda: net,
+        mnist.full_train[first],
+        CrossEntropy(),
+        batch_size=batch,
+        epochs=epochs,
+        lr=linear(0.1, 0.002, epochs),
+        momentum=0.9,
+        seed=seed,
+    )
+    options = {"checkpoint": folder / f"{labels}", "checkpoint_every": 3_000, "resume": True, "device": "cpu"}
+    runs = fine_tune(net, tuning, top_epochs=0, progress=False, **options)
+    best = whole(runs[-1], f"fine-tuning on {labels} labels").model
+    seconds = sum(run.seconds for run in runs)
+    return {"error": error(by_net(best, mnist.test.images), mnist.test), "seconds": seconds}
