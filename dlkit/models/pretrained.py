@@ -1,0 +1,38 @@
+"""Models that come with dlkit, trained by `dlkit reproduce`: notebooks open alive on them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as tensors_of
+from torch import nn
+
+from dlkit.data.files import data_root, listed, read
+from dlkit.models.dbn import DBN
+from dlkit.models.files import read_tensors, write_tensors
+
+NAMES = ("dbn", "autoencoder")
+
+
+def pretrained(name: str, *, root: str | Path | None = None) -> Any:
+    """A model of data/pretrained/, in float32: "dbn", with labels, or "autoencoder", Sequential(encoder, decoder).
+
+    Stored in float16. data/pretrained/README.md says what made each, and how well it does on the test digits.
+    ValueError for another name, and for a file that was altered; FileNotFoundError where it is missing.
+    """
+    if name not in NAMES:
+        raise ValueError(f"no model {name!r} comes with dlkit: there are {', '.join(NAMES)}.")
+    folder = data_root(root)
+    path = folder / "pretrained" / f"{name}.safetensors"
+    tensors = tensors_of(read(path, listed("pretrained", folder)[path]))
+    config = json.loads(read_tensors(path)[1]["config"])
+    model = DBN.of(**config) if name == "dbn" else DBN.of(config["sizes"]).autoencoder()
+    model.load_state_dict({key: tensor.float() for key, tensor in tensors.items()})
+    return model
+
+
+def store(model: nn.Module, path: Path, config: dict[str, Any]) -> None:
+    """Write a model as `pretrained` reads it: float16, which costs no digit of its error."""
+    tensors = {name: tensor.detach().to(torch.float16).contiguous() for name, tensor in model.state_dict().items()}
+    write_tensors(tensors, path, {"config": json.dumps(config)})
