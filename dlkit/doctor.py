@@ -24,7 +24,7 @@ from dlkit.browser import find_browser
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout: dlkit is installed in place
 GIB = 2**30
-DATA = ("mnist", "photos")
+DATA = ("mnist", "photos", "pretrained")
 
 
 PYTHON = Path(sys.executable)

@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
-FOLDERS = {"mnist": 4, "photos": 6}  # files in each
+FOLDERS = {"mnist": 4, "photos": 6, "pretrained": 2}  # files in each
 # Name -> address and MD5 of each file, as its authors and torchvision publish them.
 FETCHED = {
     "fashion-mnist": (
@@ -82,7 +82,10 @@ def read(path: Path, known: str) -> bytes:
 
 
 def verify(name: str, *, root: str | Path | None = None) -> list[Path]:
-    """Read every file of "mnist" or "photos" against SHA256SUMS and return their paths; raises what `read` raises."""
+    """Read every file of "mnist", "photos" or "pretrained" against SHA256SUMS and return their paths.
+
+    Raises what `read` raises.
+    """
     if name not in FOLDERS:
         raise ValueError(f"no data set {name!r} comes with dlkit: verify one of {', '.join(FOLDERS)}.")
     files = listed(name, data_root(root))
