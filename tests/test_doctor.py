@@ -122,21 +122,22 @@ def data_copy(tmp_path, monkeypatch):
 
 
 def test_whole_data_are_ok():
-    assert [(row.check, row.state) for row in doctor.data()] == [("data: mnist", "ok"), ("data: photos", "ok")]
+    names = ("mnist", "photos", "pretrained")
+    assert [(row.check, row.state) for row in doctor.data()] == [(f"data: {name}", "ok") for name in names]
 
 
 def test_altered_data_are_told_by_file(data_copy):
     altered = data_copy / "mnist" / "t10k-labels-idx1-ubyte.gz"
     altered.write_bytes(gzip.compress(b"other labels"))
-    mnist, photos = doctor.data()
-    assert (mnist.state, photos.state) == ("fail", "ok")
+    mnist, photos, pretrained = doctor.data()
+    assert (mnist.state, photos.state, pretrained.state) == ("fail", "ok", "ok")
     assert altered.name in mnist.mend
 
 
 def test_missing_data_are_told(data_copy):
     shutil.rmtree(data_copy / "photos")
-    mnist, photos = doctor.data()
-    assert (mnist.state, photos.state) == ("ok", "fail")
+    mnist, photos, pretrained = doctor.data()
+    assert (mnist.state, photos.state, pretrained.state) == ("ok", "fail", "ok")
     assert "missing" in photos.mend
 
 

@@ -1,11 +1,14 @@
 """The DBN's papers, reduced: their rows, that what is kept is not done again, and that an interrupt can be mended."""
 
+import json
+
 import pytest
 import torch
 
 from dlkit import papers
 from dlkit.data import Dataset, Split
 from dlkit.models import DBN
+from dlkit.models.files import read_tensors
 from dlkit.papers import hinton2006, hinton_salakhutdinov2006, larochelle2009
 
 
@@ -68,7 +71,9 @@ def test_an_interrupt_is_said_and_mended(paper, tmp_path, monkeypatch):
 def test_the_stack_and_its_fine_tuned_form_are_kept(tmp_path):
     hinton2006.measure(tmp_path, quick=True)
     assert DBN.load(tmp_path / "greedy.safetensors").sizes == [784, 20, 10, 30]
-    assert DBN.load(tmp_path / "up-down.safetensors").config()["untied"]
+    tensors, header = read_tensors(tmp_path / "dbn.safetensors")
+    assert json.loads(header["config"]) == {"sizes": [784, 20, 10, 30], "labels": 10, "untied": True}
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
 
 
 def test_principal_components_leave_the_variance_of_the_others():

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from dlkit import data
 from dlkit.analysis.recognition import Guess, by_free_energy, by_gibbs, by_sampled_features, error
 from dlkit.models import DBN, RBM, LabelledRBM
+from dlkit.models.pretrained import store
 from dlkit.papers import kept, whole
 from dlkit.tables import PaperRow
 from dlkit.training import CD, PCD, Experiment, UpDown, linear, pretrain, steps
@@ -131,7 +132,7 @@ def after_up_down(recipe: Recipe, folder: Path) -> dict[str, Any]:
         )
         run = experiment.run(checkpoint=folder / f"up-down-{stage}", checkpoint_every=3_000, resume=True, device="cpu")
         dbn, done, seconds = whole(run, f"up-down with {k} Gibbs steps").model, done + epochs, seconds + run.seconds
-    dbn.save(folder / "up-down.safetensors")
+    store(dbn, folder / "dbn.safetensors", dbn.config())
     return {"errors": errors(dbn), "seconds": seconds}
 
 

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from dlkit import data
 from dlkit.analysis.recognition import by_net, error
 from dlkit.models import DBN, RBM, CodeRBM
-from dlkit.models import files as model_files
+from dlkit.models.pretrained import store
 from dlkit.papers import kept, whole
 from dlkit.tables import PaperRow
 from dlkit.training import CD, CrossEntropy, Experiment, Reconstruction, linear, pretrain, steps
@@ -173,7 +173,7 @@ def reconstruct(recipe: Recipe, sizes: tuple[int, ...], folder: Path) -> dict[st
         optimizer=partial(torch.optim.Adam, fused=True),
     )
     run = whole(tuning.run(checkpoint=folder / "fine-tuning", **options), "fine-tuning")
-    model_files.write_tensors(run.model.state_dict(), folder / "autoencoder.safetensors", {})
+    store(run.model, folder / "autoencoder.safetensors", {"sizes": list(sizes)})
     return {
         "error": squared_error(run.model, mnist.test.images),
         "training_error": squared_error(run.model, digits.images),

@@ -1,16 +1,14 @@
 """Pages of labelled images, each with its index, and a browser that turns them."""
 
-import io
-
 import ipywidgets as widgets
 import numpy as np
 from jaxtyping import Float, Int64, UInt8
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, arange
 
 from dlkit.data import Split
+from dlkit.ui.pictures import captioned, grey, png
 
-SIDE, LABEL, GAP = 56, 17, 6  # pixels: an image, the line under it, the space between
+SIDE = 56  # pixels: an image
 COLUMNS, PAGE = 10, 100
 
 
@@ -18,15 +16,7 @@ def page(
     images: Float[Tensor, "images height width"], index: Int64[Tensor, " images"]
 ) -> UInt8[np.ndarray, "rows columns"]:
     """At most 100 images in rows of ten, the index of each under it; grey, on white."""
-    height, width = (PAGE // COLUMNS) * (SIDE + LABEL), COLUMNS * (SIDE + GAP) - GAP
-    sheet = Image.new("L", (width, height), 255)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
-    pixels = (images * 255).round().byte().numpy()
-    for place, (digit, number) in enumerate(zip(pixels, index.tolist(), strict=True)):
-        x, y = place % COLUMNS * (SIDE + GAP), place // COLUMNS * (SIDE + LABEL)
-        sheet.paste(Image.fromarray(digit).resize((SIDE, SIDE), Image.Resampling.NEAREST), (x, y))
-        draw.text((x + SIDE / 2, y + SIDE + 2), str(number), fill=0, font=font, anchor="mt")
-    return np.asarray(sheet)
+    return captioned(grey(images), [str(number) for number in index.tolist()], COLUMNS, SIDE, rows=PAGE // COLUMNS)
 
 
 class DigitBrowser(widgets.VBox):
@@ -62,9 +52,7 @@ class DigitBrowser(widgets.VBox):
     def _turn(self, change: object = None) -> None:
         first = (self.page.value - 1) * PAGE
         index = self.index[first : first + PAGE]
-        buffer = io.BytesIO()
-        Image.fromarray(page(self.split.images[index], index)).save(buffer, "png", compress_level=1)
-        self.picture.value = buffer.getvalue()
+        self.picture.value = png(page(self.split.images[index], index))
         kind = "of any class" if self.label.value == "all" else f"labelled {self.label.value}"
         self.caption.value = (
             f"Images {first + 1:,} to {first + len(index):,} of the {len(self.index):,} {kind}. "

@@ -1,6 +1,5 @@
 """Contrastive divergence on the 4x4 bars and stripes, beside what is exactly true of the machine that it trains."""
 
-import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +9,6 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
 from dlkit.analysis import exact
@@ -18,7 +16,7 @@ from dlkit.analysis.likelihood import states
 from dlkit.data import bars_and_stripes
 from dlkit.models import RBM
 from dlkit.training import CD, Batch
-from dlkit.ui.pictures import BLACK, BLUE, ORANGE, VERMILION, enlarged, tile
+from dlkit.ui.pictures import BLACK, BLUE, ORANGE, VERMILION, enlarged, png, tile
 
 KS = (1, 2, 5, 10, 20)
 RATES = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -145,9 +143,7 @@ class Sheet:
             changed += [self.cosines, self.chosen, self.tile, self.crosses]
         for artist in changed:
             artist.axes.draw_artist(artist)
-        buffer = io.BytesIO()
-        Image.fromarray(np.asarray(self.canvas.buffer_rgba())).convert("RGB").save(buffer, "png", compress_level=1)
-        return buffer.getvalue()
+        return png(np.asarray(self.canvas.buffer_rgba())[..., :3])
 
 
 class CDExplorer(widgets.VBox):

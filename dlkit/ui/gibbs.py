@@ -1,22 +1,20 @@
 """Gibbs chains to play, pause and step, from data or from noise, with part of each image held if you like."""
 
-import io
 import math
 
 import ipywidgets as widgets
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image
 from torch import Tensor
 
 from dlkit.models.rbm import RBM
 from dlkit.models.sampling import chain, noise
-from dlkit.ui.pictures import enlarged, tile
+from dlkit.ui.pictures import GREY, enlarged, put, tile
 
 PARTS = ("nothing", "top half", "bottom half", "left half", "right half")
 HELD_TINT = np.array([0.34, 0.71, 0.91])  # Okabe and Ito's sky blue
-WIDTH, GREY = 420, 89  # pixels, about; the level between images
+WIDTH = 420  # pixels, about
 
 
 def held_pixels(shape: tuple[int, int], part: str) -> Bool[Tensor, " pixels"]:
@@ -25,6 +23,13 @@ def held_pixels(shape: tuple[int, int], part: str) -> Bool[Tensor, " pixels"]:
     top, left = row < shape[0] // 2, column < shape[1] // 2
     masks = {"nothing": row < 0, "top half": top, "bottom half": ~top, "left half": left, "right half": ~left}
     return masks[part].flatten()
+
+
+def tinted(grey: UInt8[np.ndarray, "*shape"], held: Bool[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape 3"]:
+    """Grey pixels as colours, blue where held."""
+    rgb = np.repeat(grey[..., None], 3, axis=-1)
+    rgb[held] = (HELD_TINT * (0.35 + 0.65 * rgb[held] / 255) * 255).round()
+    return rgb
 
 
 class Chains:
@@ -80,9 +85,7 @@ class Chains:
 
         grey = tiled(self.mean if means else self.v)
         held = tiled(self.held.float().expand_as(self.v)) == 255
-        rgb = np.repeat(grey[..., None], 3, axis=2)
-        rgb[held] = (HELD_TINT * (0.35 + 0.65 * rgb[held] / 255) * 255).round()
-        return rgb
+        return tinted(grey, held)
 
 
 class GibbsPlayer(widgets.VBox):
@@ -145,11 +148,7 @@ class GibbsPlayer(widgets.VBox):
         self._draw()
 
     def _draw(self, change: object = None) -> None:
-        pixels = self.chains.picture(means=self.show.value == "means")
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "png", compress_level=1)
-        self.picture.value = buffer.getvalue()
-        self.picture.layout.width = f"{pixels.shape[1]}px"
+        put(self.chains.picture(means=self.show.value == "means"), self.picture)
         held = "" if self.hold.value == "nothing" else f" The {self.hold.value} of each image is held (blue)."
         self.caption.value = (
             f"{len(self.chains.v)} chains, step {self.chains.step:,}: mean free energy "

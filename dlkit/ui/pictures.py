@@ -1,21 +1,25 @@
-"""Arrays and figures as pictures with a text for who cannot see them; pure functions, no widgets."""
+"""Arrays and figures as pictures with a text for who cannot see them; pure functions, but for `put`."""
 
 import base64
 import io
 import math
+from collections.abc import Sequence
 from html import escape
 
+import ipywidgets as widgets
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 # Okabe and Ito's colours: told apart with any colour vision. https://jfly.uni-koeln.de/color/
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, BLACK = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000",
 )  # fmt: skip
+GREY = 89  # between the images of a tile
+GAP, LINE = 6, 17  # pixels: the space between captioned images, the line under each
 
 
 class Picture:
@@ -60,16 +64,14 @@ def tile(
 
     `symmetric` is for filters: each is scaled by its own largest magnitude, and grey is 0.
     """
-    x = images.detach().float().cpu()
-    if symmetric:
-        x = 0.5 + 0.5 * x / x.abs().amax((1, 2), keepdim=True).clamp_min(1e-12)
+    x = torch.from_numpy(grey(images, symmetric))
     n, height, width = x.shape
     columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
-    canvas = torch.full((rows, columns, height + gap, width + gap), 0.35)
-    canvas.view(rows * columns, height + gap, width + gap)[:n, :height, :width] = x.clamp(0, 1)
+    canvas = torch.full((rows, columns, height + gap, width + gap), GREY, dtype=torch.uint8)
+    canvas.view(rows * columns, height + gap, width + gap)[:n, :height, :width] = x
     grid = canvas.permute(0, 2, 1, 3).reshape(rows * (height + gap), columns * (width + gap))
-    return (grid[: rows * (height + gap) - gap, : columns * (width + gap) - gap] * 255).round().byte().numpy()
+    return grid[: rows * (height + gap) - gap, : columns * (width + gap) - gap].numpy()
 
 
 def enlarged(images: Float[Tensor, "images height width"], zoom: int) -> Float[Tensor, "images rows columns"]:
@@ -77,7 +79,66 @@ def enlarged(images: Float[Tensor, "images height width"], zoom: int) -> Float[T
     return images.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2)
 
 
-def png(pixels: UInt8[np.ndarray, "height width"], zoom: int = 1) -> bytes:
+def grey(
+    images: Float[Tensor, "images height width"], symmetric: bool = False
+) -> UInt8[np.ndarray, "images height width"]:
+    """The images in grey; 0 is black and 1 is white.
+
+    `symmetric` is for filters: each is scaled by its own largest magnitude, and grey is 0.
+    """
+    x = images.detach().float().cpu()
+    if symmetric:
+        x = 0.5 + 0.5 * x / x.abs().amax((1, 2), keepdim=True).clamp_min(1e-12)
+    return (x.clamp(0, 1) * 255).round().byte().numpy()
+
+
+def captioned(
+    images: UInt8[np.ndarray, "images height width *rgb"],
+    captions: Sequence[str],
+    columns: int,
+    side: int,
+    rows: int | None = None,
+) -> UInt8[np.ndarray, "rows columns *rgb"]:
+    """The images, each `side` pixels wide, with a short text under each, on white: GAP and LINE apart."""
+    count, height, width, *rgb = images.shape
+    tall = side * height // width
+    rows = rows or math.ceil(count / columns)
+    sheet = Image.new("RGB" if rgb else "L", (columns * (side + GAP) - GAP, rows * (tall + LINE)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        x, y = place % columns * (side + GAP), place // columns * (tall + LINE)
+        sheet.paste(Image.fromarray(image).resize((side, tall), Image.Resampling.NEAREST), (x, y))
+        draw.text((x + side / 2, y + tall + 2), caption, fill="black", font=font, anchor="mt")
+    return np.array(sheet)
+
+
+def bars(values: Sequence[float], title: str, width: int = 300, height: int = 130) -> str:
+    """An SVG of one bar for each class, from 0 on, with its value over it and its number under it.
+
+    The highest bar is as high as there is room; the title and the values are the alt text.
+    """
+    top, bottom = 34, height - 18
+    pitch, most, least = width / len(values), max(*values, 0), min(*values, 0)
+    unit = (bottom - top) / max(most - least, 1e-12)
+    zero = top + most * unit
+    drawn = []
+    for place, value in enumerate(values):
+        x, y = place * pitch, zero - max(value, 0) * unit
+        drawn.append(
+            f'<rect x="{x + 0.1 * pitch:.1f}" y="{y:.1f}" width="{0.8 * pitch:.1f}" height="{abs(value) * unit:.1f}" '
+            f'fill="{BLUE if value >= 0 else VERMILION}"/>'
+            f'<text x="{x + pitch / 2:.1f}" y="{y - 3:.1f}" font-size="10">{value:.2f}</text>'
+            f'<text x="{x + pitch / 2:.1f}" y="{height - 5}">{place}</text>'
+        )
+    alt = f"{title}: " + ", ".join(f"{place}: {value:.2f}" for place, value in enumerate(values))
+    return (
+        f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="{escape(alt)}" font-family="sans-serif" font-size="11" fill="currentColor" '
+        f'text-anchor="middle"><text x="{width / 2:.0f}" y="12">{escape(title)}</text>{"".join(drawn)}</svg>'
+    )
+
+
+def png(pixels: UInt8[np.ndarray, "height width *rgb"], zoom: int = 1) -> bytes:
     """A PNG of the pixels, each shown as zoom x zoom; a few milliseconds for a page of digits."""
     image = Image.fromarray(pixels)
     if zoom > 1:
@@ -85,6 +146,17 @@ def png(pixels: UInt8[np.ndarray, "height width"], zoom: int = 1) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "png", compress_level=1)
     return buffer.getvalue()
+
+
+def put(pixels: UInt8[np.ndarray, "height width *rgb"], picture: widgets.Image) -> None:
+    """Show the pixels in the widget, one to one."""
+    picture.value = png(pixels)
+    picture.layout.width = f"{pixels.shape[1]}px"
+
+
+def said(text: str) -> str:
+    """The text of a caption as HTML: its lines close, and read out when it changes."""
+    return f'<div role="status" style="line-height: 1.5">{text}</div>'
 
 
 def grid(

@@ -1,0 +1,223 @@
+"""A DBN dreams: Gibbs steps of its top layer, painted one by one, with a label or a part of the image held."""
+
+import math
+
+import ipywidgets as widgets
+import torch
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+from torch import Tensor
+
+from dlkit.models import DBN
+from dlkit.models.dreaming import asleep, dream
+from dlkit.ui.gibbs import PARTS, held_pixels, tinted
+from dlkit.ui.pictures import bars, captioned, grey, put
+
+CHAINS = 16  # where no start images are given
+WIDTH = 420  # pixels, about
+
+
+class Dreams:
+    """Chains of a DBN's top layer with what they paint, that can be restarted, given a label, and partly held.
+
+    They begin from noise, or from the images `start` (chains, height, width). `images` (chains, pixels) are means;
+    `labels` (chains, labels) probabilities, or None; `step` is the chains' age. Held pixels are those of `start`.
+    """
+
+    def __init__(
+        self,
+        dbn: DBN,
+        start: Float[Tensor, "chains height width"] | None = None,
+        shape: tuple[int, int] = (28, 28),
+        seed: int = 0,
+    ):
+        pixels = dbn.sizes[0]
+        if start is not None and tuple(start.shape[1:]) != shape:
+            raise ValueError(
+                f"start images of {start.shape[1]}x{start.shape[2]} pixels and shape={shape}: give shape="
+                f"{tuple(start.shape[1:])}."
+            )
+        if math.prod(shape) != pixels:
+            raise ValueError(
+                f"shape={shape} has {math.prod(shape)} pixels and the DBN paints {pixels}: they must agree."
+            )
+        device = dbn.top.W.device
+        self.dbn, self.shape = dbn, shape
+        self.start = None if start is None else start.flatten(1).to(device)
+        self.chains = CHAINS if start is None else len(start)
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.held = held_pixels(shape, "nothing").to(device)
+        self.label: int | None = None
+        self.restart(from_noise=start is None)
+
+    def restart(self, from_noise: bool = False) -> None:
+        """Back to step 0: to what the start images come to on the way up, or to noise."""
+        if from_noise:
+            state = asleep(self.dbn, chains=self.chains, generator=self.generator)
+            with torch.no_grad():
+                images = self.dbn.down(state[:, : self.dbn.top.features])
+        else:
+            images = self._start("start from")
+            state = asleep(self.dbn, images=images)
+        self.step = 0
+        self._go_on_from(images, state)
+
+    def hold(self, part: str) -> None:
+        """Give the pixels in `part`, one of PARTS, the start images' values; let all others move."""
+        held = held_pixels(self.shape, part).to(self.held.device)
+        if held.any():
+            self._start("hold a part of")
+        self.held = held
+        self._go_on_from(self.images, self.state)
+
+    def ask_for(self, label: int | None) -> None:
+        """Hold this label's unit on from here on, or with None let the chains choose."""
+        if label is not None and not 0 <= label < self.dbn.labelled_top().labels:
+            raise ValueError(
+                f"label {label} is out of range: this DBN knows 0 to {self.dbn.labelled_top().labels - 1}."
+            )
+        self.label = label
+        self._go_on_from(self.images, self.state)
+
+    def advance(self, steps: int = 1) -> None:
+        for _ in range(steps):
+            self.images, self.labels, self.state = next(self._dreams)
+        self.step += steps
+
+    def _start(self, purpose: str) -> Tensor:
+        if self.start is None:
+            raise ValueError(f"there are no digits to {purpose}: give start_images, such as data.images[:16].")
+        return self.start
+
+    def _go_on_from(self, images: Tensor, state: Tensor) -> None:
+        features, labels = state[:, : self.dbn.top.features], state[:, self.dbn.top.features :]
+        holding = {}
+        if self.held.any():
+            start = self._start("hold a part of")
+            images = torch.where(self.held, start, images)
+            with torch.no_grad():
+                features = self.dbn.up(images, self.generator)
+            holding = {"images": start, "clamped": self.held}
+        if self.label is not None:
+            labels = torch.zeros_like(labels)
+            labels[:, self.label] = 1
+        self.images, self.labels = images, labels if self.dbn.labels else None
+        self.state = torch.cat([features, labels], dim=1)
+        self._dreams = dream(self.dbn, self.state, label=self.label, generator=self.generator, **holding)
+
+    def picture(self) -> UInt8[ndarray, "rows columns 3"]:
+        """All that is dreamt, some 420 pixels wide, held pixels tinted blue; under each its likeliest label."""
+        columns = math.ceil(math.sqrt(self.chains))
+        pixels = grey(self.images.view(-1, *self.shape))
+        held = self.held.view(self.shape).expand(pixels.shape).cpu().numpy()
+        thinks = [""] * self.chains if self.labels is None else [str(k) for k in self.labels.argmax(1).tolist()]
+        zoom = max(1, WIDTH // (columns * self.shape[1]))
+        return captioned(tinted(pixels, held), thinks, columns, zoom * self.shape[1])
+
+
+class Dreamer(widgets.VBox):
+    """What `dbn` dreams of, step by step, with the controls of a film: of a label or freely, from noise or digits.
+
+    `start_images` (chains, height, width) are digits to start from, and of which a part can be held; without them 16
+    chains start from noise. ■ and the two restart buttons go back to step 0; a label is asked for and let go while the
+    chains run. `image(index)` is a dream to take along.
+    ValueError if images, `shape` and the DBN are not of one size.
+    """
+
+    def __init__(
+        self,
+        dbn: DBN,
+        start_images: Float[Tensor, "chains height width"] | None = None,
+        shape: tuple[int, int] = (28, 28),
+        seed: int = 0,
+    ):
+        self.dreams = Dreams(dbn, start_images, shape, seed)
+        self._from_noise = start_images is None
+        labels = [("free", None), *((str(label), label) for label in range(dbn.labels or 0))]
+        self.play = widgets.Play(min=0, max=10**6, interval=150, show_repeat=False)
+        self.step = widgets.Button(description="Step", icon="step-forward", tooltip="One Gibbs step of the top layer")
+        self.data = widgets.Button(description="Start from digits", tooltip="Put every chain on its start image")
+        self.noise = widgets.Button(description="Start from noise", tooltip="Random features, for every chain")
+        self.label = widgets.Dropdown(options=labels, description="Label")
+        self.hold = widgets.Dropdown(options=PARTS, description="Hold")
+        self.speed = widgets.Dropdown(options=[1, 5, 20], description="Steps a tick")
+        self.caption, self.chart = widgets.HTML(), widgets.HTML()
+        self.picture = widgets.Image(format="png")
+        self.label.disabled = dbn.labels is None
+        self.data.disabled = self.hold.disabled = start_images is None
+        self.play.observe(self._tick, "value")
+        self.step.on_click(lambda _: self._advance(1))
+        self.data.on_click(lambda _: self._restart(False))
+        self.noise.on_click(lambda _: self._restart(True))
+        self.label.observe(self._ask, "value")
+        self.hold.observe(self._hold, "value")
+        for control in (self.label, self.hold, self.speed):
+            control.layout.width = "200px"
+        self._draw()
+        super().__init__(
+            [
+                widgets.HBox([self.play, self.step, self.data, self.noise]),
+                widgets.HBox([self.label, self.hold, self.speed]),
+                self.caption,
+                widgets.HBox([self.picture, self.chart], layout={"align_items": "flex-start"}),
+            ]
+        )
+
+    def __repr__(self) -> str:
+        sizes = "-".join(map(str, self.dreams.dbn.sizes))
+        labels = f" with {self.dreams.dbn.labels} labels" if self.dreams.dbn.labels else ""
+        return f"Dreamer({self.dreams.chains} chains of a DBN {sizes}{labels})"
+
+    def image(self, index: int) -> Float[Tensor, "height width"]:
+        """A copy of what chain `index` (counted along the rows, from 0) dreams at this moment."""
+        if not 0 <= index < self.dreams.chains:
+            raise ValueError(f"chain {index}: there are {self.dreams.chains}, 0 to {self.dreams.chains - 1}.")
+        return self.dreams.images[index].view(self.dreams.shape).cpu().clone()
+
+    def _tick(self, change: dict) -> None:
+        if change["new"] == self.play.min:  # ■
+            self._restart(self._from_noise)
+        else:
+            self._advance(self.speed.value)
+
+    def _advance(self, steps: int) -> None:
+        self.dreams.advance(steps)
+        self._draw()
+
+    def _restart(self, from_noise: bool) -> None:
+        self._from_noise = from_noise
+        self.dreams.restart(from_noise)
+        self._draw()
+
+    def _ask(self, change: dict) -> None:
+        self.dreams.ask_for(change["new"])
+        self._draw()
+
+    def _hold(self, change: dict) -> None:
+        self.dreams.hold(change["new"])
+        self._draw()
+
+    def _draw(self) -> None:
+        put(self.dreams.picture(), self.picture)
+        if self.dreams.labels is not None:
+            self.chart.value = bars(self.dreams.labels.mean(0).tolist(), "Mean label probability of all chains")
+        self.caption.value = self._words()
+
+    def _words(self) -> str:
+        text = f"{self.dreams.chains} chains, step {self.dreams.step:,}: {self._about_labels()}"
+        if self.hold.value != "nothing":
+            text += f" The {self.hold.value} of each image is held (blue)."
+        if self.dreams.start is None:
+            text += " No start images were given, so there is nothing to start from but noise, and nothing to hold."
+        return text
+
+    def _about_labels(self) -> str:
+        labels = self.dreams.labels
+        if labels is None:
+            return "this DBN has no label units, so that no label can be asked for."
+        if self.dreams.label is not None:
+            return f"label {self.dreams.label} is held."
+        votes = torch.bincount(labels.argmax(1), minlength=labels.shape[1])
+        most = votes.argsort(descending=True, stable=True)[:3].tolist()
+        counts = ", ".join(f"{label} ({int(votes[label])} chains)" for label in most if votes[label])
+        return f"labels are free, and now most often {counts}. Under each dream is its likeliest label."
