@@ -26,7 +26,7 @@ def lower_bound(
     Σ over the layers of log p(below | above) - log q(above | below), and -F(v) - log Z of the top, q being the way up:
     the mean is taken over `samples` ways up of each image. It is only as much of a bound as log Z is exact: AIS errs
     low in it, and then the bound comes out too high. ValueError for pixels that are not 0 or 1.
-    Source: Salakhutdinov, Murray 2008, On the quantitative analysis of deep belief networks, §5.
+    Source: Salakhutdinov, Murray 2008, On the quantitative analysis of deep belief networks.
     """
     if not ((images == 0) | (images == 1)).all():
         raise ValueError('these pixels are not all 0 or 1: load them with data.load("mnist", binarise="sample").')

@@ -107,7 +107,7 @@ def ais(
 
     Chains go from independent visible units with the pixel means of `images` (the model's own visible bias if none
     are given) to the model, W and b scaled by the inverse temperatures `betas`, which rise from 0 to 1.
-    Source: Salakhutdinov and Murray 2008, On the quantitative analysis of deep belief networks, §4.1.
+    Source: Salakhutdinov and Murray 2008, On the quantitative analysis of deep belief networks.
     """
     path = _Path(rbm, images, seed)
     betas = _checked(betas, chains)

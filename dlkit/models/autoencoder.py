@@ -13,7 +13,7 @@ class Autoassociator(nn.Module):
 
     W is (visible, hidden), uniform in ±√(6/(visible + hidden)) at first. What makes it an ordinary, a denoising or a
     sparse one is how it is trained: `training.Reconstruction`.
-    Source: Bengio, Lamblin, Popovici, Larochelle 2007, Greedy layer-wise training of deep networks, §3.
+    Source: Bengio, Lamblin, Popovici, Larochelle 2007, Greedy layer-wise training of deep networks.
     """
 
     def __init__(self, visible: int, hidden: int, *, real: bool = False, generator: torch.Generator | None = None):

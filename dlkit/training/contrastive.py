@@ -26,6 +26,7 @@ class CD:
     `centred`: the gradient of the centred RBM, carried back to W, a, b; offsets follow the data with rate 0.01.
     `sparsity_target`: the hidden units' wanted mean activity p; `sparsity_cost` weighs the pull towards it, q - p,
     the gradient of the cross-entropy between p and the batch's activity q.
+    `visible_bias_from_data`: False to leave a as it is, as an RBM needs that goes on from weights of its own.
     `products="bfloat16"`: the matrix products in bfloat16; weights, sums and sampling stay in float32.
 
     Sources: Hinton 2002, Training products of experts; Hinton 2010, §3 and §11; Melchior, Fischer, Wiskott 2016,

@@ -32,7 +32,7 @@ def pretrain(
     `checkpoint` is a folder, with a folder in it for each layer; the rest is as for `Experiment.run`.
     An interrupt ends the layer it meets and the layers above are not begun: `runs[-1].stopped` says so.
     ValueError if there are no layers.
-    Source: Bengio, Lamblin, Popovici, Larochelle 2007, Greedy layer-wise training of deep networks, §2.
+    Source: Bengio, Lamblin, Popovici, Larochelle 2007, Greedy layer-wise training of deep networks.
     """
     if not layers:
         raise ValueError("an empty stack: give one experiment at least, that of the layer next to the images.")
