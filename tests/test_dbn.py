@@ -236,6 +236,11 @@ def test_it_is_saved_and_loaded(tmp_path, labels, untied):
     assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), dbn.state_dict().values(), strict=True))
 
 
+def test_a_stack_that_would_be_read_as_another_is_not_saved(tmp_path):
+    with pytest.raises(ValueError, match="a stack with a CodeRBM is not saved whole: save each of its layers"):
+        DBN([RBM(4, 3), CodeRBM(3, 2)]).save(tmp_path / "dbn.safetensors")
+
+
 def test_the_file_of_another_model_is_refused(tmp_path):
     RBM(3, 2).save(tmp_path / "rbm.safetensors")
     with pytest.raises(ValueError, match="holds RBM, not DBN"):

@@ -138,7 +138,10 @@ class DBN(nn.Module):
         return autoencoder(list(self.layers))  # type: ignore[arg-type]
 
     def config(self) -> dict:
-        """The arguments that make a model of this shape."""
+        """The arguments of `of` that make a model of this shape. ValueError for a stack that `of` does not make."""
+        for layer in self.layers:
+            if type(layer) not in (RBM, LabelledRBM, DirectedLayer):
+                raise ValueError(f"a stack with a {type(layer).__name__} is not saved whole: save each of its layers.")
         untied = any(isinstance(layer, DirectedLayer) for layer in self.layers)
         return {"sizes": self.sizes, "labels": self.labels, "untied": untied}
 

@@ -1,8 +1,9 @@
 """Hinton, Osindero, Teh 2006, A fast learning algorithm for deep belief nets: the digits, 784-500-500-2000 and labels.
 
 All 60,000 digits for training. Rates, epochs and the top layer's learner were chosen on 10,000 validation digits held
-out of them. Greedy: 30 epochs a layer, as in the paper; CD-1 for the two lower layers, persistent CD for the top one,
-which CD-1 leaves with twice the errors. Up-down: three stages, of 3, 6 and 10 Gibbs steps, as in the paper.
+out of them. Greedy: 30 epochs a layer, as in the paper; CD-1 for the two lower layers, persistent CD for the top one
+(after 15 epochs on 50,000 digits it left 3.4 % of the validation digits wrong, CD-1 5.4 %). Up-down: three stages, of
+3, 6 and 10 Gibbs steps, as in the paper.
 """
 
 import copy
