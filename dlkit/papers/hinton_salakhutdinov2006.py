@@ -3,7 +3,8 @@
 All 60,000 digits for training. Rates, epochs and batch sizes were chosen on 10,000 validation digits held out of them;
 the paper's own fine-tuning, three line searches on batches of 1,000, was tried beside SGD (better for the classifier)
 and Adam (better for the autoencoder), both with batches of 100. Each layer is
-pre-trained by CD-1 with Hinton's momentum and weight decay; the linear code layer with a fiftieth of the rate.
+pre-trained by CD-1 with Hinton's momentum and weight decay; the linear code layer with a fiftieth of the rate. The
+random start is fine-tuned with the settings that were chosen for the pre-trained one.
 """
 
 import copy
