@@ -1,12 +1,16 @@
 """A stack of RBMs, against enumeration of all that its layers can be."""
 
+from functools import partial
+from types import SimpleNamespace
+
+import jaxtyping
 import pytest
 import torch
 from oracles import every_state, randomised, seeded
 
 from dlkit.analysis.bound import lower_bound
 from dlkit.analysis.likelihood import exact_log_z
-from dlkit.models import DBN, RBM, CodeRBM, DirectedLayer, LabelledRBM
+from dlkit.models import DBN, RBM, CodeRBM, DirectedLayer, GaussianRBM, LabelledRBM
 from dlkit.models.autoencoder import Autoassociator
 from dlkit.models.dreaming import asleep, dream
 from dlkit.models.unrolled import autoencoder, classifier
@@ -197,11 +201,27 @@ def test_a_dream_starts_from_one_thing():
         ([RBM(4, 3), RBM(3, 2), LabelledRBM(3, 2, labels=2)], "layer 2 has 2 hidden units and layer 3 takes 3"),
         ([LabelledRBM(4, 3, labels=2), RBM(3, 2)], "layer 1 of 2 has labels: only the top layer may"),
         ([DirectedLayer(4, 3)], "the top layer is a DirectedLayer: it must be an RBM"),
+        ([CodeRBM(4, 3), RBM(3, 2)], "layer 1 of 2 has linear hidden units: only the top layer may"),
+        ([RBM(4, 3), GaussianRBM(3, 2)], "layer 2 has real-valued visible units: only the lowest layer may"),
     ],
 )
 def test_a_stack_that_is_none_is_refused(layers, message):
     with pytest.raises(ValueError, match=message):
         DBN(layers)
+
+
+def test_runs_are_no_layers():
+    """The commonest slip: what `pretrain` gives are runs."""
+    jaxtyping.config.update("jaxtyping_disable", True)  # it would speak first, and a user has none
+    try:
+        with pytest.raises(
+            ValueError, match=r"a stack of SimpleNamespaces is none: give \[run.model for run in runs\]"
+        ):
+            DBN([SimpleNamespace(model=RBM(4, 3))])
+        with pytest.raises(ValueError, match="a stack of Linears is none: give RBMs"):
+            DBN([torch.nn.Linear(3, 3)])
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_sizes_that_make_no_stack_are_refused():
@@ -241,13 +261,64 @@ def test_a_stack_that_would_be_read_as_another_is_not_saved(tmp_path):
         DBN([RBM(4, 3), CodeRBM(3, 2)]).save(tmp_path / "dbn.safetensors")
 
 
+def test_a_stack_that_is_half_untied_is_not_saved(tmp_path):
+    with pytest.raises(ValueError, match=r"some layers are untied is not saved whole: save `dbn.untied\(\)`"):
+        DBN([DirectedLayer(5, 4), RBM(4, 3), RBM(3, 2)]).save(tmp_path / "dbn.safetensors")
+
+
 def test_the_file_of_another_model_is_refused(tmp_path):
     RBM(3, 2).save(tmp_path / "rbm.safetensors")
     with pytest.raises(ValueError, match="holds RBM, not DBN"):
         DBN.load(tmp_path / "rbm.safetensors")
 
 
+def test_a_state_of_another_width_is_refused():
+    dbn = stack(6, 4, 3, labels=2)
+    for width in (4, 7):
+        with pytest.raises(ValueError, match=rf"a state of {width} units for a top of 6: make one by `asleep"):
+            next(dream(dbn, torch.zeros(2, width), label=1))
+    with pytest.raises(ValueError, match="0 chains: at least 1"):
+        asleep(dbn, chains=0)
+
+
+# With real-valued pixels.
+
+
+def real():
+    return DBN([randomised(GaussianRBM(6, 4), 0, 0.7), randomised(RBM(4, 3), 1, 0.7)])
+
+
+def test_a_stack_on_real_pixels_unrolls_with_its_variances():
+    dbn, v = real(), torch.randn(7, 6, generator=seeded())
+    torch.testing.assert_close(dbn.classifier(5)[:-1](v), dbn.up(v, layers=2))
+    encoder, decoder = dbn.autoencoder()
+    h = torch.rand(7, 3, generator=seeded())
+    torch.testing.assert_close(decoder(h), dbn.down(torch.sigmoid(h @ dbn.top.W.T + dbn.top.a)))
+    assert encoder(v).shape == (7, 3)
+
+
+def test_real_pixels_have_no_bernoulli_bound_and_are_not_untied():
+    with pytest.raises(ValueError, match="the bound is for binary pixels"):
+        lower_bound(real(), torch.zeros(1, 6), 0.0)
+    with pytest.raises(ValueError, match="a GaussianRBM cannot be untied"):
+        real().untied()
+
+
 # Unrolled.
+
+
+def test_the_classifier_on_a_linear_code_puts_no_sigmoid_on_it():
+    dbn = DBN([randomised(RBM(6, 4), 0, 1.0), randomised(CodeRBM(4, 2), 1, 1.0)])
+    v = torch.rand(7, 6, generator=seeded())
+    torch.testing.assert_close(dbn.classifier(3)[:-1](v), dbn.up(v, layers=2))
+
+
+def test_layers_that_do_not_chain_are_not_unrolled():
+    for unroll in (partial(classifier, classes=2), autoencoder):
+        with pytest.raises(ValueError, match="layer 1 has 4 hidden units and layer 2 takes 5"):
+            unroll([RBM(6, 4), RBM(5, 2)])
+        with pytest.raises(ValueError, match="an empty stack"):
+            unroll([])
 
 
 @pytest.mark.parametrize("untied", [False, True])

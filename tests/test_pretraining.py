@@ -1,6 +1,7 @@
 """Greedy pre-training, against the same experiments run by hand."""
 
 import signal
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -85,3 +86,16 @@ def test_an_empty_stack_is_refused():
 def test_layers_that_do_not_chain_are_refused():
     with pytest.raises(ValueError, match="5 values each, and the model takes 7"):
         pretrain([layers()[0], Experiment(partial(RBM, 7, 3), None, CD(), 10)], progress=False)
+
+
+def test_other_labels_are_another_run(tmp_path):
+    first = layers()[:1]
+    arguments = {"checkpoint": tmp_path, "progress": False}
+    pretrain(first, **arguments)
+    with pytest.raises(ValueError, match=r"is of another run \(labels: "):
+        pretrain([replace(first[0], data=(IMAGES, 2 - LABELS))], resume=True, **arguments)
+
+
+def test_a_model_in_place_of_what_makes_one_is_told():
+    with pytest.raises(TypeError, match=r"model= is a RBM itself: give what makes one, partial\(RBM, ...\)"):
+        Experiment(RBM(8, 5), IMAGES, CD())

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dlkit.analysis.likelihood import LogProbability, LogZ
 from dlkit.models.dbn import DBN
-from dlkit.models.rbm import bernoulli
+from dlkit.models.rbm import GaussianRBM, bernoulli
 from dlkit.models.tops import LabelledRBM
 
 TINY = 1e-7
@@ -28,6 +28,8 @@ def lower_bound(
     low in it, and then the bound comes out too high. ValueError for pixels that are not 0 or 1.
     Source: Salakhutdinov, Murray 2008, On the quantitative analysis of deep belief networks.
     """
+    if isinstance(dbn.layers[0], GaussianRBM):
+        raise ValueError("the bound is for binary pixels: the lowest layer of this DBN has real-valued ones.")
     if not ((images == 0) | (images == 1)).all():
         raise ValueError('these pixels are not all 0 or 1: load them with data.load("mnist", binarise="sample").')
     generator = torch.Generator(dbn.top.W.device).manual_seed(seed)

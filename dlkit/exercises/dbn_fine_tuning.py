@@ -32,7 +32,7 @@ def label_free_energies(answer: Any) -> None:
     g = _seeded(3)
     f, W = (torch.rand(5, 4, generator=g) < 0.5).float(), torch.randn(4, 3, generator=g)
     U, c, b = torch.randn(2, 3, generator=g), torch.randn(2, generator=g), torch.randn(3, generator=g)
-    found = _tensor(answer(f.clone(), W.clone(), U.clone(), c.clone(), b.clone()), (5, 2), "a row a state")
+    found = _tensor(answer(f.clone(), W.clone(), U.clone(), c.clone(), b.clone()), (5, 2), "one row for each row of f")
     x = (f @ W + b)[:, None] + U
     right = -c - F.softplus(x).sum(2)
 
@@ -66,7 +66,7 @@ def wake(answer: Any) -> None:
     below, above = ((torch.rand(6, units, generator=g) < 0.5).float() for units in (4, 3))
     G, a = torch.randn(4, 3, generator=g), torch.randn(4, generator=g)
     found = given(answer(below.clone(), above.clone(), G.clone(), a.clone()))
-    if not isinstance(found, tuple) or len(found) != 2:
+    if not isinstance(found, tuple | list) or len(found) != 2:
         raise Hint("Return two tensors, `return grad_of_G, grad_of_a`.")
     error = (above @ G.T + a).sigmoid() - below
     right = error.T @ above / 6
@@ -122,7 +122,7 @@ def principal_components(answer: Any) -> None:
     """`answer(x, mean, basis)`: x (images, pixels) by its projection on `basis` (pixels, components)."""
     g = _seeded(6)
     x = torch.randn(8, 5, generator=g) + 3
-    mean = x.mean(0)
+    mean = x.mean(0) + torch.tensor([0.5, -0.5, 1.0, 0.0, -1.0])  # of other images: of these it would be another
     basis = torch.linalg.qr(torch.randn(5, 2, generator=g))[0]
     found = given(answer(x.clone(), mean.clone(), basis.clone()))
     if isinstance(found, Tensor) and tuple(found.shape) == (8, 2):

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from dlkit.models import files
 from dlkit.models.directed import DirectedLayer
-from dlkit.models.rbm import RBM, bernoulli
-from dlkit.models.tops import LabelledRBM
+from dlkit.models.rbm import RBM, GaussianRBM, bernoulli
+from dlkit.models.tops import CodeRBM, LabelledRBM
 from dlkit.models.unrolled import autoencoder, classifier
 
 D = TypeVar("D", bound="DBN")
@@ -31,11 +31,21 @@ class DBN(nn.Module):
 
     def __init__(self, layers: Sequence[RBM | DirectedLayer]):
         super().__init__()
+        for layer in layers:
+            if not isinstance(layer, RBM | DirectedLayer):
+                mend = (
+                    "[run.model for run in runs]" if hasattr(layer, "model") else "RBMs, and untied layers below them"
+                )
+                raise ValueError(f"a stack of {type(layer).__name__}s is none: give {mend}.")
         if not layers:
             raise ValueError("an empty stack: give one RBM at least, the one next to the images first.")
         for place, (below, above) in enumerate(pairwise(layers), 1):
             if isinstance(below, LabelledRBM):
                 raise ValueError(f"layer {place} of {len(layers)} has labels: only the top layer may.")
+            if isinstance(below, CodeRBM):
+                raise ValueError(f"layer {place} of {len(layers)} has linear hidden units: only the top layer may.")
+            if isinstance(above, GaussianRBM):
+                raise ValueError(f"layer {place + 1} has real-valued visible units: only the lowest layer may.")
             if above.features != below.hidden:
                 raise ValueError(
                     f"layer {place} has {below.hidden} hidden units and layer {place + 1} takes {above.features}: "
@@ -142,7 +152,9 @@ class DBN(nn.Module):
         for layer in self.layers:
             if type(layer) not in (RBM, LabelledRBM, DirectedLayer):
                 raise ValueError(f"a stack with a {type(layer).__name__} is not saved whole: save each of its layers.")
-        untied = any(isinstance(layer, DirectedLayer) for layer in self.layers)
+        untied = any(isinstance(layer, DirectedLayer) for layer in self.lower)
+        if untied and not all(isinstance(layer, DirectedLayer) for layer in self.lower):
+            raise ValueError("a stack of which some layers are untied is not saved whole: save `dbn.untied()`.")
         return {"sizes": self.sizes, "labels": self.labels, "untied": untied}
 
     def save(self, path: str | Path) -> None:

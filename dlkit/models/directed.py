@@ -24,7 +24,9 @@ class DirectedLayer(nn.Module):
 
     @classmethod
     def like(cls, rbm: RBM) -> "DirectedLayer":
-        """A layer that goes up and down as the RBM does."""
+        """A layer that goes up and down as the RBM does. ValueError if its units are not all binary."""
+        if not (rbm.binary_visible and rbm.binary_hidden):
+            raise ValueError(f"a {type(rbm).__name__} cannot be untied: its units are not all binary.")
         layer = cls(rbm.visible, rbm.hidden).to(rbm.W)
         layer.load_state_dict({"R": rbm.W, "G": rbm.W, "a": rbm.a, "b": rbm.b})
         return layer

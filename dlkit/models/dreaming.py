@@ -30,6 +30,8 @@ def asleep(
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "chains visible"]:
     """A state of the top's visible units to dream from: `chains` of noise, or what `images` come to on the way up."""
+    if chains is not None and chains < 1:
+        raise ValueError(f"{chains} chains: at least 1 is needed.")
     if (chains is None) == (images is None):
         raise ValueError("give chains=, a number of chains from noise, or images= to start from: one of the two.")
     if images is None:
@@ -55,6 +57,10 @@ def dream(
     pixels), the pixels of `images` are held: each step then goes down, puts them in, and comes up again.
     ValueError at the first step for a label that is out of range, or on a DBN without labels.
     """
+    if state.shape[1] != dbn.top.visible:
+        raise ValueError(
+            f"a state of {state.shape[1]} units for a top of {dbn.top.visible}: make one by `asleep(dbn, images=...)`."
+        )
     held = _one_hot(dbn, label, len(state))
     if (clamped is None) != (images is None):
         raise ValueError("images= and clamped= go together: the pixels to hold, and the mask of where.")

@@ -274,5 +274,9 @@ class GaussianRBM(RBM):
             gradient["log_variance"] = -weight @ residual * precision
         return gradient
 
+    def recognition(self) -> tuple[Tensor, Tensor]:
+        """W/σ² (visible, hidden) and b (hidden,): the way up from the pixels themselves."""
+        return self.W * torch.exp(-self.log_variance)[:, None], self.b
+
     def config(self) -> dict:
         return super().config() | {"learn_variance": self.log_variance.requires_grad}

@@ -1,12 +1,14 @@
 """A trained stack as a plain feed-forward net: the start of fine-tuning by backprop."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from dlkit.models.tops import LabelledRBM
+from dlkit.models.rbm import GaussianRBM
+from dlkit.models.tops import CodeRBM, LabelledRBM
 
 
 @runtime_checkable
@@ -30,10 +32,11 @@ def classifier(
     The layers' weights going up are copied. The last Linear is drawn from N(0, 0.01²) for `classes`; a LabelledRBM on
     top has its own, the weights between its hidden and its label units. ValueError if the number of classes is unknown.
     """
+    _check_chain(layers)
     net: list[nn.Module] = [nn.Flatten()]
     for layer in layers:
         W, b = layer.recognition()
-        net += [_linear(W.T, b), nn.Sigmoid()]
+        net += [_linear(W.T, b)] if isinstance(layer, CodeRBM) else [_linear(W.T, b), nn.Sigmoid()]
     top = layers[-1]
     if isinstance(top, LabelledRBM) and classes in (None, top.labels):
         net.append(_linear(top.W[top.features :], top.a[top.features :]))
@@ -49,8 +52,10 @@ def classifier(
 def autoencoder(layers: Sequence[Layer]) -> nn.Sequential:
     """Sequential(encoder, decoder): up through the layers and down again, each way with weights of its own.
 
-    The code, the last layer's hidden units, is linear; pixels come out as probabilities in rows.
+    The code, the last layer's hidden units, is linear; pixels come out in rows, as probabilities, or as real values
+    where the lowest layer is a GaussianRBM. ValueError if the layers do not chain.
     """
+    _check_chain(layers)
     encoder: list[nn.Module] = [nn.Flatten()]
     decoder: list[nn.Module] = []
     for layer in layers:
@@ -58,7 +63,22 @@ def autoencoder(layers: Sequence[Layer]) -> nn.Sequential:
         encoder += [_linear(W.T, b), nn.Sigmoid()]
         W, a = layer.generation()
         decoder = [_linear(W, a), nn.Sigmoid(), *decoder]
+    if isinstance(layers[0], GaussianRBM):
+        decoder.pop()
     return nn.Sequential(nn.Sequential(*encoder[:-1]), nn.Sequential(*decoder))
+
+
+def _check_chain(layers: Sequence[Layer]) -> None:
+    """Raise ValueError unless there are layers, and each takes as many as the one below it gives."""
+    if not layers:
+        raise ValueError("an empty stack: give one layer at least, the one next to the images first.")
+    shapes = [tuple(layer.recognition()[0].shape) for layer in layers]
+    for place, ((_, hidden), (visible, _)) in enumerate(pairwise(shapes), 1):
+        if hidden != visible:
+            raise ValueError(
+                f"layer {place} has {hidden} hidden units and layer {place + 1} takes {visible}: "
+                "each layer must take as many as the one below it gives."
+            )
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:

@@ -27,7 +27,7 @@ def run(name: str, *, quick: bool = False, as_json: bool = False, fresh: bool = 
     if fresh and folder.exists():
         shutil.rmtree(folder)
     rows = paper.measure(folder, quick)
-    emit(rows, paper.TITLE, as_json)
+    emit(rows, paper.TITLE + (" (reduced: fewer digits, fewer epochs)" if quick else ""), as_json)
     if not quick:
         (RUNS / f"{name}.md").write_text(markdown(rows, paper.TITLE))
 

@@ -72,7 +72,7 @@ class Recipe:
     labels: tuple[tuple[int, int], ...] = ((100, 500), (1_000, 1_000), (10_000, 3_000), (60_000, 12_000))
 
 
-QUICK = Recipe(images=3_000, seeds=(0,), greedy_epochs=1, labels=((100, 100), (1_000, 100)))
+QUICK = Recipe(images=6_000, seeds=(0,), greedy_epochs=3, labels=((100, 200), (1_000, 400)))
 
 
 def measure(folder: Path, quick: bool) -> list[PaperRow]:
@@ -105,7 +105,10 @@ def started(recipe: Recipe, start: Start, seed: int, folder: Path) -> list[Any]:
     """The layers, pre-trained without labels; for a random start as they are first drawn."""
     if start.learner is None:
         generator = torch.Generator().manual_seed(seed)
-        return [Autoassociator(*pair, generator=generator) for pair in pairwise(SIZES)]
+        layers = [Autoassociator(*pair, generator=generator) for pair in pairwise(SIZES)]
+        for layer in layers:
+            layer.W.data *= 4  # Glorot's weights are for tanh; sigmoids want four times as much
+        return layers
     epochs = recipe.greedy_epochs
     images = data.load("mnist").full_train.images[: recipe.images]
     first = Experiment(

@@ -53,6 +53,12 @@ class Experiment(Generic[M]):
     row_every: int | None = None
 
     def __post_init__(self):
+        if isinstance(self.model, nn.Module):
+            kind = type(self.model).__name__
+            raise TypeError(
+                f"model= is a {kind} itself: give what makes one, partial({kind}, ...), or to go on from this one "
+                "partial(copy.deepcopy, model)."
+            )
         for name in ("batch_size", "epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: it must be at least 1.")
@@ -264,6 +270,7 @@ class Run(Generic[M]):
     def _fingerprint(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to be this run's."""
         shapes = {name: list(value.shape) for name, value in self.model.state_dict().items()}
+        labels = self._on_device.labels
         return {
             "model": type(self.model).__name__,
             "shapes": shapes,
@@ -274,6 +281,7 @@ class Run(Generic[M]):
             "noise": self.generator.device.type,
             "images": len(self._on_device.images),
             "pixels": zlib.crc32(self._on_device.images.cpu().contiguous().numpy().data),
+            "labels": None if labels is None else zlib.crc32(labels.cpu().contiguous().numpy().data),
         }
 
     def _write(self, folder: Path) -> None:
