@@ -1,7 +1,6 @@
 """How near greedy pre-training comes to the speed of its own products, and fine-tuning to a bare torch loop."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from statistics import median
@@ -15,6 +14,7 @@ from dlkit.bench.timing import interleaved, ratio
 from dlkit.models import DBN, RBM
 from dlkit.tables import BenchRow
 from dlkit.training import CD, CrossEntropy, Experiment, pretrain
+from dlkit.training.pretraining import one_a_layer
 
 SIZES, IMAGES, BATCH = [784, 500, 500, 2000], 20_000, 100
 TITLE = "DBN 784-500-500-2000: an epoch of greedy pre-training against its products, fine-tuning against a bare loop"
@@ -23,12 +23,11 @@ TITLE = "DBN 784-500-500-2000: an epoch of greedy pre-training against its produ
 def measure() -> list[BenchRow]:
     """Images a second through the stack, layer by layer through `pretrain`, and through its unrolled classifier."""
     digits = data.load("mnist").full_train[:IMAGES]
-    layer = Experiment(partial(RBM, *SIZES[:2]), digits, CD(), batch_size=BATCH, epochs=1, momentum=0.5)
-    pairs = list(pairwise(SIZES))
-    stack = [layer, *(replace(layer, model=partial(RBM, *pair), data=None) for pair in pairs[1:])]
+    like = Experiment(partial(RBM, *SIZES[:2]), digits, CD(), batch_size=BATCH, epochs=1, momentum=0.5)
+    stack = one_a_layer(SIZES, RBM, like)
     tasks: dict[str, Callable[[], object]] = {"pre-training": partial(pretrain, stack, progress=False, device="cpu")}
     for library, multiply in FLOORS["float32"].items():
-        parts = [five_products(BATCH, IMAGES // BATCH, torch.float32, multiply, pair) for pair in pairs]
+        parts = [five_products(BATCH, IMAGES // BATCH, torch.float32, multiply, pair) for pair in pairwise(SIZES)]
         tasks[f"by {library}"] = partial(_all, parts)
     seconds = interleaved(tasks)
     rows = [

@@ -14,7 +14,7 @@ from dlkit.models import files
 from dlkit.models.directed import DirectedLayer
 from dlkit.models.rbm import RBM, GaussianRBM, bernoulli
 from dlkit.models.tops import CodeRBM, LabelledRBM
-from dlkit.models.unrolled import autoencoder, classifier
+from dlkit.models.unrolled import autoencoder, check_chain, classifier
 
 D = TypeVar("D", bound="DBN")
 
@@ -37,8 +37,7 @@ class DBN(nn.Module):
                     "[run.model for run in runs]" if hasattr(layer, "model") else "RBMs, and untied layers below them"
                 )
                 raise ValueError(f"a stack of {type(layer).__name__}s is none: give {mend}.")
-        if not layers:
-            raise ValueError("an empty stack: give one RBM at least, the one next to the images first.")
+        check_chain([(layer.features, layer.hidden) for layer in layers])
         for place, (below, above) in enumerate(pairwise(layers), 1):
             if isinstance(below, LabelledRBM):
                 raise ValueError(f"layer {place} of {len(layers)} has labels: only the top layer may.")
@@ -46,11 +45,6 @@ class DBN(nn.Module):
                 raise ValueError(f"layer {place} of {len(layers)} has linear hidden units: only the top layer may.")
             if isinstance(above, GaussianRBM):
                 raise ValueError(f"layer {place + 1} has real-valued visible units: only the lowest layer may.")
-            if above.features != below.hidden:
-                raise ValueError(
-                    f"layer {place} has {below.hidden} hidden units and layer {place + 1} takes {above.features}: "
-                    "each layer must take as many as the one below it gives."
-                )
         if not isinstance(layers[-1], RBM):
             raise ValueError(f"the top layer is a {type(layers[-1]).__name__}: it must be an RBM.")
         self.layers = nn.ModuleList(layers)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load as tensors_of
 from torch import nn
 
 from dlkit.data.files import data_root, listed, read
@@ -25,8 +24,9 @@ def pretrained(name: str, *, root: str | Path | None = None) -> Any:
         raise ValueError(f"no model {name!r} comes with dlkit: there are {', '.join(NAMES)}.")
     folder = data_root(root)
     path = folder / "pretrained" / f"{name}.safetensors"
-    tensors = tensors_of(read(path, listed("pretrained", folder)[path]))
-    config = json.loads(read_tensors(path)[1]["config"])
+    read(path, listed("pretrained", folder)[path])
+    tensors, header = read_tensors(path)
+    config = json.loads(header["config"])
     model = DBN.of(**config) if name == "dbn" else DBN.of(config["sizes"]).autoencoder()
     model.load_state_dict({key: tensor.float() for key, tensor in tensors.items()})
     return model

@@ -25,6 +25,12 @@ def bernoulli(p: Float[Tensor, "*shape"], generator: torch.Generator | None = No
     return u.to(p.device).lt_(p)
 
 
+def normal(mean: Float[Tensor, "*shape"], generator: torch.Generator | None = None) -> Float[Tensor, "*shape"]:
+    """Samples of N(0, 1) in the shape of `mean`, drawn on the generator's device as `bernoulli` draws."""
+    device = generator.device if generator is not None else mean.device
+    return torch.empty(mean.shape, dtype=mean.dtype, device=device).normal_(generator=generator).to(mean.device)
+
+
 def check_rows(v: Tensor, visible: int) -> None:
     """Raise ValueError unless v is (batch, visible)."""
     if v.shape[1:] != (visible,):
@@ -251,9 +257,7 @@ class GaussianRBM(RBM):
         self, mean: Float[Tensor, "batch visible"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "batch visible"]:
         """N(mean, σ²)."""
-        device = generator.device if generator is not None else mean.device
-        noise = torch.empty(mean.shape, dtype=mean.dtype, device=device).normal_(generator=generator)
-        return mean + noise.to(mean.device) * torch.exp(0.5 * self.log_variance)
+        return mean + normal(mean, generator) * torch.exp(0.5 * self.log_variance)
 
     @torch.no_grad()
     def set_visible_bias(self, images: Float[Tensor, "images visible"]) -> None:

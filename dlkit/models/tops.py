@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dlkit.models.products import matmul
-from dlkit.models.rbm import RBM, bernoulli, check_rows
+from dlkit.models.rbm import RBM, bernoulli, check_rows, normal
 
 Labels = Int64[Tensor, " batch"]
 
@@ -121,9 +121,7 @@ class CodeRBM(RBM):
         self, mean: Float[Tensor, "batch hidden"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "batch hidden"]:
         """N(mean, 1)."""
-        device = generator.device if generator is not None else mean.device
-        noise = torch.empty(mean.shape, dtype=mean.dtype, device=device).normal_(generator=generator)
-        return mean + noise.to(mean.device)
+        return mean + normal(mean, generator)
 
     def log_sum_hidden(self, x: Float[Tensor, "batch hidden"]) -> Float[Tensor, " batch"]:
         """log ∫ exp(h·x - |h|²/2) dh, in nats."""

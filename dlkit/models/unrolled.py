@@ -32,7 +32,7 @@ def classifier(
     The layers' weights going up are copied. The last Linear is drawn from N(0, 0.01²) for `classes`; a LabelledRBM on
     top has its own, the weights between its hidden and its label units. ValueError if the number of classes is unknown.
     """
-    _check_chain(layers)
+    check_chain(_shapes(layers))
     net: list[nn.Module] = [nn.Flatten()]
     for layer in layers:
         W, b = layer.recognition()
@@ -55,7 +55,7 @@ def autoencoder(layers: Sequence[Layer]) -> nn.Sequential:
     The code, the last layer's hidden units, is linear; pixels come out in rows, as probabilities, or as real values
     where the lowest layer is a GaussianRBM. ValueError if the layers do not chain.
     """
-    _check_chain(layers)
+    check_chain(_shapes(layers))
     encoder: list[nn.Module] = [nn.Flatten()]
     decoder: list[nn.Module] = []
     for layer in layers:
@@ -68,17 +68,21 @@ def autoencoder(layers: Sequence[Layer]) -> nn.Sequential:
     return nn.Sequential(nn.Sequential(*encoder[:-1]), nn.Sequential(*decoder))
 
 
-def _check_chain(layers: Sequence[Layer]) -> None:
-    """Raise ValueError unless there are layers, and each takes as many as the one below it gives."""
-    if not layers:
+def check_chain(shapes: Sequence[tuple[int, int]]) -> None:
+    """Raise ValueError unless there are layers (visible, hidden), and each takes as many as the one below it gives."""
+    if not shapes:
         raise ValueError("an empty stack: give one layer at least, the one next to the images first.")
-    shapes = [tuple(layer.recognition()[0].shape) for layer in layers]
     for place, ((_, hidden), (visible, _)) in enumerate(pairwise(shapes), 1):
         if hidden != visible:
             raise ValueError(
                 f"layer {place} has {hidden} hidden units and layer {place + 1} takes {visible}: "
                 "each layer must take as many as the one below it gives."
             )
+
+
+def _shapes(layers: Sequence[Layer]) -> list[tuple[int, int]]:
+    """(visible, hidden) of each layer's way up."""
+    return [(W.shape[0], W.shape[1]) for W, _ in (layer.recognition() for layer in layers)]
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:

@@ -6,9 +6,10 @@ import shutil
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
-from dlkit.tables import emit, markdown
+from dlkit.tables import PaperRow, emit, markdown
 
 NAMES = ("salakhutdinov2008", "hinton2006", "hinton_salakhutdinov2006", "larochelle2009")
 RUNS = Path("runs")
@@ -41,6 +42,14 @@ def kept(path: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         partial.write_text(json.dumps(found))
         os.replace(partial, path)
     return json.loads(path.read_text())
+
+
+def over_seeds(name: str, published: str, source: str, found: list[dict[str, Any]]) -> PaperRow:
+    """The mean of the `error` that each seed found, with their span."""
+    values = [result["error"] for result in found]
+    spread = f"{min(values):.2f} to {max(values):.2f} over {len(values)} seed{'s' * (len(values) > 1)}"
+    seconds = mean(result["seconds"] for result in found)
+    return PaperRow(name, published, source, f"{mean(values):.2f}", spread, seconds)
 
 
 def whole(run: Any, name: str) -> Any:

@@ -10,9 +10,7 @@ random start is fine-tuned with the settings that were chosen for the pre-traine
 import copy
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import torch
@@ -23,10 +21,11 @@ from dlkit import data
 from dlkit.analysis.recognition import by_net, error
 from dlkit.models import DBN, RBM, CodeRBM
 from dlkit.models.pretrained import store
-from dlkit.papers import kept, whole
+from dlkit.papers import kept, over_seeds, whole
 from dlkit.tables import PaperRow
 from dlkit.training import CD, CrossEntropy, Experiment, Reconstruction, linear, pretrain, steps
 from dlkit.training.fine_tuning import fine_tune
+from dlkit.training.pretraining import one_a_layer
 
 TITLE = "Hinton, Salakhutdinov 2006: errors of a classifier in percent, squared errors of an autoencoder per image"
 SUPPORT = "Hinton & Salakhutdinov 2006, supporting text, from notes of it"
@@ -74,15 +73,8 @@ def measure(folder: Path, quick: bool) -> list[PaperRow]:
         for seed in tqdm(recipe.seeds, desc=start, unit="seed", disable=None):
             place = folder / f"{start.replace(' ', '-')}-{seed}"
             found.append(kept(place / "result.json", partial(classify, recipe, start == "pre-trained", seed, place)))
-        rows.append(classifier_row(f"classifier 784-500-500-2000-10, {start}", published, source, found))
+        rows.append(over_seeds(f"classifier 784-500-500-2000-10, {start}", published, source, found))
     return rows
-
-
-def classifier_row(name: str, published: str, source: str, found: list[dict[str, Any]]) -> PaperRow:
-    values = [result["error"] for result in found]
-    spread = f"{min(values):.2f} to {max(values):.2f} over {len(values)} seed{'s' * (len(values) > 1)}"
-    seconds = mean(result["seconds"] for result in found)
-    return PaperRow(name, published, source, f"{mean(values):.2f}", spread, seconds)
 
 
 def autoencoder_row(sizes: tuple[int, ...], published: str, found: dict[str, Any]) -> PaperRow:
@@ -109,8 +101,7 @@ def layers(recipe: Recipe, sizes: tuple[int, ...], digits: data.Split, *, code: 
         weight_decay=2e-4,
         seed=seed,
     )
-    stack = [replace(first, model=partial(RBM, *pair), data=None) for pair in pairwise(sizes)]
-    stack[0] = first
+    stack = one_a_layer(sizes, RBM, first)
     if code:
         stack[-1] = replace(stack[-1], model=partial(CodeRBM, *sizes[-2:]), lr=linear(0.002, 0, epochs))
     return stack

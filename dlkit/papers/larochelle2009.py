@@ -6,11 +6,10 @@ cost (of 0.1, 1, 5) were chosen by the errors on 10,000 validation digits of net
 fine-tuned on 100 and 1,000 labels. All starts are fine-tuned alike, with what did well in hinton_salakhutdinov2006.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import torch
@@ -21,10 +20,11 @@ from dlkit.analysis.recognition import by_net, error
 from dlkit.models import RBM
 from dlkit.models.autoencoder import Autoassociator
 from dlkit.models.unrolled import classifier
-from dlkit.papers import kept, whole
+from dlkit.papers import kept, over_seeds, whole
 from dlkit.tables import PaperRow
 from dlkit.training import CD, CrossEntropy, Experiment, Learner, Reconstruction, linear, pretrain, steps
 from dlkit.training.fine_tuning import fine_tune
+from dlkit.training.pretraining import one_a_layer
 
 TITLE = "Larochelle, Bengio, Louradour, Lamblin 2009: test errors in percent, by start and number of labels"
 SIZES = (784, 500, 500, 500)
@@ -94,11 +94,8 @@ def measure(folder: Path, quick: bool) -> list[PaperRow]:
 
 
 def row(start: str, labels: int, found: list[dict[str, Any]]) -> PaperRow:
-    values = [result["error"] for result in found]
     published, source = PUBLISHED.get((start, labels), ("", ""))
-    spread = f"{min(values):.2f} to {max(values):.2f} over {len(values)} seed{'s' * (len(values) > 1)}"
-    seconds = mean(result["seconds"] for result in found)
-    return PaperRow(f"{labels:,} labels, {start}", published, source, f"{mean(values):.2f}", spread, seconds)
+    return over_seeds(f"{labels:,} labels, {start}", published, source, found)
 
 
 def started(recipe: Recipe, start: Start, seed: int, folder: Path) -> list[Any]:
@@ -121,8 +118,9 @@ def started(recipe: Recipe, start: Start, seed: int, folder: Path) -> list[Any]:
         weight_decay=2e-4 if start.layer is RBM else 0.0,
         seed=seed,
     )
-    stack = [first, *(replace(first, model=partial(start.layer, *pair), data=None) for pair in pairwise(SIZES[1:]))]
-    runs = pretrain(stack, checkpoint=folder, checkpoint_every=3_000, resume=True, device="cpu")
+    runs = pretrain(
+        one_a_layer(SIZES, start.layer, first), checkpoint=folder, checkpoint_every=3_000, resume=True, device="cpu"
+    )
     whole(runs[-1], f"{start.name}, layer {len(runs)}")
     return [run.model for run in runs]
 

@@ -76,7 +76,7 @@ class CD:
             negative = model.hidden_mean(input_v)
             # One call for both halves: one product twice as deep, which bfloat16 rounds once, after the difference.
             halves = torch.cat([x, v]), torch.cat([positive, negative])
-            gradient = model.energy_gradient(*halves, _weights(len(x), len(v), x.dtype, x.device))
+            gradient = model.energy_gradient(*halves, difference(len(x), len(v), x.dtype, x.device))
         if self.centred:
             self.state["hidden_mean"].lerp_(positive.mean(0), 0.01)
             self.state["visible_offset"].lerp_(model.scaled(x.mean(0, keepdim=True))[0], 0.01)
@@ -118,7 +118,7 @@ class CD:
 
 
 @cache
-def _weights(images: int, chains: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, " both"]:
+def difference(images: int, chains: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, " both"]:
     """1 over their number for the images, and less that for the chains."""
     parts = [(images, 1 / images), (chains, -1 / chains)]
     return torch.cat([torch.full((count,), value, dtype=dtype, device=device) for count, value in parts])

@@ -219,18 +219,14 @@ class Run(Generic[M]):
             yield
 
     def _learn(self, batch: Batch) -> dict[str, Tensor]:
-        """One step of the optimizer, which may want to see the batch more than once."""
-        self._set_schedules()
-        if not isinstance(self.optimizer, torch.optim.LBFGS):
-            report = self.learner.fill_grad(self.model, batch, self.generator)
-            self.optimizer.step()
-            return report
+        """One step of the optimizer, which asks for the gradient: most once, line searches a few times."""
         reports: list[dict[str, Tensor]] = []
 
-        def closure() -> Tensor:
+        def closure() -> Any:
             reports.append(self.learner.fill_grad(self.model, batch, self.generator))
             return reports[-1]["loss"]
 
+        self._set_schedules()
         self.optimizer.step(closure)
         return reports[0]
 

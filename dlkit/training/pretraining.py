@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -55,6 +57,12 @@ def pretrain(
         if run.stopped == "interrupted":
             break
     return runs
+
+
+def one_a_layer(sizes: Sequence[int], kind: Callable[..., nn.Module], like: Experiment) -> list[Experiment]:
+    """Experiments for `pretrain`: `kind(visible, hidden)` for each pair of sizes, all else as in `like`."""
+    lowest, *others = (replace(like, model=partial(kind, *pair)) for pair in pairwise(sizes))
+    return [lowest, *(replace(layer, data=None) for layer in others)]
 
 
 @torch.no_grad()

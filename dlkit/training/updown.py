@@ -11,6 +11,7 @@ from dlkit.models.dbn import DBN
 from dlkit.models.directed import DirectedLayer
 from dlkit.models.products import matmul
 from dlkit.models.rbm import bernoulli
+from dlkit.training.contrastive import difference
 from dlkit.training.learner import Batch
 
 
@@ -57,7 +58,7 @@ class UpDown:
             first = mean if first is None else first
             v = top.draw_visible(mean, generator)
             h = top.hidden_given(v)
-        weight = torch.cat([x.new_full((len(x),), 1 / len(x)), x.new_full((len(x),), -1 / len(x))])
+        weight = difference(len(x), len(v), x.dtype, x.device)
         gradient = top.energy_gradient(torch.cat([x, v]), torch.cat([positive, h]), weight)
         for name, parameter in top.named_parameters():
             parameter.grad = gradient[name]

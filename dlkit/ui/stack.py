@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Sequence
 from functools import reduce
-from itertools import pairwise
 
 import ipywidgets as widgets
 import numpy as np
@@ -12,6 +11,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from dlkit.models import DBN, LabelledRBM
+from dlkit.models.unrolled import check_chain
 from dlkit.ui.pictures import GAP, LINE, bars, captioned, grey, put, said
 
 Net = DBN | nn.Sequential | Sequence[nn.Module]
@@ -32,12 +32,7 @@ class Features:
     def __init__(self, net: Net, images: Float[Tensor, "images height width"]):
         self.shape = images.shape[1], images.shape[2]
         self.weights = [W.detach().float().cpu() for W in _weights(net)]
-        for place, (below, above) in enumerate(pairwise(self.weights), 1):
-            if below.shape[1] != above.shape[0]:
-                raise ValueError(
-                    f"layer {place} has {below.shape[1]} hidden units and layer {place + 1} takes {above.shape[0]}: "
-                    "give the layers from the bottom up, each one taking as many as the one below it gives."
-                )
+        check_chain([(W.shape[0], W.shape[1]) for W in self.weights])
         if self.shape[0] * self.shape[1] != len(self.weights[0]):
             raise ValueError(
                 f"images of {self.shape[0]}x{self.shape[1]} pixels for a first layer of {len(self.weights[0])} visible "
