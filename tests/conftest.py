@@ -2,9 +2,18 @@
 
 import signal
 
+import jaxtyping
+import pytest
 import torch
-from jaxtyping import install_import_hook
 
-install_import_hook("dlkit", "checked.check")
+jaxtyping.install_import_hook("dlkit", "checked.check")
 torch.set_num_threads(1)  # the tensors here are small: a second thread would only be waited for
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to Ctrl-C
+
+
+@pytest.fixture
+def unchecked():
+    """No shapes and types checked: a user has none of it, and for some mistakes it would speak first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from oracles import randomised, seeded
 from torch import nn
 
+from dlkit.models import RBM
 from dlkit.models.autoencoder import Autoassociator
 from dlkit.training import Batch, CrossEntropy, Experiment, Reconstruction
 
@@ -142,3 +143,20 @@ def test_settings_that_mean_nothing_are_refused(make, message):
 def test_nets_and_images_that_do_not_fit_are_refused(learner, model, images, message):
     with pytest.raises((ValueError, TypeError), match=message):
         learner.start(model, Batch(images), 4, seeded())
+
+
+def test_models_that_are_no_nets_and_images_they_do_not_take_are_refused():
+    for learner in (CrossEntropy(), Reconstruction()):
+        with pytest.raises(TypeError, match=r"RBM has no forward .*`dbn.classifier\(\)`"):
+            learner.start(RBM(6, 3), Batch(IMAGES, LABELS), 4, seeded())
+        with pytest.raises(ValueError, match=r"does not take images of shape \(2, 3\) \(.*begin it with nn.Flatten"):
+            learner.start(nn.Linear(6, 3), Batch(IMAGES, LABELS), 4, seeded())
+
+
+def test_a_look_at_the_net_leaves_batch_normalisation_as_it_is():
+    """It takes no batch of one, and would count it."""
+    normalised = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(6), nn.Linear(6, 3))
+    before = {name: value.clone() for name, value in normalised.state_dict().items()}
+    CrossEntropy().start(normalised, Batch(IMAGES, LABELS), 4, seeded())
+    assert all(torch.equal(value, before[name]) for name, value in normalised.state_dict().items())
+    assert normalised.training

@@ -3,7 +3,6 @@
 from functools import partial
 from types import SimpleNamespace
 
-import jaxtyping
 import pytest
 import torch
 from oracles import every_state, randomised, seeded
@@ -191,6 +190,8 @@ def test_a_dream_starts_from_one_thing():
             asleep(stack(4, 3, 2), **given)
     with pytest.raises(ValueError, match="go together"):
         next(dream(stack(4, 3, 2), torch.zeros(1, 3), clamped=torch.ones(4).bool()))
+    with pytest.raises(ValueError, match=r"clamped has shape \(2, 2\) and an image 4 pixels.*by `mask.flatten\(\)`"):
+        next(dream(stack(4, 3, 2), torch.zeros(1, 3), images=torch.ones(1, 4), clamped=torch.ones(2, 2).bool()))
 
 
 @pytest.mark.parametrize(
@@ -210,18 +211,12 @@ def test_a_stack_that_is_none_is_refused(layers, message):
         DBN(layers)
 
 
-def test_runs_are_no_layers():
+def test_runs_are_no_layers(unchecked):
     """The commonest slip: what `pretrain` gives are runs."""
-    jaxtyping.config.update("jaxtyping_disable", True)  # it would speak first, and a user has none
-    try:
-        with pytest.raises(
-            ValueError, match=r"a stack of SimpleNamespaces is none: give \[run.model for run in runs\]"
-        ):
-            DBN([SimpleNamespace(model=RBM(4, 3))])
-        with pytest.raises(ValueError, match="a stack of Linears is none: give RBMs"):
-            DBN([torch.nn.Linear(3, 3)])
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
+    with pytest.raises(ValueError, match=r"a stack of SimpleNamespaces is none: give \[run.model for run in runs\]"):
+        DBN([SimpleNamespace(model=RBM(4, 3))])
+    with pytest.raises(ValueError, match="a stack of Linears is none: give RBMs"):
+        DBN([torch.nn.Linear(3, 3)])
 
 
 def test_sizes_that_make_no_stack_are_refused():
@@ -233,6 +228,24 @@ def test_images_of_another_size_are_refused():
     for dbn in (stack(6, 3, 2), stack(6, 3, 2, untied=True)):
         with pytest.raises(ValueError, match=r"images of shape \(2, 5\) for 6 visible units: give rows of 6"):
             dbn.up(torch.zeros(2, 5))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(2, 6, dtype=torch.uint8), r"images are uint8 and the weights float32: `images.float\(\) / 255`"),
+        (torch.zeros(2, 6, dtype=torch.float64), r"are float64 and the weights float32: `images.to\(torch.float32\)`"),
+    ],
+)
+def test_images_of_another_dtype_are_refused(images, message, unchecked):
+    for dbn in (stack(6, 3, 2), stack(6, 3, 2, untied=True), stack(6, 3, 2, labels=2)):
+        with pytest.raises(ValueError, match=message):
+            dbn.up(images, layers=1)
+
+
+def test_features_of_another_size_do_not_go_down():
+    with pytest.raises(ValueError, match=r"features of shape \(2, 4\) for a top RBM of 3"):
+        stack(6, 3, 2).down(torch.zeros(2, 4))
 
 
 def test_untying_changes_nothing_at_first_and_shares_nothing():
@@ -295,6 +308,11 @@ def test_a_stack_on_real_pixels_unrolls_with_its_variances():
     h = torch.rand(7, 3, generator=seeded())
     torch.testing.assert_close(decoder(h), dbn.down(torch.sigmoid(h @ dbn.top.W.T + dbn.top.a)))
     assert encoder(v).shape == (7, 3)
+
+
+def test_a_bound_on_no_images_is_none():
+    with pytest.raises(ValueError, match="no images: give one at least"):
+        lower_bound(stack(4, 3, 2), torch.zeros(0, 4), 0.0)
 
 
 def test_real_pixels_have_no_bernoulli_bound_and_are_not_untied():

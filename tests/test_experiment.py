@@ -21,7 +21,8 @@ from tqdm.auto import tqdm
 from dlkit import Experiment
 from dlkit.data import Dataset, Split
 from dlkit.models import RBM, GaussianRBM
-from dlkit.training import CD, PCD, Batch, linear, steps
+from dlkit.training import CD, PCD, Batch, UpDown, linear, steps
+from dlkit.training.dictionary import DictionaryLearning
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 IMAGES = random_states(50, 12, seed=3, probability=0.3)
@@ -493,3 +494,16 @@ def test_a_run_leaves_the_gpu_s_global_generator_as_it_was():
     run(small())
     small().run(device="cuda", progress=False)
     assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+def test_a_learner_that_was_not_made_is_refused(unchecked):
+    with pytest.raises(TypeError, match=r"learner=CD is the class itself: give a learner, CD\(\)"):
+        small(learner=CD)
+
+
+@pytest.mark.parametrize(
+    ("learner", "kind"), [(CD(), "RBM"), (PCD(), "RBM"), (UpDown(), "DBN"), (DictionaryLearning(), "SparseCoding")]
+)
+def test_a_learner_for_models_of_another_kind_is_refused(learner, kind, unchecked):
+    with pytest.raises(TypeError, match=f"trains models of class {kind}, and model= makes a Linear"):
+        run(small(model=lambda: nn.Linear(12, 3), learner=learner))

@@ -105,3 +105,10 @@ def test_a_search_never_ends_higher_than_it_began():
 def test_line_searches_take_no_weight_decay():
     with pytest.raises(ValueError, match="LineSearches takes no weight decay: leave it out"):
         line_searched(weight_decay=1e-4).run(progress=False)
+
+
+def test_a_last_layer_with_nothing_to_train_is_not_trained_alone():
+    bare = torch.nn.Sequential(*net(), torch.nn.LogSoftmax(1))
+    with pytest.raises(ValueError, match="the last layer, LogSoftmax, has nothing to train alone: give top_epochs=0"):
+        fine_tune(bare, experiment(), progress=False)
+    assert len(fine_tune(bare, experiment(), top_epochs=0, progress=False)) == 1

@@ -26,7 +26,7 @@ from dlkit.analysis.likelihood import (
     reverse_ais,
     states,
 )
-from dlkit.models import RBM, GaussianRBM
+from dlkit.models import DBN, RBM, GaussianRBM
 
 BETAS = torch.linspace(0, 1, 21)
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -378,3 +378,10 @@ def test_gaussian_units_have_densities_but_no_pseudo_log_likelihood():
 def test_images_for_the_start_of_a_gaussian_path_are_refused():
     with pytest.raises(ValueError, match="annealed from its own visible bias: leave images out"):
         ais(random_gaussian(4, 3), images=torch.zeros(5, 4), betas=torch.linspace(0, 1, 3))
+
+
+def test_what_is_no_rbm_is_refused(unchecked):
+    with pytest.raises(TypeError, match=r"a DBN has no energy to anneal: give its top, `ais\(dbn.top\)`"):
+        ais(DBN.of([4, 3, 2]), chains=2)
+    with pytest.raises(TypeError, match="a Linear has no energy to anneal: give an RBM"):
+        ais(torch.nn.Linear(4, 3), chains=2)

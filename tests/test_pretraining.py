@@ -84,8 +84,26 @@ def test_an_empty_stack_is_refused():
 
 
 def test_layers_that_do_not_chain_are_refused():
-    with pytest.raises(ValueError, match="5 values each, and the model takes 7"):
+    with pytest.raises(ValueError, match="layer 1 has 5 hidden units and layer 2 takes 7"):
         pretrain([layers()[0], Experiment(partial(RBM, 7, 3), None, CD(), 10)], progress=False)
+
+
+def test_what_would_fail_at_the_top_is_refused_before_the_bottom_is_trained():
+    trained = []
+    with pytest.raises(ValueError, match=r"layer 3 has 3 label units, but the data have no labels: give \(images"):
+        pretrain([replace(layers()[0], data=IMAGES), *layers()[1:]], callbacks=[trained.append], progress=False)
+    no_layer = replace(layers()[0], model=lambda: torch.nn.Linear(8, 5), learner=Reconstruction())
+    with pytest.raises(ValueError, match="layer 1, a Linear, has no hidden_given"):
+        pretrain([no_layer, layers()[1]], callbacks=[trained.append], progress=False)
+    assert trained == []
+
+
+def test_looking_at_the_stack_first_draws_no_numbers_of_the_users():
+    torch.manual_seed(5)
+    pretrain(layers()[:1], progress=False)
+    drawn = torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(drawn, torch.rand(3))
 
 
 def test_other_labels_are_another_run(tmp_path):
@@ -97,5 +115,5 @@ def test_other_labels_are_another_run(tmp_path):
 
 
 def test_a_model_in_place_of_what_makes_one_is_told():
-    with pytest.raises(TypeError, match=r"model= is a RBM itself: give what makes one, partial\(RBM, ...\)"):
+    with pytest.raises(TypeError, match=r"model= is itself a model, RBM: give what makes one, partial\(RBM, ...\)"):
         Experiment(RBM(8, 5), IMAGES, CD())

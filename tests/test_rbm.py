@@ -4,7 +4,6 @@ import math
 import os
 import pickle
 
-import jaxtyping
 import pytest
 import torch
 from oracles import every_state, random_gaussian, random_rbm, random_states, seeded
@@ -372,12 +371,8 @@ def test_a_save_that_fails_leaves_the_old_file_and_no_litter(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("shape", "mend"), [((10, 28, 28), r"`images.flatten\(1\)`"), ((10, 783), "give rows of 784"), ((784,), "rows of")]
 )
-def test_images_of_another_shape_are_refused_with_the_mend(shape, mend):
+def test_images_of_another_shape_are_refused_with_the_mend(shape, mend, unchecked):
     v = torch.zeros(shape)
-    jaxtyping.config.update("jaxtyping_disable", True)  # it would speak first, and a user has none
-    try:
-        for ask in (RBM(784, 2).hidden_given, RBM(784, 2).free_energy):
-            with pytest.raises(ValueError, match=rf"images of shape \({shape[0]},.* for 784 visible units: .*{mend}"):
-                ask(v)
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
+    for ask in (RBM(784, 2).hidden_given, RBM(784, 2).free_energy):
+        with pytest.raises(ValueError, match=rf"images of shape \({shape[0]},.* for 784 visible units: .*{mend}"):
+            ask(v)

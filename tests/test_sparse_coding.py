@@ -81,8 +81,9 @@ def test_it_is_pretrained_as_any_layer_is():
 
 
 def test_what_means_nothing_is_refused():
-    with pytest.raises(ValueError, match="a penalty of 0: it must be above 0"):
-        SparseCoding(3, 3, penalty=0)
+    for penalty in (0, -1, float("nan")):
+        with pytest.raises(ValueError, match=f"a penalty of {penalty}: it must be above 0"):
+            SparseCoding(3, 3, penalty=penalty)
     with pytest.raises(ValueError, match="give rows of 5"):
         model().hidden_given(torch.zeros(2, 4))
     with pytest.raises(ValueError, match="the model takes 5"):

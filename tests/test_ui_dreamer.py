@@ -10,7 +10,7 @@ from PIL import Image
 
 from dlkit.models import DBN
 from dlkit.ui.dreamer import CHAINS, Dreamer, Dreams
-from dlkit.ui.gibbs import held_pixels
+from dlkit.ui.film import held_pixels
 
 
 def stack(labels=3):

@@ -8,7 +8,8 @@ import torch
 from oracles import random_rbm
 from PIL import Image
 
-from dlkit.ui.gibbs import PARTS, Chains, GibbsPlayer, held_pixels
+from dlkit.ui.film import PARTS, held_pixels
+from dlkit.ui.gibbs import Chains, GibbsPlayer
 
 
 @pytest.fixture

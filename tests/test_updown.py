@@ -68,6 +68,7 @@ def test_it_reports_the_first_reconstruction_and_the_label_error():
     ("dbn", "batch", "message"),
     [
         (DBN.of([5, 4, 3]), Batch(torch.rand(4, 5)), r"give it `dbn.untied\(\)`"),
+        (DBN.of([5, 4]), Batch(torch.rand(4, 5)), "a DBN of one layer has no way down to train"),
         (stack(), Batch(torch.rand(4, 5)), "2 label units, but the data have no labels"),
         (stack(), Batch(torch.rand(4, 5), torch.tensor([0, 1, 2, 0])), "not 0 to 1 for 2 classes"),
         (stack(), Batch(torch.rand(4, 6), torch.tensor([0, 1, 1, 0])), "6 values each, and the model takes 5"),

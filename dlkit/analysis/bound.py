@@ -32,6 +32,8 @@ def lower_bound(
         raise ValueError("the bound is for binary pixels: the lowest layer of this DBN has real-valued ones.")
     if not ((images == 0) | (images == 1)).all():
         raise ValueError('these pixels are not all 0 or 1: load them with data.load("mnist", binarise="sample").')
+    if not len(images):
+        raise ValueError("no images: give one at least.")
     generator = torch.Generator(dbn.top.W.device).manual_seed(seed)
     total = 0.0
     for part in images.flatten(1).split(1000):

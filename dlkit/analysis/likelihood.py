@@ -182,6 +182,9 @@ class _Path:
 
     def __init__(self, rbm: RBM, images: Float[Tensor, "images visible"] | None, seed: int):
         self.rbm = rbm
+        if not isinstance(rbm, RBM):
+            mend = "give its top, `ais(dbn.top)`, and see `lower_bound`" if hasattr(rbm, "top") else "give an RBM"
+            raise TypeError(f"a {type(rbm).__name__} has no energy to anneal: {mend}.")
         self.generator = torch.Generator(rbm.W.device).manual_seed(seed)
         self.base = rbm.a.detach()
         if images is not None:

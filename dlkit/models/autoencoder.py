@@ -39,7 +39,7 @@ class Autoassociator(nn.Module):
 
     def hidden_given(self, v: Float[Tensor, "batch visible"]) -> Float[Tensor, "batch hidden"]:
         """Activity of the hidden units, between 0 and 1."""
-        check_rows(v, self.features)
+        check_rows(v, self.W)
         return (matmul(v, self.W) + self.b).sigmoid()
 
     def visible_given(self, h: Float[Tensor, "batch hidden"]) -> Float[Tensor, "batch visible"]:

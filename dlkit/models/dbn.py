@@ -108,6 +108,11 @@ class DBN(nn.Module):
         self, features: Float[Tensor, "batch features"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "batch pixels"]:
         """Image means below a state of the layer under the top RBM; with a generator the layers between are sampled."""
+        if features.shape[1:] != (self.top.features,):
+            raise ValueError(
+                f"features of shape {tuple(features.shape)} for a top RBM of {self.top.features}: `dbn.up(images)` or "
+                "the first columns of a dream's state are of that size."
+            )
         h = features
         for layer in reversed(self.lower):
             mean = layer.visible_given(h)

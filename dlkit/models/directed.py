@@ -44,7 +44,7 @@ class DirectedLayer(nn.Module):
 
     def hidden_given(self, v: Float[Tensor, "batch visible"]) -> Float[Tensor, "batch hidden"]:
         """Probability that recognition turns each hidden unit on."""
-        check_rows(v, self.features)
+        check_rows(v, self.R)
         return (matmul(v, self.R) + self.b).sigmoid_()
 
     def visible_given(self, h: Float[Tensor, "batch hidden"]) -> Float[Tensor, "batch visible"]:

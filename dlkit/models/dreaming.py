@@ -64,6 +64,11 @@ def dream(
     held = _one_hot(dbn, label, len(state))
     if (clamped is None) != (images is None):
         raise ValueError("images= and clamped= go together: the pixels to hold, and the mask of where.")
+    if clamped is not None and images is not None and clamped.shape[-1] != dbn.sizes[0]:
+        raise ValueError(
+            f"clamped has shape {tuple(clamped.shape)} and an image {dbn.sizes[0]} pixels: give it as (pixels,) or "
+            "(chains, pixels), by `mask.flatten()`."
+        )
     top = dbn.top
     with torch.no_grad():
         state = _with_labels(dbn, state, held)

@@ -31,11 +31,16 @@ def normal(mean: Float[Tensor, "*shape"], generator: torch.Generator | None = No
     return torch.empty(mean.shape, dtype=mean.dtype, device=device).normal_(generator=generator).to(mean.device)
 
 
-def check_rows(v: Tensor, visible: int) -> None:
-    """Raise ValueError unless v is (batch, visible)."""
+def check_rows(v: Tensor, W: Tensor) -> None:
+    """Raise ValueError unless v is (batch, visible), for weights W (visible, hidden) and of their dtype."""
+    visible = len(W)
     if v.shape[1:] != (visible,):
         mend = "`images.flatten(1)`" if math.prod(v.shape[1:]) == visible else f"give rows of {visible}"
         raise ValueError(f"images of shape {tuple(v.shape)} for {visible} visible units: {mend}.")
+    if v.dtype != W.dtype and not torch.is_autocast_enabled(v.device.type):
+        given, wanted = (str(dtype).removeprefix("torch.") for dtype in (v.dtype, W.dtype))
+        mend = "`images.float() / 255`" if v.dtype == torch.uint8 else f"`images.to(torch.{wanted})`"
+        raise ValueError(f"images are {given} and the weights {wanted}: {mend}.")
 
 
 class RBM(nn.Module):
@@ -144,7 +149,7 @@ class RBM(nn.Module):
 
         ValueError if the images are not rows of `visible` pixels.
         """
-        check_rows(v, self.visible)
+        check_rows(v, self.W)
         return matmul(self.scaled(v), self.W).to(self.b.dtype) + self.b
 
     def visible_input(self, h: Float[Tensor, "batch hidden"]) -> Float[Tensor, "batch visible"]:

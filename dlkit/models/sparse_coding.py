@@ -27,7 +27,7 @@ class SparseCoding(nn.Module):
         generator: torch.Generator | None = None,
     ):
         super().__init__()
-        if penalty <= 0:
+        if not penalty > 0:  # nor NaN
             raise ValueError(f"a penalty of {penalty}: it must be above 0, or nothing keeps the code sparse.")
         self.D = nn.Parameter(torch.randn(hidden, visible, generator=generator))
         self.penalty, self.steps = penalty, steps
@@ -52,7 +52,7 @@ class SparseCoding(nn.Module):
     @torch.no_grad()
     def hidden_given(self, v: Float[Tensor, "batch visible"]) -> Float[Tensor, "batch hidden"]:
         """The code of each input, at least 0."""
-        check_rows(v, self.features)
+        check_rows(v, self.D.T)
         D = self.D.detach()
         gram, drive = matmul(D, D.T), matmul(v, D.T) - self.penalty
         rate = 1 / float(torch.linalg.eigvalsh(gram)[-1])

@@ -92,8 +92,8 @@ class LabelledRBM(RBM):
 
     def label_free_energies(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch labels"]:
         """Free energy of the features with each label in turn, in nats."""
-        check_rows(features, self.features)
         W, U = self.W[: self.features], self.W[self.features :]
+        check_rows(features, W)
         x = matmul(features, W) + self.b
         a, bias = self.a[: self.features], self.a[self.features :]
         hidden = torch.stack([F.softplus(x + row).sum(1) for row in U], dim=1)

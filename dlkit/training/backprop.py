@@ -13,6 +13,22 @@ from dlkit.models.rbm import bernoulli
 from dlkit.training.learner import Batch
 
 
+def _answer(model: nn.Module, image: Tensor) -> Tensor:
+    """What the net makes of one image. TypeError if it is no net, ValueError if it takes no such image."""
+    if type(model).forward is nn.Module.forward:
+        mend = "unroll a stack by `dbn.classifier()` or `dbn.autoencoder()`, or train it by CD or UpDown"
+        raise TypeError(f"{type(model).__name__} has no forward for backpropagation to go through: {mend}.")
+    training = model.training
+    try:
+        return model.eval()(image)  # one image tells batch normalisation nothing
+    except RuntimeError as error:
+        shape = tuple(image.shape[1:])
+        mend = "begin it with nn.Flatten() if it takes rows of pixels"
+        raise ValueError(f"the net does not take images of shape {shape} ({error}): {mend}.") from error
+    finally:
+        model.train(training)
+
+
 @dataclass
 class CrossEntropy:
     """Any net from images to logits (batch, classes). Reports `loss`, in nats, and `error`, in percent."""
@@ -24,7 +40,7 @@ class CrossEntropy:
         """Refuse labels that are missing or that the net has no class for."""
         if data.labels is None:
             raise ValueError("the data have no labels: give (images, labels).")
-        logits = model(data.images[:1])
+        logits = _answer(model, data.images[:1])
         check(data.images, data.labels, values=None, classes=logits.shape[1])
 
     def fill_grad(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -71,7 +87,7 @@ class Reconstruction:
         if self.sparsity_target is not None and not isinstance(model, Autoassociator):
             raise TypeError(f"a sparsity target is for an Autoassociator, and this is a {type(model).__name__}.")
         check(data.images, values=(0.0, 1.0) if self.cost == "cross-entropy" else None)
-        back, pixels = model(data.images[:1]).shape[1], data.images[0].numel()
+        back, pixels = _answer(model, data.images[:1]).shape[1], data.images[0].numel()
         if back != pixels:
             raise ValueError(f"the net gives {back} values for images of {pixels} pixels: it must give as many back.")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from dlkit.data import check
 from dlkit.models.rbm import RBM, GaussianRBM
 from dlkit.models.sampling import noise
-from dlkit.training.learner import Batch
+from dlkit.training.learner import Batch, expect
 
 
 @dataclass
@@ -53,6 +53,7 @@ class CD:
     @torch.no_grad()
     def start(self, model: RBM, data: Batch, batch_size: int, generator: torch.Generator) -> None:
         """Set the visible bias from the data, and the offsets and activities that averages are kept of."""
+        expect(model, RBM, "contrastive divergence")
         labels = data.labels if model.labels else None
         check(data.images, labels, shape=(model.features,), values=model.pixel_range, classes=model.labels)
         images = model.observed(*data)

@@ -8,7 +8,7 @@ from torch import Tensor
 from dlkit.data import check
 from dlkit.models.products import matmul
 from dlkit.models.sparse_coding import SparseCoding
-from dlkit.training.learner import Batch
+from dlkit.training.learner import Batch, expect
 
 
 @dataclass
@@ -22,6 +22,7 @@ class DictionaryLearning:
     state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def start(self, model: SparseCoding, data: Batch, batch_size: int, generator: torch.Generator) -> None:
+        expect(model, SparseCoding, "dictionary learning")
         check(data.images, shape=(model.features,), values=None)
 
     @torch.no_grad()

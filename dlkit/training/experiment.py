@@ -56,9 +56,12 @@ class Experiment(Generic[M]):
         if isinstance(self.model, nn.Module):
             kind = type(self.model).__name__
             raise TypeError(
-                f"model= is a {kind} itself: give what makes one, partial({kind}, ...), or to go on from this one "
-                "partial(copy.deepcopy, model)."
+                f"model= is itself a model, {kind}: give what makes one, partial({kind}, ...), or to go on from "
+                "this one partial(copy.deepcopy, model)."
             )
+        if isinstance(self.learner, type):
+            name = self.learner.__name__
+            raise TypeError(f"learner={name} is the class itself: give a learner, {name}().")
         for name in ("batch_size", "epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: it must be at least 1.")

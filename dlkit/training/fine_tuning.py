@@ -24,9 +24,12 @@ def fine_tune(
 
     A net's top layer is new while those below are trained: its first, large errors would spoil them. Returns the one
     or two runs; `runs[-1].model` is the net. `checkpoint` is a folder for both; the rest is as for `Experiment.run`.
+    ValueError if the last layer is to be trained alone and has no parameters.
     Source: Hinton, Salakhutdinov 2006, Reducing the dimensionality of data with neural networks, supporting text.
     """
     runs: list[Run] = []
+    if top_epochs and not any(True for _ in net[-1].parameters()):
+        raise ValueError(f"the last layer, {type(net[-1]).__name__}, has nothing to train alone: give top_epochs=0.")
     if top_epochs:
         alone = replace(experiment, model=lambda: _training(net, nn.ModuleList([net[-1]])), epochs=top_epochs)
         runs.append(alone.run(checkpoint=_folder(checkpoint, "top"), **arguments))

@@ -19,6 +19,12 @@ class Batch(NamedTuple):
         return len(self.images)
 
 
+def expect(model: nn.Module, kind: type[nn.Module], what: str) -> None:
+    """Raise TypeError unless the model is of the kind that `what`, a learner, is for."""
+    if not isinstance(model, kind):
+        raise TypeError(f"{what} trains models of class {kind.__name__}, and model= makes a {type(model).__name__}.")
+
+
 @runtime_checkable
 class Learner(Protocol[M_contra]):
     """How a model learns from a batch. `Experiment` works on a copy, so one learner can serve many runs.

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from dlkit.models.rbm import bernoulli
+from dlkit.models.unrolled import check_chain
 from dlkit.training.experiment import Callback, Experiment, Run, resolve
 from dlkit.training.learner import Batch
 
@@ -33,12 +35,13 @@ def pretrain(
     `hidden_given`. Each layer's features are computed once: their means or, if `stochastic`, one sample of them.
     `checkpoint` is a folder, with a folder in it for each layer; the rest is as for `Experiment.run`.
     An interrupt ends the layer it meets and the layers above are not begun: `runs[-1].stopped` says so.
-    ValueError if there are no layers.
+    ValueError if there are no layers, if they do not chain, or if one has label units and the data have no labels.
     Source: Bengio, Lamblin, Popovici, Larochelle 2007, Greedy layer-wise training of deep networks.
     """
     if not layers:
         raise ValueError("an empty stack: give one experiment at least, that of the layer next to the images.")
     data = resolve(layers[0].data)
+    _check(layers, data)
     runs: list[Run] = []
     for number, layer in enumerate(layers, 1):
         folder = Path(checkpoint) / f"layer-{number}" if checkpoint is not None else None
@@ -57,6 +60,22 @@ def pretrain(
         if run.stopped == "interrupted":
             break
     return runs
+
+
+def _check(layers: Sequence[Experiment], data: Batch) -> None:
+    """Refuse a stack that would only fail when its lower layers have been trained."""
+    with torch.random.fork_rng(devices=[]):
+        models: list[Any] = [layer.model() for layer in layers]
+    for number, model in enumerate(models, 1):
+        if number < len(models) and not hasattr(model, "hidden_given"):
+            kind = type(model).__name__
+            raise ValueError(f"layer {number}, a {kind}, has no hidden_given: the next layer would have no inputs.")
+        if getattr(model, "labels", None) and data.labels is None:
+            raise ValueError(
+                f"layer {number} has {model.labels} label units, but the data have no labels: give (images, labels)."
+            )
+    if all(hasattr(model, "features") and hasattr(model, "hidden") for model in models):
+        check_chain([(model.features, model.hidden) for model in models])
 
 
 def one_a_layer(sizes: Sequence[int], kind: Callable[..., nn.Module], like: Experiment) -> list[Experiment]:

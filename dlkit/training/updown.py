@@ -12,7 +12,7 @@ from dlkit.models.directed import DirectedLayer
 from dlkit.models.products import matmul
 from dlkit.models.rbm import bernoulli
 from dlkit.training.contrastive import difference
-from dlkit.training.learner import Batch
+from dlkit.training.learner import Batch, expect
 
 
 @dataclass
@@ -36,6 +36,9 @@ class UpDown:
     @torch.no_grad()
     def start(self, model: DBN, data: Batch, batch_size: int, generator: torch.Generator) -> None:
         """Refuse a DBN whose two ways are tied, and images or labels that do not fit."""
+        expect(model, DBN, "up-down")
+        if not model.lower:
+            raise ValueError("a DBN of one layer has no way down to train: its RBM alone learns by CD or PCD.")
         if not all(isinstance(layer, DirectedLayer) for layer in model.lower):
             raise ValueError("up-down trains the way up and the way down apart: give it `dbn.untied()`.")
         if model.labels is not None and data.labels is None:

@@ -10,11 +10,10 @@ from torch import Tensor
 
 from dlkit.models import DBN
 from dlkit.models.dreaming import asleep, dream
-from dlkit.ui.gibbs import PARTS, held_pixels, tinted
+from dlkit.ui.film import WIDTH, Film, held_pixels, tinted
 from dlkit.ui.pictures import bars, captioned, grey, put
 
 CHAINS = 16  # where no start images are given
-WIDTH = 420  # pixels, about
 
 
 class Dreams:
@@ -115,7 +114,7 @@ class Dreams:
         return captioned(tinted(pixels, held), thinks, columns, zoom * self.shape[1])
 
 
-class Dreamer(widgets.VBox):
+class Dreamer(Film):
     """What `dbn` dreams of, step by step, with the controls of a film: of a label or freely, from noise or digits.
 
     `start_images` (chains, height, width) are digits to start from, and of which a part can be held; without them 16
@@ -132,36 +131,28 @@ class Dreamer(widgets.VBox):
         seed: int = 0,
     ):
         self.dreams = Dreams(dbn, start_images, shape, seed)
-        self._from_noise = start_images is None
+        super().__init__(
+            self.dreams,
+            from_noise=start_images is None,
+            step="One Gibbs step of the top layer",
+            data="digits",
+            noise="Random features, for every chain",
+            speeds=[1, 5, 20],
+            interval=150,
+        )
         labels = [("free", None), *((str(label), label) for label in range(dbn.labels or 0))]
-        self.play = widgets.Play(min=0, max=10**6, interval=150, show_repeat=False)
-        self.step = widgets.Button(description="Step", icon="step-forward", tooltip="One Gibbs step of the top layer")
-        self.data = widgets.Button(description="Start from digits", tooltip="Put every chain on its start image")
-        self.noise = widgets.Button(description="Start from noise", tooltip="Random features, for every chain")
-        self.label = widgets.Dropdown(options=labels, description="Label")
-        self.hold = widgets.Dropdown(options=PARTS, description="Hold")
-        self.speed = widgets.Dropdown(options=[1, 5, 20], description="Steps a tick")
-        self.caption, self.chart = widgets.HTML(), widgets.HTML()
-        self.picture = widgets.Image(format="png")
+        self.label = widgets.Dropdown(options=labels, description="Label", layout={"width": "200px"})
         self.label.disabled = dbn.labels is None
         self.data.disabled = self.hold.disabled = start_images is None
-        self.play.observe(self._tick, "value")
-        self.step.on_click(lambda _: self._advance(1))
-        self.data.on_click(lambda _: self._restart(False))
-        self.noise.on_click(lambda _: self._restart(True))
         self.label.observe(self._ask, "value")
-        self.hold.observe(self._hold, "value")
-        for control in (self.label, self.hold, self.speed):
-            control.layout.width = "200px"
-        self._draw()
-        super().__init__(
-            [
-                widgets.HBox([self.play, self.step, self.data, self.noise]),
-                widgets.HBox([self.label, self.hold, self.speed]),
-                self.caption,
-                widgets.HBox([self.picture, self.chart], layout={"align_items": "flex-start"}),
-            ]
-        )
+        self.chart = widgets.HTML()
+        self.draw()
+        self.children = [
+            self._buttons(),
+            widgets.HBox([self.label, self.hold, self.speed]),
+            self.caption,
+            widgets.HBox([self.picture, self.chart], layout={"align_items": "flex-start"}),
+        ]
 
     def __repr__(self) -> str:
         sizes = "-".join(map(str, self.dreams.dbn.sizes))
@@ -174,39 +165,18 @@ class Dreamer(widgets.VBox):
             raise ValueError(f"chain {index}: there are {self.dreams.chains}, 0 to {self.dreams.chains - 1}.")
         return self.dreams.images[index].view(self.dreams.shape).cpu().clone()
 
-    def _tick(self, change: dict) -> None:
-        if change["new"] == self.play.min:  # ■
-            self._restart(self._from_noise)
-        else:
-            self._advance(self.speed.value)
-
-    def _advance(self, steps: int) -> None:
-        self.dreams.advance(steps)
-        self._draw()
-
-    def _restart(self, from_noise: bool) -> None:
-        self._from_noise = from_noise
-        self.dreams.restart(from_noise)
-        self._draw()
-
     def _ask(self, change: dict) -> None:
         self.dreams.ask_for(change["new"])
-        self._draw()
+        self.draw()
 
-    def _hold(self, change: dict) -> None:
-        self.dreams.hold(change["new"])
-        self._draw()
-
-    def _draw(self) -> None:
+    def draw(self) -> None:
         put(self.dreams.picture(), self.picture)
         if self.dreams.labels is not None:
             self.chart.value = bars(self.dreams.labels.mean(0).tolist(), "Mean label probability of all chains")
         self.caption.value = self._words()
 
     def _words(self) -> str:
-        text = f"{self.dreams.chains} chains, step {self.dreams.step:,}: {self._about_labels()}"
-        if self.hold.value != "nothing":
-            text += f" The {self.hold.value} of each image is held (blue)."
+        text = f"{self.dreams.chains} chains, step {self.dreams.step:,}: {self._about_labels()}{self._held()}"
         if self.dreams.start is None:
             text += " No start images were given, so there is nothing to start from but noise, and nothing to hold."
         return text

@@ -5,31 +5,13 @@ import math
 import ipywidgets as widgets
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from dlkit.models.rbm import RBM
 from dlkit.models.sampling import chain, noise
+from dlkit.ui.film import WIDTH, Film, held_pixels, tinted
 from dlkit.ui.pictures import GREY, enlarged, put, tile
-
-PARTS = ("nothing", "top half", "bottom half", "left half", "right half")
-HELD_TINT = np.array([0.34, 0.71, 0.91])  # Okabe and Ito's sky blue
-WIDTH = 420  # pixels, about
-
-
-def held_pixels(shape: tuple[int, int], part: str) -> Bool[Tensor, " pixels"]:
-    """The pixels of an image of this shape that are in `part`, one of PARTS."""
-    row, column = torch.meshgrid(*map(torch.arange, shape), indexing="ij")
-    top, left = row < shape[0] // 2, column < shape[1] // 2
-    masks = {"nothing": row < 0, "top half": top, "bottom half": ~top, "left half": left, "right half": ~left}
-    return masks[part].flatten()
-
-
-def tinted(grey: UInt8[np.ndarray, "*shape"], held: Bool[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape 3"]:
-    """Grey pixels as colours, blue where held."""
-    rgb = np.repeat(grey[..., None], 3, axis=-1)
-    rgb[held] = (HELD_TINT * (0.35 + 0.65 * rgb[held] / 255) * 255).round()
-    return rgb
 
 
 class Chains:
@@ -88,7 +70,7 @@ class Chains:
         return tinted(grey, held)
 
 
-class GibbsPlayer(widgets.VBox):
+class GibbsPlayer(Film):
     """Chains of `rbm` from the images `start` (chains, height, width) or (chains, pixels), with the controls of a film.
 
     ■ and the two restart buttons go back to step 0. The held part of each image stays as it is in `start`.
@@ -96,61 +78,32 @@ class GibbsPlayer(widgets.VBox):
 
     def __init__(self, rbm: RBM, start: Float[Tensor, "chains ..."], shape: tuple[int, int], seed: int = 0):
         self.chains = Chains(rbm, start.flatten(1), shape, seed)
-        self._at_start = self.chains.free_energy()
-        self._from_noise = False
-        self.play = widgets.Play(min=0, max=10**6, interval=100, show_repeat=False)
-        self.step = widgets.Button(description="Step", icon="step-forward", tooltip="One Gibbs step")
-        self.data = widgets.Button(description="Start from data", tooltip="Put every chain back on its start image")
-        self.noise = widgets.Button(description="Start from noise", tooltip="Random pixels, but for those held")
-        self.hold = widgets.Dropdown(options=PARTS, description="Hold")
-        self.show = widgets.Dropdown(options=["samples", "means"], description="Show")
-        self.speed = widgets.Dropdown(options=[1, 10, 100], description="Steps a tick")
-        self.caption = widgets.HTML()
-        self.picture = widgets.Image(format="png")
-        self.play.observe(self._tick, "value")
-        self.step.on_click(lambda _: self._advance(1))
-        self.data.on_click(lambda _: self._restart(False))
-        self.noise.on_click(lambda _: self._restart(True))
-        self.hold.observe(self._hold, "value")
-        self.show.observe(self._draw, "value")
-        for control in (self.hold, self.show, self.speed):
-            control.layout.width = "200px"
-        self._draw()
         super().__init__(
-            [
-                widgets.HBox([self.play, self.step, self.data, self.noise]),
-                widgets.HBox([self.hold, self.show, self.speed]),
-                self.caption,
-                self.picture,
-            ]
+            self.chains,
+            from_noise=False,
+            step="One Gibbs step",
+            data="data",
+            noise="Random pixels, but for those held",
+            speeds=[1, 10, 100],
+            interval=100,
         )
+        self._at_start = self.chains.free_energy()
+        self.show = widgets.Dropdown(options=["samples", "means"], description="Show", layout={"width": "200px"})
+        self.show.observe(lambda _: self.draw(), "value")
+        self.draw()
+        self.children = [
+            self._buttons(),
+            widgets.HBox([self.hold, self.show, self.speed]),
+            self.caption,
+            self.picture,
+        ]
 
     def __repr__(self) -> str:
         return f"GibbsPlayer({len(self.chains.v)} chains of {self.chains.rbm})"
 
-    def _tick(self, change: dict) -> None:
-        if change["new"] == self.play.min:  # ■
-            self._restart(self._from_noise)
-        else:
-            self._advance(self.speed.value)
-
-    def _advance(self, steps: int) -> None:
-        self.chains.advance(steps)
-        self._draw()
-
-    def _restart(self, from_noise: bool) -> None:
-        self._from_noise = from_noise
-        self.chains.restart(from_noise)
-        self._draw()
-
-    def _hold(self, change: dict) -> None:
-        self.chains.hold(change["new"])
-        self._draw()
-
-    def _draw(self, change: object = None) -> None:
+    def draw(self) -> None:
         put(self.chains.picture(means=self.show.value == "means"), self.picture)
-        held = "" if self.hold.value == "nothing" else f" The {self.hold.value} of each image is held (blue)."
         self.caption.value = (
             f"{len(self.chains.v)} chains, step {self.chains.step:,}: mean free energy "
-            f"{self.chains.free_energy():.1f} nats; the start images' is {self._at_start:.1f}.{held}"
+            f"{self.chains.free_energy():.1f} nats; the start images' is {self._at_start:.1f}.{self._held()}"
         )
