@@ -1,16 +1,13 @@
 """Notebook 00: the solutions are right, each usual mistake has a hint of its own, and no answer is an error message."""
 
-import runpy
-from pathlib import Path
-
 import pytest
 import torch
-from answers import said
+from answers import said, solutions
 
 from dlkit import data
 from dlkit.exercises import start_here as check
 
-SOLUTIONS = runpy.run_path(str(Path(__file__).parents[1] / "notebooks/solutions/00_start_here.py"))
+SOLUTIONS = solutions("00_start_here")
 
 
 @pytest.fixture(scope="module")

@@ -1,35 +1,16 @@
-"""Notebook 01: the solutions are right, each usual mistake has a hint of its own, and no answer is an error message."""
-
-import runpy
-from pathlib import Path
+"""Notebook 01: each usual mistake has a hint of its own, and no answer is an error message."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from answers import said
+from answers import said, solutions
 from oracles import random_rbm
 
 from dlkit.data import bars_and_stripes
 from dlkit.exercises import energy_and_sampling as check
 
-SOLUTIONS = runpy.run_path(str(Path(__file__).parents[1] / "notebooks/solutions/01_energy_and_sampling.py"))
+SOLUTIONS = solutions("01_energy_and_sampling")
 FUNCTIONS = ["energy", "free_energy", "gibbs_step", "cd_statistics"]
-
-
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_the_solution_is_right(capsys, name):
-    assert said(capsys, getattr(check, name), SOLUTIONS[name]).startswith("✓")
-
-
-@pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.parametrize("stub", [None, ..., lambda *_: None, lambda *_: ...])
-def test_an_untouched_stub_is_not_answered_yet(capsys, name, stub):
-    assert said(capsys, getattr(check, name), stub).startswith("○")
-
-
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_what_the_students_code_raises_is_told_in_a_line(capsys, name):
-    assert "Your code raised ZeroDivisionError" in said(capsys, getattr(check, name), lambda *_: 1 / 0)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

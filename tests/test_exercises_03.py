@@ -1,35 +1,16 @@
-"""Notebook 03: the solutions are right, each usual mistake has a hint of its own, and no answer is an error message."""
-
-import runpy
-from pathlib import Path
+"""Notebook 03: each usual mistake has a hint of its own, and no answer is an error message."""
 
 import pytest
 import torch
-from answers import said
+from answers import said, solutions
 from torch import nn
 
 from dlkit.exercises import dbn_pretraining as check
 from dlkit.models import RBM
 from dlkit.models.sparse_coding import SparseCoding
 
-SOLUTIONS = runpy.run_path(str(Path(__file__).parents[1] / "notebooks/solutions/03_dbn_pretraining.py"))
+SOLUTIONS = solutions("03_dbn_pretraining")
 FUNCTIONS = ["features", "upside_down", "corrupt", "ista_step"]
-
-
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_the_solution_is_right(capsys, name):
-    assert said(capsys, getattr(check, name), SOLUTIONS[name]).startswith("✓")
-
-
-@pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.parametrize("stub", [None, ..., lambda *_: None, lambda *_: ...])
-def test_an_untouched_stub_is_not_answered_yet(capsys, name, stub):
-    assert said(capsys, getattr(check, name), stub).startswith("○")
-
-
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_what_the_students_code_raises_is_told_in_a_line(capsys, name):
-    assert "Your code raised ZeroDivisionError" in said(capsys, getattr(check, name), lambda *_: 1 / 0)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -1,0 +1,36 @@
+"""All exercises that ask for a function: the solution is right, a stub is no answer, a crash is told in a line."""
+
+from functools import cache
+from importlib import import_module
+
+import pytest
+from answers import said, solutions
+
+FUNCTIONS = {
+    "01_energy_and_sampling": ["energy", "free_energy", "gibbs_step", "cd_statistics"],
+    "02_rbm_pretraining": ["fill_grad", "pseudo_log_likelihood"],
+    "03_dbn_pretraining": ["features", "upside_down", "corrupt", "ista_step"],
+    "04_dbn_fine_tuning": ["label_free_energies", "wake", "unroll", "principal_components"],
+}
+solved = cache(solutions)
+
+
+@pytest.fixture(params=[(notebook, name) for notebook, names in FUNCTIONS.items() for name in names], ids="-".join)
+def exercise(request):
+    """(notebook, name, the check of that name)."""
+    notebook, name = request.param
+    return notebook, name, getattr(import_module(f"dlkit.exercises.{notebook[3:]}"), name)
+
+
+def test_the_solution_is_right(capsys, exercise):
+    notebook, name, check = exercise
+    assert said(capsys, check, solved(notebook)[name]).startswith("✓")
+
+
+@pytest.mark.parametrize("stub", [None, ..., lambda *_: None, lambda *_: ...])
+def test_an_untouched_stub_is_not_answered_yet(capsys, exercise, stub):
+    assert said(capsys, exercise[2], stub).startswith("○")
+
+
+def test_what_the_students_code_raises_is_told_in_a_line(capsys, exercise):
+    assert "Your code raised ZeroDivisionError" in said(capsys, exercise[2], lambda *_: 1 / 0)
