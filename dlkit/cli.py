@@ -130,12 +130,13 @@ def reproduce(
     quick: Annotated[bool, typer.Option("--quick", help="A reduced table, in about a minute.")] = False,
     as_json: Json = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of going on from checkpoints.")] = False,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Draws to take the mean of; by default the table's.")] = None,
 ) -> None:
     """Measure a published table again and print both."""
     with errors_as_sentences():
         from dlkit import papers
 
-        papers.run(chosen(name, papers.NAMES), quick=quick, as_json=as_json, fresh=fresh)
+        papers.run(chosen(name, papers.NAMES), quick=quick, as_json=as_json, fresh=fresh, seeds=seeds)
 
 
 if __name__ == "__main__":

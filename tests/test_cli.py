@@ -63,11 +63,11 @@ def test_bench_and_reproduce_pass_their_options_on(room):
     bench, papers = room("bench"), room("papers")
     assert call("bench", "first", "--json").exit_code == 0
     assert call("reproduce", "second", "--quick").exit_code == 0
-    assert call("reproduce", "second", "--fresh", "--json").exit_code == 0
+    assert call("reproduce", "second", "--fresh", "--json", "--seeds", "2").exit_code == 0
     assert bench == [("first", {"as_json": True})]
     assert papers == [
-        ("second", {"quick": True, "as_json": False, "fresh": False}),
-        ("second", {"quick": False, "as_json": True, "fresh": True}),
+        ("second", {"quick": True, "as_json": False, "fresh": False, "seeds": None}),
+        ("second", {"quick": False, "as_json": True, "fresh": True, "seeds": 2}),
     ]
 
 

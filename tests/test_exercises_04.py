@@ -62,7 +62,9 @@ WAKES = {
     "through a sigmoid": waked(squash=lambda x: x),
     "what was seen alone": waked(squash=torch.zeros_like),
     "lacks their bias a": waked(bias=0),
-    "G's is right. a's is the mean": waked(a_factor=6),
+    "G's is right. a's is not: it is the mean": waked(a_factor=6),
+    "G's is right. a's is not: its sign": waked(a_factor=-1),
+    "G's has the wrong sign": waked(-1),
     "the wrong way round": lambda *given: (waked()(*given)[0].T, waked()(*given)[1]),
     "Return two tensors": lambda *given: waked()(*given)[0],
     "p = σ(a + above": waked(0.5),
@@ -91,6 +93,7 @@ UNROLLS = {
     "Its bias is not b": lambda W, b: linear(W.T.clone(), torch.zeros(3)),
     "Its weight is not W transposed": lambda W, b: linear(W.T.clone() + 1, b.clone()),
     "shares its memory with the RBM": lambda W, b: linear(W.T, b),
+    "It would not learn": lambda W, b: linear(W.T.clone(), b.clone()).requires_grad_(False),
 }
 
 

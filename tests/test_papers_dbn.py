@@ -25,9 +25,9 @@ def tiny(monkeypatch):
     monkeypatch.setattr(hinton_salakhutdinov2006, "CLASSIFIER", (784, 20, 10))
     monkeypatch.setattr(hinton_salakhutdinov2006, "AUTOENCODER", (784, 20, 30))
     monkeypatch.setattr(hinton_salakhutdinov2006, "MAP", (784, 20, 2))
-    monkeypatch.setattr(hinton_salakhutdinov2006, "QUICK", hinton_salakhutdinov2006.Recipe(600, (0, 1), 1, 1, 1))
+    monkeypatch.setattr(hinton_salakhutdinov2006, "QUICK", hinton_salakhutdinov2006.Recipe(600, 2, 1, 1, 1))
     monkeypatch.setattr(larochelle2009, "SIZES", (784, 20, 10))
-    monkeypatch.setattr(larochelle2009, "QUICK", larochelle2009.Recipe(600, (0, 1), 1, ((100, 2), (300, 2))))
+    monkeypatch.setattr(larochelle2009, "QUICK", larochelle2009.Recipe(600, 2, 1, ((100, 2), (300, 2))))
 
 
 ROWS = {
@@ -46,6 +46,29 @@ def test_it_measures_every_row_and_keeps_it(paper, tmp_path, monkeypatch):
     assert all(row.source for row in rows if row.published)
     monkeypatch.setattr(paper.Experiment, "run", lambda *_, **__: pytest.fail("trained again"))
     assert paper.measure(tmp_path, quick=True) == rows
+
+
+def test_fewer_seeds_are_a_part_of_the_table_and_are_not_written_in_its_place(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(papers, "RUNS", tmp_path)
+    monkeypatch.setattr(larochelle2009, "Recipe", lambda: larochelle2009.QUICK)
+    monkeypatch.setattr(larochelle2009, "SEEDS", 2)
+    papers.run("larochelle2009", as_json=True, seeds=1)
+    assert not (tmp_path / "larochelle2009.md").exists()
+    one = capsys.readouterr()
+    assert "over 1 seed" in one.out
+    assert "measured again" not in one.err
+    papers.run("larochelle2009", as_json=True)
+    assert (tmp_path / "larochelle2009.md").exists()
+    both = capsys.readouterr()
+    assert "over 2 seeds" in both.out
+    assert f"What {tmp_path}/larochelle2009 kept was not measured again; --fresh forgets it." in both.err
+    papers.run("larochelle2009", as_json=True, seeds=1)
+    assert capsys.readouterr().out == one.out
+
+
+def test_a_paper_without_seeds_takes_none():
+    with pytest.raises(ValueError, match="hinton2006 is measured with one seed a training: leave --seeds out"):
+        papers.run("hinton2006", seeds=2)
 
 
 @pytest.mark.parametrize("paper", ROWS, ids=lambda paper: paper.__name__)

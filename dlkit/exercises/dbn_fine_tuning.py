@@ -88,7 +88,10 @@ def wake(answer: Any) -> None:
     if _close(grad, (((above @ G.T).sigmoid() - below).T @ above) / 6):
         raise Hint("The input of the units below lacks their bias a.")
     if _close(grad, right):
-        raise Hint("G's is right. a's is the mean of the same difference over the images.")
+        mend = "its sign" if _close(bias, -error.mean(0)) else "it is the mean of the same difference over the images"
+        raise Hint(f"G's is right. a's is not: {mend}.")
+    if _close(grad, -right):
+        raise Hint("G's has the wrong sign: an optimizer subtracts, so probabilities less what was seen.")
     raise Hint("p = σ(a + above·Gᵀ); then (p - below)ᵀ above over the number of images, and the mean of p - below.")
 
 
@@ -110,6 +113,8 @@ def unroll(answer: Any) -> None:
         raise Hint("Its bias is not b.")
     if not _close(layer(v), v @ W + b):
         raise Hint("Its weight is not W transposed: `nn.Linear` multiplies by `weight.T`.")
+    if not (layer.weight.requires_grad and layer.bias.requires_grad):
+        raise Hint("It would not learn: its weight and bias must require gradients; `nn.Parameter(...)` makes them.")
     with torch.no_grad():
         layer.weight.zero_()
         layer.bias.zero_()

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -15,21 +16,29 @@ NAMES = ("salakhutdinov2008", "hinton2006", "hinton_salakhutdinov2006", "laroche
 RUNS = Path("runs")
 
 
-def run(name: str, *, quick: bool = False, as_json: bool = False, fresh: bool = False) -> None:
+def run(
+    name: str, *, quick: bool = False, as_json: bool = False, fresh: bool = False, seeds: int | None = None
+) -> None:
     """Measure and print one paper's table; what is done already is kept in runs/ and not done again.
 
-    quick: a reduced table, in under a minute. fresh: forget what was kept. A full run also writes its table to
-    runs/NAME.md. ValueError if there is no paper of that name.
+    quick: a reduced table, in under a minute. fresh: forget what was kept. seeds: fewer or more draws than the
+    table's. A full run with the table's own seeds also writes it to runs/NAME.md.
+    ValueError if there is no paper of that name, or if it is not measured over seeds.
     """
     if name not in NAMES:
         raise ValueError(f"no paper named {name!r}: there are {', '.join(NAMES)}.")
     paper = import_module(f"dlkit.papers.{name}")
+    if seeds is not None and not hasattr(paper, "SEEDS"):
+        raise ValueError(f"{name} is measured with one seed a training: leave --seeds out.")
     folder = RUNS / (f"{name}-quick" if quick else name)
     if fresh and folder.exists():
         shutil.rmtree(folder)
-    rows = paper.measure(folder, quick)
+    known = folder.exists()
+    rows = paper.measure(folder, quick) if seeds is None else paper.measure(folder, quick, seeds)
     emit(rows, paper.TITLE + (" (reduced: fewer digits, fewer epochs)" if quick else ""), as_json)
-    if not quick:
+    if known:
+        print(f"What {folder} kept was not measured again; --fresh forgets it.", file=sys.stderr)
+    if not quick and seeds in (None, getattr(paper, "SEEDS", None)):
         (RUNS / f"{name}.md").write_text(markdown(rows, paper.TITLE))
 
 
