@@ -10,8 +10,8 @@ import torch
 from oracles import random_states, seeded
 
 from dlkit import Experiment
-from dlkit.models import RBM, GaussianRBM
-from dlkit.training import CD, PCD, linear, steps
+from dlkit.models import DBN, RBM, GaussianRBM
+from dlkit.training import CD, PCD, UpDown, linear, steps
 
 IMAGES = random_states(50, 12, seed=3, probability=0.3)
 TIMING = "images_per_second"
@@ -25,6 +25,7 @@ CASES = {
     "pcd": {"learner": PCD(chains=5), "momentum": 0.5},
     "centred": {"learner": CD(centred=True, sparsity_target=0.2), "lr": linear(0.1, 0.0, 2)},
     "centred pcd, adam": {"learner": PCD(k=2, centred=True), "optimizer": adam, "lr": 0.01},
+    "up-down, persistent": {"model": partial(DBN.of, (12, 6, 5), untied=True), "learner": UpDown(2, persistent=True)},
     "gaussian": gaussian | {"learner": CD(k=2)},
 }
 

@@ -353,6 +353,13 @@ def test_a_file_whose_tensors_do_not_fit_its_header_is_refused_in_one_sentence(t
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="file modes")
+def test_a_saved_model_can_be_read_by_whoever_may_read_the_writers_files(tmp_path):
+    (tmp_path / "plain").touch()
+    tiny(RBM).save(tmp_path / "rbm")
+    assert (tmp_path / "rbm").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_a_save_that_fails_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
     path = tmp_path / "rbm"
     old = tiny(RBM)

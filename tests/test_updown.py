@@ -23,12 +23,16 @@ def bce_grads(layer, x, target, *, up):
 
 @pytest.mark.parametrize("labels", [None, 2])
 @pytest.mark.parametrize("k", [1, 3])
-def test_wake_trains_generation_and_sleep_recognition_and_the_top_by_cd(labels, k):
+@pytest.mark.parametrize("chains", [None, 4])
+def test_wake_trains_generation_and_sleep_recognition_and_the_top_by_cd(labels, k, chains):
     """The random numbers are drawn in the order of the paper's listing: up, chain, down."""
     dbn, n = stack(labels), 7
     v = torch.rand(n, 5, generator=seeded())
     y = torch.arange(n) % 2 if labels else None
-    UpDown(k).fill_grad(dbn, Batch(v, y), seeded(3))
+    learner = UpDown(k, persistent=chains is not None)
+    learner.start(dbn, Batch(v, y), chains or n, seeded(5))
+    dreams = learner.state["chains"].clone() if chains else None
+    learner.fill_grad(dbn, Batch(v, y), seeded(3))
 
     def draw(p):
         return (torch.rand(p.shape, generator=generator) < p).float()
@@ -39,15 +43,20 @@ def test_wake_trains_generation_and_sleep_recognition_and_the_top_by_cd(labels, 
         h2 = draw(torch.sigmoid(h1 @ two.R + two.b))
         x = torch.cat([h2, torch.nn.functional.one_hot(y, 2).float()], 1) if labels else h2
         chain = x
+        if chains:
+            draw(top.hidden_given(x))  # for the report
+            chain = dreams
         for _ in range(k):
             chain = top.draw_visible(top.visible_given(draw(top.hidden_given(chain))), generator)
         s2 = chain[:, :3]
         s1 = draw(torch.sigmoid(s2 @ two.G.T + two.a))
         s0 = torch.sigmoid(s1 @ one.G.T + one.a)
-        positive, negative = x.T @ top.hidden_given(x) / n, chain.T @ top.hidden_given(chain) / n
+        positive, negative = x.T @ top.hidden_given(x) / n, chain.T @ top.hidden_given(chain) / len(chain)
     torch.testing.assert_close(top.W.grad, negative - positive)
     torch.testing.assert_close(top.a.grad, chain.mean(0) - x.mean(0))
-    torch.testing.assert_close(top.b.grad, (top.hidden_given(chain) - top.hidden_given(x)).mean(0))
+    torch.testing.assert_close(top.b.grad, top.hidden_given(chain).mean(0) - top.hidden_given(x).mean(0))
+    if chains:
+        assert torch.equal(learner.state["chains"], chain)
     for layer, below, above in ((one, v, h1), (two, h1, h2)):
         for found, expected in zip((layer.G, layer.a), bce_grads(layer, above, below, up=False), strict=True):
             torch.testing.assert_close(found.grad, expected)

@@ -52,7 +52,10 @@ def write_tensors(tensors: dict[str, torch.Tensor], path: Path, header: dict[str
     """One safetensors file, atomically: a reader finds the old file or the new one, never half of one."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        partial.touch()
+        mode = partial.stat().st_mode
         save_file(tensors, partial, metadata=header)
+        partial.chmod(mode)  # safetensors lets only its writer read it, and not the writer's students
         into_place(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from dlkit.models.dbn import DBN
 from dlkit.models.directed import DirectedLayer
 from dlkit.models.products import matmul
 from dlkit.models.rbm import bernoulli
+from dlkit.models.sampling import noise
 from dlkit.training.contrastive import difference
 from dlkit.training.learner import Batch, expect
 
@@ -20,13 +21,18 @@ class UpDown:
     """Wake: go up, and let generation learn to bring back each layer from the one above. Top: CD-k. Sleep: go down
     from where that chain ends, and let recognition learn to bring back each layer from the one below.
 
+    `persistent`: the top's chains, and the dreams of the sleep, go on from step to step, as many as there are images in
+    a batch (PCD); else they start from the batch, and what lies far from all digits is never unlearned.
     For a DBN that is `untied()`; hidden states are sampled on both ways, pixels are not. Reports `loss`, the squared
     error of the image brought back from the first hidden layer, per image; and for a DBN with labels `error`, in
     percent, of the label that one Gibbs step of the top prefers (`label_probabilities` is better, and dearer).
-    Source: Hinton, Osindero, Teh 2006, A fast learning algorithm for deep belief nets, §5 and appendix B.
+    Sources: Hinton, Osindero, Teh 2006, A fast learning algorithm for deep belief nets, §5 and appendix B; for the
+    persistent chains Tieleman 2008, Training restricted Boltzmann machines using approximations to the likelihood
+    gradient.
     """
 
     k: int = 3
+    persistent: bool = False
     state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self):
@@ -44,6 +50,8 @@ class UpDown:
         if model.labels is not None and data.labels is None:
             raise ValueError(f"{model.labels} label units, but the data have no labels: give (images, labels).")
         check(data.images, data.labels if model.labels else None, shape=(model.sizes[0],), classes=model.labels)
+        if self.persistent:
+            self.state["chains"] = noise(model.top, batch_size, generator)
 
     @torch.no_grad()
     def fill_grad(self, model: DBN, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -55,14 +63,15 @@ class UpDown:
 
         x = top.observed(awake[-1], batch.labels)
         positive = top.hidden_given(x)
-        h, v, first = positive, x, None
-        for _ in range(self.k):
-            mean = top.visible_given(top.draw_hidden(h, generator))
-            first = mean if first is None else first
+        back = top.visible_given(top.draw_hidden(positive, generator))
+        v = self.state["chains"] if self.persistent else top.draw_visible(back, generator)
+        for _ in range(self.k if self.persistent else self.k - 1):
+            mean = top.visible_given(top.draw_hidden(top.hidden_given(v), generator))
             v = top.draw_visible(mean, generator)
-            h = top.hidden_given(v)
+        if self.persistent:
+            self.state["chains"].copy_(v)
         weight = difference(len(x), len(v), x.dtype, x.device)
-        gradient = top.energy_gradient(torch.cat([x, v]), torch.cat([positive, h]), weight)
+        gradient = top.energy_gradient(torch.cat([x, v]), torch.cat([positive, top.hidden_given(v)]), weight)
         for name, parameter in top.named_parameters():
             parameter.grad = gradient[name]
 
@@ -74,15 +83,15 @@ class UpDown:
         loss = awake[0].new_zeros(())
         for place, layer in enumerate(lower):
             below, above = awake[place : place + 2]
-            back = layer.visible_given(above)
-            loss = F.mse_loss(back, below, reduction="sum") / len(below) if place == 0 else loss
-            _delta_rule(layer.G, layer.a, above, back - below, transposed=True)
+            picture = layer.visible_given(above)
+            loss = F.mse_loss(picture, below, reduction="sum") / len(below) if place == 0 else loss
+            _delta_rule(layer.G, layer.a, above, picture - below, transposed=True)
             below, above = asleep[place : place + 2]
             _delta_rule(layer.R, layer.b, below, layer.hidden_given(below) - above, transposed=False)
 
         report = {"loss": loss}
-        if model.labels is not None and batch.labels is not None and first is not None:
-            wrong = first[:, top.features :].argmax(1) != batch.labels
+        if model.labels is not None and batch.labels is not None:
+            wrong = back[:, top.features :].argmax(1) != batch.labels
             report["error"] = 100 * wrong.float().mean()
         return report
 
