@@ -123,6 +123,7 @@ def test_real_inputs_come_back_unsquashed():
     [
         (lambda: Reconstruction("hinge"), 'cost="hinge": "cross-entropy" for pixels'),
         (lambda: Reconstruction(corruption=1.0), "a corruption of 1.0: from 0 up to, but not, 1"),
+        (lambda: CrossEntropy(1.0), "an input dropout of 1.0: from 0 up to, but not, 1; 0.2 is usual"),
         (lambda: Reconstruction(sparsity_target=2.0), "0.01 to 0.1 is usual"),
         (lambda: Autoassociator(0, 3), "both at least 1"),
     ],
@@ -160,3 +161,15 @@ def test_a_look_at_the_net_leaves_batch_normalisation_as_it_is():
     CrossEntropy().start(normalised, Batch(IMAGES, LABELS), 4, seeded())
     assert all(torch.equal(value, before[name]) for name, value in normalised.state_dict().items())
     assert normalised.training
+
+
+def test_dropped_inputs_are_0_the_others_larger_and_their_mean_the_same():
+    seen = []
+    watched = nn.Sequential(nn.Flatten(), nn.Linear(6, 3))
+    watched.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    images = 0.1 + IMAGES.repeat(2000, 1, 1)
+    CrossEntropy(0.2).fill_grad(watched, Batch(images, LABELS.repeat(2000)), seeded())
+    dropped = seen[0] == 0
+    assert dropped.float().mean().item() == pytest.approx(0.2, abs=0.005)
+    torch.testing.assert_close(seen[0][~dropped], images[~dropped] / 0.8)
+    torch.testing.assert_close(seen[0].mean(), images.mean(), rtol=0.01, atol=0)

@@ -21,7 +21,7 @@ def tiny(monkeypatch):
     for paper in (hinton2006, hinton_salakhutdinov2006, larochelle2009):
         monkeypatch.setattr(paper.data, "load", lambda name: small)
     monkeypatch.setattr(hinton2006, "SIZES", (784, 20, 10, 30))
-    monkeypatch.setattr(hinton2006, "QUICK", hinton2006.Recipe(600, 1, ((3, 1), (6, 1))))
+    monkeypatch.setattr(hinton2006, "QUICK", hinton2006.Recipe(600, 1, ((3, 1), (6, 1)), ((3, 1),)))
     monkeypatch.setattr(hinton_salakhutdinov2006, "CLASSIFIER", (784, 20, 10))
     monkeypatch.setattr(hinton_salakhutdinov2006, "AUTOENCODER", (784, 20, 30))
     monkeypatch.setattr(hinton_salakhutdinov2006, "MAP", (784, 20, 2))
@@ -31,7 +31,7 @@ def tiny(monkeypatch):
 
 
 ROWS = {
-    hinton2006: 6,
+    hinton2006: 9,
     hinton_salakhutdinov2006: 6,
     larochelle2009: 10,
 }
@@ -94,7 +94,7 @@ def test_an_interrupt_is_said_and_mended(paper, tmp_path, monkeypatch):
 def test_the_stack_and_its_fine_tuned_form_are_kept(tmp_path):
     hinton2006.measure(tmp_path, quick=True)
     assert DBN.load(tmp_path / "greedy.safetensors").sizes == [784, 20, 10, 30]
-    tensors, header = read_tensors(tmp_path / "dbn.safetensors")
+    tensors, header = read_tensors(tmp_path / "up-down.safetensors")
     assert json.loads(header["config"]) == {"sizes": [784, 20, 10, 30], "labels": 10, "untied": True}
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
 

@@ -3,7 +3,9 @@
 All 60,000 digits for training. Rates, epochs and the top layer's learner were chosen on 10,000 validation digits held
 out of them. Greedy: 30 epochs a layer, as in the paper; CD-1 for the two lower layers, persistent CD for the top one
 (after 15 epochs on 50,000 digits it left 3.4 % of the validation digits wrong, CD-1 5.4 %). Up-down: three stages, of
-3, 6 and 10 Gibbs steps, as in the paper.
+3, 6 and 10 Gibbs steps, as in the paper. Beside it, which the paper has not, one stage with persistent chains: on
+validation digits it reads as well (2.16 % wrong after 15 epochs on 50,000 digits, 2.19 % with chains from the batch),
+and dreams better, for chains that go on unlearn the valleys that no chain from a digit comes to.
 """
 
 import copy
@@ -32,16 +34,17 @@ SIZES = (784, 500, 500, 2000)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long each part is trained; `stages` are the Gibbs steps and the epochs of each stage of up-down."""
+    """How long each part is trained; stages of up-down are Gibbs steps and epochs."""
 
     images: int = 60_000
     greedy_epochs: int = 30
     stages: tuple[tuple[int, int], ...] = ((3, 100), (6, 100), (10, 100))
+    persistent: tuple[tuple[int, int], ...] = ((3, 300),)
     rate: float = 0.1
     up_down_rate: float = 0.1
 
 
-QUICK = Recipe(images=10_000, greedy_epochs=4, stages=((3, 2),))
+QUICK = Recipe(images=10_000, greedy_epochs=4, stages=((3, 2),), persistent=((3, 2),))
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,16 @@ def measure(folder: Path, quick: bool) -> list[PaperRow]:
     """Test errors after greedy training and after up-down, from what is kept in `folder` where there is something."""
     recipe = QUICK if quick else Recipe()
     greedy = kept(folder / "greedy.json", lambda: after_greedy(recipe, folder))
-    tuned = kept(folder / "up-down.json", lambda: after_up_down(recipe, folder))
+    tuned = kept(folder / "up-down.json", lambda: after_up_down(recipe, folder, "up-down"))
+    persistent = kept(folder / "persistent.json", lambda: after_up_down(recipe, folder, "persistent"))
     epochs = sum(count for _, count in recipe.stages)
     rows = [row(f"greedy, {recipe.greedy_epochs} epochs a layer", reading, greedy) for reading in READINGS[:1]]
     rows = [replace(rows[0], published="2.49", source=NOTES)]
     rows += [row(f"greedy, {recipe.greedy_epochs} epochs a layer", reading, greedy, "") for reading in READINGS[1:]]
-    return rows + [row(f"then {epochs} epochs of up-down", reading, tuned) for reading in READINGS]
+    rows += [row(f"then {epochs} epochs of up-down", reading, tuned) for reading in READINGS]
+    epochs = sum(count for _, count in recipe.persistent)
+    name = f"or {epochs} epochs of up-down with persistent chains"
+    return rows + [row(name, reading, persistent, "") for reading in READINGS]
 
 
 def row(name: str, reading: Reading, found: dict[str, Any], published: str | None = None) -> PaperRow:
@@ -121,19 +128,29 @@ def layers(recipe: Recipe, digits: data.Split) -> list[Experiment]:
     return [lower, replace(lower, model=partial(RBM, *middle), data=None, seed=1), replace(memory, seed=2)]
 
 
-def after_up_down(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """Fine-tune the stack that `after_greedy` kept, stage by stage; keep it in `folder`, with its errors."""
+def after_up_down(recipe: Recipe, folder: Path, name: str) -> dict[str, Any]:
+    """Fine-tune the stack that `after_greedy` kept, stage by stage; keep it in `folder`, with its errors.
+
+    `name`: "up-down" with chains from the batch, or "persistent".
+    """
+    persistent = name == "persistent"
+    stages = recipe.persistent if persistent else recipe.stages
     dbn = DBN.load(folder / "greedy.safetensors").untied()
     digits = data.load("mnist").full_train[: recipe.images]
-    total, done, seconds = sum(count for _, count in recipe.stages), 0, 0.0
-    for stage, (k, epochs) in enumerate(tqdm(recipe.stages, unit="stage", disable=None)):
+    total, done, seconds = sum(count for _, count in stages), 0, 0.0
+    for stage, (k, epochs) in enumerate(tqdm(stages, unit="stage", disable=None)):
         begin, end = (recipe.up_down_rate * (1 - at / total) for at in (done, done + epochs))
         experiment = Experiment(
-            partial(copy.deepcopy, dbn), digits, UpDown(k), epochs=epochs, lr=linear(begin, end, epochs), seed=stage
+            partial(copy.deepcopy, dbn),
+            digits,
+            UpDown(k, persistent),
+            epochs=epochs,
+            lr=linear(begin, end, epochs),
+            seed=stage,
         )
-        run = experiment.run(checkpoint=folder / f"up-down-{stage}", checkpoint_every=3_000, resume=True, device="cpu")
+        run = experiment.run(checkpoint=folder / f"{name}-{stage}", checkpoint_every=3_000, resume=True, device="cpu")
         dbn, done, seconds = whole(run, f"up-down with {k} Gibbs steps").model, done + epochs, seconds + run.seconds
-    store(dbn, folder / "dbn.safetensors", dbn.config())
+    store(dbn, folder / f"{name}.safetensors", dbn.config())
     return {"errors": errors(dbn), "seconds": seconds}
 
 

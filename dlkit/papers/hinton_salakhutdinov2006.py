@@ -1,10 +1,13 @@
 """Hinton, Salakhutdinov 2006, Reducing the dimensionality of data with neural networks: a classifier, an autoencoder.
 
-All 60,000 digits for training. Rates, epochs and batch sizes were chosen on 10,000 validation digits held out of them;
-the paper's own fine-tuning, three line searches on batches of 1,000, was tried beside SGD (better for the classifier)
-and Adam (better for the autoencoder), both with batches of 100. Each layer is
-pre-trained by CD-1 with Hinton's momentum and weight decay; the linear code layer with a fiftieth of the rate. The
-random start is fine-tuned with the settings that were chosen for the pre-trained one.
+All 60,000 digits for training; all settings were chosen on 10,000 validation digits held out of them. Layers are
+pre-trained by CD-1 with Hinton's momentum and weight decay, the linear code layer with a fiftieth of the rate; the
+classifier's top layer by persistent CD. That, and inputs dropped in fine-tuning, are not in the paper: with CD-1 for
+the top as well 1.72 % of the validation digits were left wrong, with persistent CD 1.34 %, with dropped inputs too
+1.27 %.
+The paper's own fine-tuning, three line searches on batches of 1,000, was tried beside SGD (better for the classifier)
+and Adam (better for the autoencoder), both with batches of 100. The random start is fine-tuned with the settings that
+were chosen for the pre-trained one.
 """
 
 import copy
@@ -23,7 +26,7 @@ from dlkit.models import DBN, RBM, CodeRBM
 from dlkit.models.pretrained import store
 from dlkit.papers import kept, over_seeds, whole
 from dlkit.tables import PaperRow
-from dlkit.training import CD, CrossEntropy, Experiment, Reconstruction, linear, pretrain, steps
+from dlkit.training import CD, PCD, CrossEntropy, Experiment, Reconstruction, linear, pretrain, steps
 from dlkit.training.fine_tuning import fine_tune
 from dlkit.training.pretraining import one_a_layer
 
@@ -91,7 +94,7 @@ def autoencoder_row(sizes: tuple[int, ...], published: str, found: dict[str, Any
 
 
 def layers(recipe: Recipe, sizes: tuple[int, ...], digits: data.Split, *, code: bool, seed: int) -> list[Experiment]:
-    """One experiment a layer; the last of an autoencoder is a linear code."""
+    """One experiment a layer; the last is a linear code for an autoencoder, and learns by PCD for a classifier."""
     epochs = recipe.greedy_epochs
     first = Experiment(
         partial(RBM, *sizes[:2]),
@@ -103,10 +106,10 @@ def layers(recipe: Recipe, sizes: tuple[int, ...], digits: data.Split, *, code: 
         weight_decay=2e-4,
         seed=seed,
     )
-    stack = one_a_layer(sizes, RBM, first)
+    *lower, top = one_a_layer(sizes, RBM, first)
     if code:
-        stack[-1] = replace(stack[-1], model=partial(CodeRBM, *sizes[-2:]), lr=linear(0.002, 0, epochs))
-    return stack
+        return [*lower, replace(top, model=partial(CodeRBM, *sizes[-2:]), lr=linear(0.002, 0, epochs))]
+    return [*lower, replace(top, learner=PCD(), momentum=0.0)]
 
 
 def classify(recipe: Recipe, pretrained: bool, seed: int, folder: Path) -> dict[str, Any]:
@@ -126,9 +129,9 @@ def classify(recipe: Recipe, pretrained: bool, seed: int, folder: Path) -> dict[
     tuning = Experiment(
         lambda: net,
         digits,
-        CrossEntropy(),
+        CrossEntropy(input_dropout=0.2),
         epochs=epochs,
-        lr=linear(0.1, 0.002, epochs),
+        lr=linear(0.2, 0.004, epochs),
         momentum=0.9,
         seed=seed,
     )
