@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 from rich.console import Console
 from rich.table import Table
@@ -36,16 +36,26 @@ Row = BenchRow | PaperRow
 
 
 def emit(rows: Sequence[Row], title: str, as_json: bool = False) -> None:
-    """Print the rows: as a table for a reader, or as JSON for a program."""
+    """Print the rows: as a table for a reader, its sources below it, or as JSON for a program."""
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
         return
     table = Table(title=title, title_justify="left")
     for name in _columns(rows):
-        table.add_column(name, justify="right" if name in ("value", "ratio", "seconds") else "left", overflow="fold")
+        if name != "source":
+            justify = "right" if name in ("value", "ratio", "seconds") else "left"
+            table.add_column(name, justify=justify, overflow="fold")
+    sources = list(dict.fromkeys(row.source for row in rows if isinstance(row, PaperRow) and row.source))
     for row in rows:
-        table.add_row(*_texts(row))
-    Console().print(table)
+        if isinstance(row, PaperRow) and row.source:
+            row = replace(row, published=f"{row.published} [{1 + sources.index(row.source)}]")
+        table.add_row(*(text for name, text in zip(_columns(rows), _texts(row), strict=True) if name != "source"))
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)  # a file or a pipe is as wide as it needs to be
+    console.print(table)
+    for number, source in enumerate(sources, 1):
+        console.print(f"[{number}] {source}", markup=False, highlight=False)
 
 
 def markdown(rows: Sequence[Row], title: str) -> str:

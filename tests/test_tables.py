@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -23,6 +24,15 @@ def test_columns_have_the_names_that_every_bench_and_paper_shares(capsys):
     emit([PAPER], "", as_json=True)
     names = ["name", "published", "source", "measured", "spread", "seconds"]
     assert list(json.loads(capsys.readouterr().out)[0]) == names
+
+
+def test_sources_are_numbered_below_the_table(capsys):
+    other = replace(PAPER, name="CD-1", source="Tieleman 2008")
+    emit([PAPER, other, replace(PAPER, name="CD-3"), replace(PAPER, name="ours", published="", source="")], "a title")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == ["[1] Salakhutdinov & Murray 2008", "[2] Tieleman 2008"]
+    cells = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in lines if line.startswith("│")}
+    assert cells == {"CD-25, AIS": "-86.34 [1]", "CD-1": "-86.34 [2]", "CD-3": "-86.34 [1]", "ours": ""}
 
 
 def test_markdown_keeps_a_row_on_one_line_whatever_is_in_it():
