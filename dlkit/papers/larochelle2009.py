@@ -3,7 +3,10 @@
 One net, 784-500-500-500-10, started in five ways and fine-tuned on 100, 1,000, 10,000 or 60,000 labels. The starts
 are pre-trained on all 60,000 digits without labels. The autoassociators' rate (of 0.005, 0.01, 0.02) and the sparsity
 cost (of 0.1, 1, 5) were chosen by the errors on 10,000 validation digits of nets pre-trained on 20,000 others and
-fine-tuned on 100 and 1,000 labels. All starts are fine-tuned alike, with what did well in hinton_salakhutdinov2006.
+fine-tuned on 100 and 1,000 labels. The RBM's top layer learns by persistent CD, which left 5.9 and 6.3 % of those
+wrong with 1,000 labels where CD left 7.6 twice. All starts are fine-tuned alike: with a rate of 0.2 and inputs dropped,
+which suited the RBM (5.7 % of the validation digits wrong with 1,000 labels, 6.0 without) and the random start (8.7
+and 10.7) alike.
 """
 
 from dataclasses import dataclass, replace
@@ -22,7 +25,7 @@ from dlkit.models.autoencoder import Autoassociator
 from dlkit.models.unrolled import classifier
 from dlkit.papers import kept, over_seeds, whole
 from dlkit.tables import PaperRow
-from dlkit.training import CD, CrossEntropy, Experiment, Learner, Reconstruction, linear, pretrain, steps
+from dlkit.training import CD, PCD, CrossEntropy, Experiment, Learner, Reconstruction, linear, pretrain, steps
 from dlkit.training.fine_tuning import fine_tune
 from dlkit.training.pretraining import one_a_layer
 
@@ -46,17 +49,18 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Start:
-    """How a layer is pre-trained: its kind, its learner, its rate and momentum. None of it for a random start."""
+    """How layers are pre-trained: their kind, learner and rate; the top one's learner. None of it: a random start."""
 
     name: str
     layer: Any = Autoassociator
     learner: Learner | None = None
     rate: float = 0.0
+    top: Learner | None = None
 
 
 STARTS = (
     Start("random"),
-    Start("RBM", RBM, CD(), 0.1),
+    Start("RBM", RBM, CD(), 0.1, top=PCD()),
     Start("autoassociator", Autoassociator, Reconstruction(), 0.02),
     Start("denoising", Autoassociator, Reconstruction(corruption=0.25), 0.02),
     Start("sparse", Autoassociator, Reconstruction(sparsity_target=0.05, sparsity_cost=0.1), 0.01),
@@ -120,9 +124,10 @@ def started(recipe: Recipe, start: Start, seed: int, folder: Path) -> list[Any]:
         weight_decay=2e-4 if start.layer is RBM else 0.0,
         seed=seed,
     )
-    runs = pretrain(
-        one_a_layer(SIZES, start.layer, first), checkpoint=folder, checkpoint_every=3_000, resume=True, device="cpu"
-    )
+    stack = one_a_layer(SIZES, start.layer, first)
+    if start.top is not None:
+        stack[-1] = replace(stack[-1], learner=start.top, momentum=0.0)
+    runs = pretrain(stack, checkpoint=folder, checkpoint_every=3_000, resume=True, device="cpu")
     whole(runs[-1], f"{start.name}, layer {len(runs)}")
     return [run.model for run in runs]
 
@@ -137,10 +142,10 @@ def tuned(recipe: Recipe, stack: list[Any], labels: int, count: int, seed: int, 
     tuning = Experiment(
         lambda: net,
         mnist.full_train[first],
-        CrossEntropy(),
+        CrossEntropy(input_dropout=0.2),
         batch_size=batch,
         epochs=epochs,
-        lr=linear(0.1, 0.002, epochs),
+        lr=linear(0.2, 0.004, epochs),
         momentum=0.9,
         seed=seed,
     )
