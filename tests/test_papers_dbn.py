@@ -126,3 +126,12 @@ def test_each_start_has_as_many_labels_of_its_own(tmp_path):
 def test_the_papers_have_digits_to_read():
     assert set(papers.NAMES) >= {"hinton2006", "hinton_salakhutdinov2006", "larochelle2009"}
     assert isinstance(hinton2006.data.load("mnist").full_train, Split)
+
+
+@pytest.mark.parametrize("name", papers.NAMES)
+def test_each_paper_has_its_measured_table(name):
+    lines = papers.measured(name).splitlines()
+    assert lines[0].startswith("**")
+    assert lines[0].endswith("**")
+    assert lines[2].split(" | ")[1:4] == ["published", "source", "measured"]
+    assert all(line.count(" | ") == 5 and float(line.split(" | ")[3]) for line in lines[4:])

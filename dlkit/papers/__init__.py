@@ -25,8 +25,7 @@ def run(
     table's. A full run with the table's own seeds also writes it to runs/NAME.md.
     ValueError if there is no paper of that name, or if it is not measured over seeds.
     """
-    if name not in NAMES:
-        raise ValueError(f"no paper named {name!r}: there are {', '.join(NAMES)}.")
+    check(name)
     paper = import_module(f"dlkit.papers.{name}")
     if seeds is not None and not hasattr(paper, "SEEDS"):
         raise ValueError(f"{name} is measured with one seed a training: leave --seeds out.")
@@ -40,6 +39,21 @@ def run(
         print(f"What {folder} kept was not measured again; --fresh forgets it.", file=sys.stderr)
     if not quick and seeds in (None, getattr(paper, "SEEDS", None)):
         (RUNS / f"{name}.md").write_text(markdown(rows, paper.TITLE))
+
+
+def measured(name: str) -> str:
+    """The table that comes with the kit, as it was measured by `dlkit reproduce NAME`: Markdown, its title in bold.
+
+    ValueError if there is no paper of that name.
+    """
+    check(name)
+    title, *lines = (Path(__file__).parent / f"{name}.md").read_text().splitlines()
+    return "\n".join([f"**{title.removeprefix('# ')}**", *lines])
+
+
+def check(name: str) -> None:
+    if name not in NAMES:
+        raise ValueError(f"no paper named {name!r}: there are {', '.join(NAMES)}.")
 
 
 def kept(path: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:

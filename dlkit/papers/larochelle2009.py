@@ -29,7 +29,7 @@ from dlkit.training import CD, PCD, CrossEntropy, Experiment, Learner, Reconstru
 from dlkit.training.fine_tuning import fine_tune
 from dlkit.training.pretraining import one_a_layer
 
-TITLE = "Larochelle, Bengio, Louradour, Lamblin 2009: test errors in percent, by start and number of labels"
+TITLE = "Larochelle, Bengio, Louradour, Lamblin 2009: test errors in percent; the seconds are of fine-tuning"
 SIZES = (784, 500, 500, 500)
 SEEDS = 3
 LAROCHELLE = "Larochelle et al. 2009, quoted from memory and not checked; sizes chosen for each"
