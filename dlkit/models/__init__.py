@@ -1,8 +1,9 @@
 """What is trained: plain nn.Modules, with no training code."""
 
+from dlkit.models.convnet import ConvNet, LeNet5
 from dlkit.models.dbn import DBN
 from dlkit.models.directed import DirectedLayer
 from dlkit.models.rbm import RBM, GaussianRBM
 from dlkit.models.tops import CodeRBM, LabelledRBM
 
-__all__ = ["DBN", "RBM", "CodeRBM", "DirectedLayer", "GaussianRBM", "LabelledRBM"]
+__all__ = ["DBN", "RBM", "CodeRBM", "ConvNet", "DirectedLayer", "GaussianRBM", "LabelledRBM", "LeNet5"]

@@ -1,0 +1,138 @@
+"""Convolution by a table of which map sees which, and four ways to make maps smaller."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+KINDS = ("trainable", "average", "max", "strided")
+
+
+class SparseConv2d(nn.Module):
+    """Convolution in which `table[o]` are the input maps, counted from 0, that output map o sees.
+
+    Holds one kernel a connection, `weight` (connections, size, size), in the table's order, and `bias` (maps,). First
+    values are uniform, within 1/√inputs of a unit, as torch's are. `in_maps`: by default as many as the table names.
+    Where the table parts the maps into equal groups, only the connections there are get computed. Where it is as
+    irregular as LeNet-5's, a dense convolution with zeros for what is missing takes less time, and is what is computed
+    (`dlkit bench cnn` has both).
+    ValueError for a table without maps, a map that sees nothing, or one map twice, or a map that is not there.
+    Source: LeCun, Bottou, Bengio, Haffner 1998, Gradient-based learning applied to document recognition, table I.
+    """
+
+    def __init__(
+        self,
+        table: Iterable[Iterable[int]],
+        size: int,
+        *,
+        in_maps: int | None = None,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        self.table = tuple(tuple(row) for row in table)
+        self.size = size
+        self.in_maps = (
+            in_maps if in_maps is not None else max((max(row, default=0) for row in self.table), default=0) + 1
+        )
+        check_table(self.table, self.in_maps)
+        if size < 1:
+            raise ValueError(f"kernels of {size}x{size}: at least 1x1 is needed.")
+        counts = torch.tensor([len(row) for row in self.table])
+        bound = (counts * size**2) ** -0.5
+        uniform = [
+            2 * torch.rand(shape, generator=generator) - 1 for shape in ((int(counts.sum()), size, size), counts.shape)
+        ]
+        self.weight = nn.Parameter(uniform[0] * bound.repeat_interleave(counts)[:, None, None])
+        self.bias = nn.Parameter(uniform[1] * bound)
+        self.groups = equal_groups(self.table, self.in_maps)
+        places = [o * self.in_maps + i for o, row in enumerate(self.table) for i in row]
+        self.register_buffer("_places", torch.tensor(places), persistent=False)
+
+    @property
+    def out_maps(self) -> int:
+        return len(self.table)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_maps}, {self.out_maps}, size={self.size}, connections={len(self.weight)}"
+
+    def dense_weight(self) -> Float[Tensor, "out in size size"]:
+        """The kernels in the shape of `nn.Conv2d`'s, 0 where there is no connection."""
+        shape = (self.out_maps * self.in_maps, self.size, self.size)
+        full = self.weight.new_zeros(shape).index_copy(0, self._places, self.weight)
+        return full.view(self.out_maps, self.in_maps, self.size, self.size)
+
+    def forward(self, x: Float[Tensor, "batch in height width"]) -> Float[Tensor, "batch out high wide"]:
+        if x.ndim != 4 or x.shape[1] != self.in_maps:
+            raise ValueError(
+                f"an input of shape {tuple(x.shape)} for {self.in_maps} maps: (batch, {self.in_maps}, height, width)."
+            )
+        if self.groups is None:
+            return F.conv2d(x, self.dense_weight(), self.bias)
+        kernels = self.weight.view(self.out_maps, -1, self.size, self.size)
+        return F.conv2d(x, kernels, self.bias, groups=self.groups)
+
+
+def check_table(table: Sequence[Sequence[int]], in_maps: int) -> None:
+    """Raise ValueError unless every output map sees one input map at least, each once, and all are there."""
+    if not table:
+        raise ValueError("an empty connection table: give a row of input maps for each output map.")
+    for number, row in enumerate(table):
+        if not row:
+            raise ValueError(f"output map {number} sees nothing: give its row one input map at least.")
+        if len(set(row)) < len(row):
+            raise ValueError(f"output map {number} sees a map twice, {list(row)}: name each once.")
+        missing = [i for i in row if not 0 <= i < in_maps]
+        if missing:
+            raise ValueError(
+                f"output map {number} sees map {missing[0]}, and there are {in_maps}, 0 to {in_maps - 1}: "
+                "maps are counted from 0."
+            )
+
+
+def equal_groups(table: Sequence[Sequence[int]], in_maps: int) -> int | None:
+    """How many equal groups of neighbours the table parts the maps into, 1 if all see all; None if it does not."""
+    width = len(table[0])
+    groups, rest = divmod(in_maps, width)
+    if rest or len(table) % groups:
+        return None
+    outputs = len(table) // groups
+    wanted = [tuple(range(o // outputs * width, (o // outputs + 1) * width)) for o in range(len(table))]
+    return groups if [tuple(row) for row in table] == wanted else None
+
+
+class Subsample(nn.Module):
+    """Maps made `size` times smaller, each value from a window of size x size.
+
+    kind: "trainable", LeNet-5's, a weight for each map times the window's sum, and a bias; "average"; "max"; or
+    "strided", the window's first value. `stride`: by default `size`; smaller, and windows overlap. What does not fill a
+    window is left out.
+    Sources: LeCun, Bottou, Bengio, Haffner 1998, §II.B; Scherer, Müller, Behnke 2010, Evaluation of pooling operations
+    in convolutional architectures for object recognition, §3.
+    """
+
+    def __init__(self, maps: int, size: int = 2, kind: str = "trainable", stride: int | None = None):
+        super().__init__()
+        if kind not in KINDS:
+            raise ValueError(f'sub-sampling "{kind}": it is one of {", ".join(KINDS)}.')
+        if size < 1 or (stride is not None and stride < 1):
+            raise ValueError(f"windows of {size} at steps of {stride or size}: both at least 1.")
+        self.maps, self.size, self.kind, self.stride = maps, size, kind, stride or size
+        if kind == "trainable":
+            self.weight = nn.Parameter(torch.full((maps,), size**-2.0))  # at first the average
+            self.bias = nn.Parameter(torch.zeros(maps))
+
+    def extra_repr(self) -> str:
+        return f"{self.maps}, size={self.size}, kind={self.kind}, stride={self.stride}"
+
+    def forward(self, x: Float[Tensor, "batch maps height width"]) -> Float[Tensor, "batch maps high wide"]:
+        if self.kind == "max":
+            return F.max_pool2d(x, self.size, self.stride)
+        if self.kind == "strided":
+            whole = [length - (length - self.size) % self.stride - self.size + 1 for length in x.shape[2:]]
+            return x[:, :, : whole[0] : self.stride, : whole[1] : self.stride]
+        mean = F.avg_pool2d(x, self.size, self.stride)
+        if self.kind == "average":
+            return mean
+        return mean * (self.weight * self.size**2)[:, None, None] + self.bias[:, None, None]
