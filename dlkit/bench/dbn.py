@@ -69,10 +69,10 @@ def fine_tuning(digits: data.Split) -> list[BenchRow]:
     return rows
 
 
-def bare_loop(net: torch.nn.Module, digits: data.Split, batch: int) -> None:
+def bare_loop(net: torch.nn.Module, digits: data.Split, batch: int, lr: float = 0.1) -> None:
     """The loop that a torch user would write, on images that are in memory as one tensor."""
     images, labels = digits.images, torch.as_tensor(digits.labels)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9)
     for picked in torch.randperm(len(images)).split(batch):
         optimizer.zero_grad()
         F.cross_entropy(net(images[picked]), labels[picked]).backward()

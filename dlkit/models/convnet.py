@@ -61,9 +61,9 @@ class ConvNet(nn.Sequential):
     """The survey's Fig. 2.3: 4 maps C1, halved to S1; 6 maps C2, halved to S2; a fully connected output.
 
     Of the C2-maps two see two S1-maps, and four see one. `c1`, `s1`, `c2`, `s2` give maps (batch, maps, height, width),
-    the whole logits (batch, classes). `sub_sampling` is a kind of `Subsample`, `activation` one of ACTIVATIONS; it
-    follows each convolution, and trainable sub-sampling. `shape` is that of an image, (height, width) or (maps, height,
-    width). ValueError for images too small for it.
+    the whole logits (batch, classes). `shape` is that of an image, (height, width) or (maps, height, width).
+    `sub_sampling` is a kind of `Subsample`, in windows of `window` x `window` at steps of 2; `activation`, one of
+    ACTIVATIONS, follows each convolution, and trainable sub-sampling. ValueError for images too small for it.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class ConvNet(nn.Sequential):
         classes: int = 10,
         *,
         sub_sampling: str = "average",
+        window: int = 2,
         activation: str = "tanh",
         size: int = 5,
     ):
@@ -88,9 +89,9 @@ class ConvNet(nn.Sequential):
         super().__init__()
         self.frame = Frame((maps, height, width))
         self.c1 = nn.Sequential(nn.Conv2d(maps, 4, size), squash())
-        self.s1 = sub_sampled(4, sub_sampling, squash)
+        self.s1 = sub_sampled(4, sub_sampling, window, squash)
         self.c2 = nn.Sequential(SparseConv2d(SURVEY_TABLE, size), squash())
-        self.s2 = sub_sampled(6, sub_sampling, squash)
+        self.s2 = sub_sampled(6, sub_sampling, window, squash)
         self.flatten = nn.Flatten()
         self.output = nn.Linear(features, classes)
 
@@ -104,16 +105,23 @@ class LeNet5(nn.Sequential):
     Source: LeCun, Bottou, Bengio, Haffner 1998, Gradient-based learning applied to document recognition, §II.B.
     """
 
-    def __init__(self, *, sub_sampling: str = "trainable", activation: str = "scaled tanh", output: str = "rbf"):
+    def __init__(
+        self,
+        *,
+        sub_sampling: str = "trainable",
+        window: int = 2,
+        activation: str = "scaled tanh",
+        output: str = "rbf",
+    ):
         if output not in ("rbf", "softmax"):
             raise ValueError(f'output="{output}": "rbf", as published, or "softmax".')
         squash = activation_of(activation)
         super().__init__()
         self.frame = Frame((1, 28, 28), margin=2, scaled=True)
         self.c1 = nn.Sequential(nn.Conv2d(1, 6, 5), squash())
-        self.s2 = sub_sampled(6, sub_sampling, squash)
+        self.s2 = sub_sampled(6, sub_sampling, window, squash)
         self.c3 = nn.Sequential(SparseConv2d(LENET_TABLE, 5), squash())
-        self.s4 = sub_sampled(16, sub_sampling, squash)
+        self.s4 = sub_sampled(16, sub_sampling, window, squash)
         self.c5 = nn.Sequential(nn.Conv2d(16, 120, 5), squash())
         self.flatten = nn.Flatten()
         self.f6 = nn.Sequential(nn.Linear(120, 84), squash())
@@ -138,6 +146,6 @@ def activation_of(name: str) -> type[nn.Module]:
     return ACTIVATIONS[name]
 
 
-def sub_sampled(maps: int, kind: str, squash: type[nn.Module]) -> nn.Sequential:
+def sub_sampled(maps: int, kind: str, window: int, squash: type[nn.Module]) -> nn.Sequential:
     """Maps halved; squashed again if the halving has weights."""
-    return nn.Sequential(Subsample(maps, kind=kind), *([squash()] if kind == "trainable" else []))
+    return nn.Sequential(Subsample(maps, window, kind, stride=2), *([squash()] if kind == "trainable" else []))

@@ -103,11 +103,11 @@ def equal_groups(table: Sequence[Sequence[int]], in_maps: int) -> int | None:
 
 
 class Subsample(nn.Module):
-    """Maps made `size` times smaller, each value from a window of size x size.
+    """Maps made `stride` times smaller (by default `size`), each value from a window of size x size.
 
-    kind: "trainable", LeNet-5's, a weight for each map times the window's sum, and a bias; "average"; "max"; or
-    "strided", the window's first value. `stride`: by default `size`; smaller, and windows overlap. What does not fill a
-    window is left out.
+    kind: "trainable", LeNet-5's, the window's sum times a weight of its map, plus a bias; "average"; "max"; or
+    "strided", the window's first value. With a stride below `size` windows overlap, and the last may stick out: then
+    it sees what there is. A map whose length the stride does not divide loses the rest.
     Sources: LeCun, Bottou, Bengio, Haffner 1998, §II.B; Scherer, Müller, Behnke 2010, Evaluation of pooling operations
     in convolutional architectures for object recognition, §3.
     """
@@ -116,9 +116,11 @@ class Subsample(nn.Module):
         super().__init__()
         if kind not in KINDS:
             raise ValueError(f'sub-sampling "{kind}": it is one of {", ".join(KINDS)}.')
-        if size < 1 or (stride is not None and stride < 1):
-            raise ValueError(f"windows of {size} at steps of {stride or size}: both at least 1.")
-        self.maps, self.size, self.kind, self.stride = maps, size, kind, stride or size
+        self.maps, self.size, self.kind, self.stride = maps, size, kind, size if stride is None else stride
+        if not 1 <= self.stride <= size:
+            raise ValueError(
+                f"windows of {size}x{size} at steps of {stride}: steps of 1 to {size}, or pixels are lost."
+            )
         if kind == "trainable":
             self.weight = nn.Parameter(torch.full((maps,), size**-2.0))  # at first the average
             self.bias = nn.Parameter(torch.zeros(maps))
@@ -127,12 +129,18 @@ class Subsample(nn.Module):
         return f"{self.maps}, size={self.size}, kind={self.kind}, stride={self.stride}"
 
     def forward(self, x: Float[Tensor, "batch maps height width"]) -> Float[Tensor, "batch maps high wide"]:
-        if self.kind == "max":
-            return F.max_pool2d(x, self.size, self.stride)
         if self.kind == "strided":
-            whole = [length - (length - self.size) % self.stride - self.size + 1 for length in x.shape[2:]]
-            return x[:, :, : whole[0] : self.stride, : whole[1] : self.stride]
-        mean = F.avg_pool2d(x, self.size, self.stride)
+            high, wide = (length // self.stride * self.stride for length in x.shape[2:])
+            return x[:, :, : high : self.stride, : wide : self.stride]
+        if self.kind == "max":
+            return F.max_pool2d(self._overhang(x, -torch.inf), self.size, self.stride)
+        mean = F.avg_pool2d(self._overhang(x, 0.0), self.size, self.stride)
         if self.kind == "average":
-            return mean
+            there = F.avg_pool2d(self._overhang(torch.ones_like(x[:1, :1]), 0.0), self.size, self.stride)
+            return mean if self.size == self.stride else mean / there
         return mean * (self.weight * self.size**2)[:, None, None] + self.bias[:, None, None]
+
+    def _overhang(self, x: Tensor, value: float) -> Tensor:
+        """The maps with room below and to the right for windows that stick out."""
+        more = self.size - self.stride
+        return F.pad(x, (0, more, 0, more), value=value) if more else x

@@ -26,7 +26,7 @@ from dlkit.models import DBN, RBM, CodeRBM
 from dlkit.models.pretrained import store
 from dlkit.papers import kept, over_seeds, whole
 from dlkit.tables import PaperRow
-from dlkit.training import CD, PCD, CrossEntropy, Experiment, Reconstruction, linear, pretrain, steps
+from dlkit.training import CD, PCD, CrossEntropy, Experiment, InputDropout, Reconstruction, linear, pretrain, steps
 from dlkit.training.fine_tuning import fine_tune
 from dlkit.training.pretraining import one_a_layer
 
@@ -129,7 +129,7 @@ def classify(recipe: Recipe, pretrained: bool, seed: int, folder: Path) -> dict[
     tuning = Experiment(
         lambda: net,
         digits,
-        CrossEntropy(input_dropout=0.2),
+        CrossEntropy(InputDropout(0.2)),
         epochs=epochs,
         lr=linear(0.2, 0.004, epochs),
         momentum=0.9,

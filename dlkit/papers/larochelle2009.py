@@ -25,7 +25,18 @@ from dlkit.models.autoencoder import Autoassociator
 from dlkit.models.unrolled import classifier
 from dlkit.papers import kept, over_seeds, whole
 from dlkit.tables import PaperRow
-from dlkit.training import CD, PCD, CrossEntropy, Experiment, Learner, Reconstruction, linear, pretrain, steps
+from dlkit.training import (
+    CD,
+    PCD,
+    CrossEntropy,
+    Experiment,
+    InputDropout,
+    Learner,
+    Reconstruction,
+    linear,
+    pretrain,
+    steps,
+)
 from dlkit.training.fine_tuning import fine_tune
 from dlkit.training.pretraining import one_a_layer
 
@@ -142,7 +153,7 @@ def tuned(recipe: Recipe, stack: list[Any], labels: int, count: int, seed: int, 
     tuning = Experiment(
         lambda: net,
         mnist.full_train[first],
-        CrossEntropy(input_dropout=0.2),
+        CrossEntropy(InputDropout(0.2)),
         batch_size=batch,
         epochs=epochs,
         lr=linear(0.2, 0.004, epochs),

@@ -2,6 +2,7 @@
 
 from dlkit.training.backprop import CrossEntropy, Reconstruction
 from dlkit.training.contrastive import CD, PCD
+from dlkit.training.distortions import Affine, InputDropout
 from dlkit.training.experiment import Experiment, Run
 from dlkit.training.learner import Batch, Learner
 from dlkit.training.pretraining import pretrain
@@ -12,10 +13,12 @@ from dlkit.training.updown import UpDown
 __all__ = [
     "CD",
     "PCD",
+    "Affine",
     "Batch",
     "CrossEntropy",
     "EarlyStop",
     "Experiment",
+    "InputDropout",
     "Learner",
     "Reconstruction",
     "Run",

@@ -10,6 +10,7 @@ from dlkit.data import check
 from dlkit.models.autoencoder import Autoassociator
 from dlkit.models.products import FastLinear
 from dlkit.models.rbm import bernoulli
+from dlkit.training.distortions import Distortion
 from dlkit.training.learner import Batch
 
 
@@ -33,18 +34,12 @@ def _answer(model: nn.Module, image: Tensor) -> Tensor:
 class CrossEntropy:
     """Any net from images to logits (batch, classes). Reports `loss`, in nats, and `error`, in percent.
 
-    `input_dropout`: the part of the inputs that is set to 0 in each step, while the others grow to make up for it; a
-    net then learns not to rely on any of them. Drawn from the run's own generator, as `nn.Dropout` is not.
-    Source: Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov 2014, Dropout: a simple way to prevent neural
-    networks from overfitting.
+    `distortion`: what happens to the images of each batch first, such as `InputDropout()` or `Affine()`; a function
+    of your own takes images and a generator, from which it draws all its random numbers.
     """
 
-    input_dropout: float = 0.0
+    distortion: Distortion | None = None
     state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
-
-    def __post_init__(self):
-        if not 0 <= self.input_dropout < 1:
-            raise ValueError(f"an input dropout of {self.input_dropout}: from 0 up to, but not, 1; 0.2 is usual.")
 
     @torch.no_grad()
     def start(self, model: nn.Module, data: Batch, batch_size: int, generator: torch.Generator) -> None:
@@ -58,9 +53,7 @@ class CrossEntropy:
         """Backpropagate -log p(label | image)."""
         model.zero_grad()
         assert batch.labels is not None  # `start` has seen to it
-        x, kept = batch.images, 1 - self.input_dropout
-        if self.input_dropout:
-            x = x * bernoulli(torch.full_like(x, kept), generator) / kept
+        x = batch.images if self.distortion is None else self.distortion(batch.images, generator)
         with FastLinear():
             logits = model(x)
         loss = F.cross_entropy(logits, batch.labels)
