@@ -1,0 +1,103 @@
+"""Inside a net, yours or ours: the output of any module by its name, and the part of an image that a unit sees."""
+
+import difflib
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def maps(net: nn.Module, images: Float[Tensor, "batch ..."], name: str) -> Float[Tensor, "batch ..."]:
+    """What the module of this name, such as "c1" or "c1.0", gives for these images; the net is left as it was.
+
+    ValueError if there is no such module, or if the images do not pass it.
+    """
+    found: list[Tensor] = []
+    module = named(net, name)
+    training = net.training
+    hook = module.register_forward_hook(lambda _module, _given, output: found.append(output))
+    try:
+        net.eval()(images)
+    finally:
+        hook.remove()
+        net.train(training)
+    if not found:
+        raise ValueError(f"no image passes {name!r}: the net's forward does not use it.")
+    return found[0]
+
+
+def named(net: nn.Module, name: str) -> nn.Module:
+    """The module of this name. ValueError, with the names there are, if there is none."""
+    modules = dict(net.named_modules())
+    modules.pop("", None)
+    if name not in modules:
+        if not modules:
+            raise ValueError(f"a {type(net).__name__} has no modules inside: take its own output.")
+        near = difflib.get_close_matches(name, modules, 1)
+        mean = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"no module is named {name!r}: there are {', '.join(modules)}{mean}")
+    return modules[name]
+
+
+class Field(NamedTuple):
+    """Rows and columns of an image: `image[..., field.rows, field.columns]`."""
+
+    rows: slice
+    columns: slice
+
+
+def receptive_field(
+    net: nn.Module, image: Float[Tensor, "... height width"], name: str, row: int, column: int
+) -> Field:
+    """The part of an image of this size that the unit at (row, column) of the module's maps sees.
+
+    Found by trial, and so for any net: one row of the image after the other, and one column, is made NaN, and what sees
+    it becomes NaN. ValueError for a unit that is not there, or if the module gives no maps.
+    """
+    height, width = image.shape[-2:]
+    blank = torch.zeros_like(image)
+    lines = blank.expand(height + width, *image.shape).clone()
+    for y in range(height):
+        lines[y, ..., y, :] = torch.nan
+    for x in range(width):
+        lines[height + x, ..., x] = torch.nan
+    seen = maps(net, lines, name)
+    if seen.ndim != 4:
+        raise ValueError(f"{name!r} gives {tuple(seen.shape[1:])} for an image, no maps: take a module before it.")
+    high, wide = seen.shape[2:]
+    if not (0 <= row < high and 0 <= column < wide):
+        raise ValueError(f"no unit at ({row}, {column}): the maps of {name!r} have {high} rows and {wide} columns.")
+    touched = seen[:, :, row, column].isnan().any(1)
+    return Field(_extent(touched[:height]), _extent(touched[height:]))
+
+
+def _extent(touched: Tensor) -> slice:
+    places = touched.nonzero()[:, 0]
+    return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)
+
+
+class Best(NamedTuple):
+    """Images that excite one map most, the best first: their numbers, where in the map, and how much."""
+
+    images: Int64[Tensor, " count"]
+    rows: Int64[Tensor, " count"]
+    columns: Int64[Tensor, " count"]
+    values: Float[Tensor, " count"]
+
+
+def top_images(net: nn.Module, images: Float[Tensor, "batch ..."], name: str, number: int, count: int = 16) -> Best:
+    """The `count` images that excite map `number` of a module most, each with the unit that it excites most."""
+    parts = []
+    for part in images.split(1000):
+        found = maps(net, part, name)
+        if found.ndim != 4:
+            raise ValueError(f"{name!r} gives {tuple(found.shape[1:])} for an image, no maps: take a module before it.")
+        if not 0 <= number < found.shape[1]:
+            raise ValueError(f"no map {number}: {name!r} has {found.shape[1]}, 0 to {found.shape[1] - 1}.")
+        parts.append(found[:, number])
+    all_maps = torch.cat(parts)
+    values, places = all_maps.flatten(1).max(1)
+    best = values.topk(min(count, len(values))).indices
+    return Best(best, places[best] // all_maps.shape[2], places[best] % all_maps.shape[2], values[best])
