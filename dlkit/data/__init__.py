@@ -5,5 +5,6 @@ from dlkit.data.checks import check
 from dlkit.data.files import verify
 from dlkit.data.images import Dataset, Split, load
 from dlkit.data.photos import Patches, patches
+from dlkit.data.tones import tones
 
-__all__ = ["Dataset", "Patches", "Split", "bars_and_stripes", "check", "load", "patches", "verify"]
+__all__ = ["Dataset", "Patches", "Split", "bars_and_stripes", "check", "load", "patches", "tones", "verify"]
