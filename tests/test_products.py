@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dlkit.models import products
-from dlkit.models.products import FastLinear, matmul
+from dlkit.models.products import FastLinear, fast_linear, matmul
 
 LARGE, SMALL = (100, 784, 500), (4, 16, 8)
 
@@ -110,3 +110,11 @@ def test_layers_without_bias_small_ones_and_images_in_channels_stay_with_torch(o
         torch.nn.Linear(784, 4)(x[:2])
         assert torch.nn.Linear(784, 500)(x[:, None]).shape == (100, 1, 500)
     assert len(one_dnn_calls) == 0
+
+
+def test_the_mode_is_entered_only_where_a_layer_is_large_enough():
+    """It costs some microseconds for each call of torch's: nothing beside a large product, much beside small ones."""
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 5), torch.nn.Sequential(torch.nn.Linear(128, 128)))
+    assert isinstance(fast_linear(net, 128), FastLinear)
+    assert not isinstance(fast_linear(net, 127), FastLinear)
+    assert not isinstance(fast_linear(net[:1], 10**6), FastLinear)

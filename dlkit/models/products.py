@@ -1,11 +1,12 @@
 """Matrix products, by the faster of the two libraries that torch brings for a CPU."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 SMALL = 128**3  # multiplications; below this the call costs more than it saves
@@ -35,6 +36,13 @@ def _fits_one_dnn(x: Tensor, y: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and bool(torch.backends.mkldnn.enabled)
     )
+
+
+def fast_linear(net: nn.Module, rows: int) -> AbstractContextManager[object]:
+    """`FastLinear()` if `net` has an nn.Linear large enough for it with so many rows; else it would only cost time."""
+    layers = (layer for layer in net.modules() if isinstance(layer, nn.Linear))
+    pays = any(rows * layer.in_features * layer.out_features >= SMALL for layer in layers)
+    return FastLinear() if pays else nullcontext()
 
 
 class FastLinear(TorchFunctionMode):

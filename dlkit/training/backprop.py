@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dlkit.data import check
 from dlkit.models.autoencoder import Autoassociator
-from dlkit.models.products import FastLinear
+from dlkit.models.products import fast_linear
 from dlkit.models.rbm import bernoulli
 from dlkit.training.distortions import Distortion
 from dlkit.training.learner import Batch
@@ -54,7 +54,7 @@ class CrossEntropy:
         model.zero_grad()
         assert batch.labels is not None  # `start` has seen to it
         x = batch.images if self.distortion is None else self.distortion(batch.images, generator)
-        with FastLinear():
+        with fast_linear(model, len(x)):
             logits = model(x)
         loss = F.cross_entropy(logits, batch.labels)
         loss.backward()
@@ -104,7 +104,7 @@ class Reconstruction:
         x = batch.images.flatten(1)
         kept = x * bernoulli(torch.full_like(x, 1 - self.corruption), generator) if self.corruption else x
         pull = x.new_zeros(())
-        with FastLinear():
+        with fast_linear(model, len(x)):
             if self.sparsity_target is not None and isinstance(model, Autoassociator):
                 h = model.hidden_given(kept)
                 back = model.visible_given(h)

@@ -1,0 +1,97 @@
+"""LeNet-5's training against a bare torch loop, and its sparse convolution against dense ones."""
+
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dlkit import data
+from dlkit.bench.dbn import bare_loop
+from dlkit.bench.timing import interleaved, ratio
+from dlkit.models import LeNet5
+from dlkit.models.convnet import LENET_TABLE, SURVEY_TABLE
+from dlkit.models.convolution import SparseConv2d
+from dlkit.tables import BenchRow
+from dlkit.training import CrossEntropy, Experiment
+
+IMAGES, BATCHES, LR = 20_000, (100, 1000), 0.003
+TITLE = "LeNet-5: an epoch against a bare loop and a dense C3; sparse convolutions against masked dense ones"
+BLOCKS = tuple(tuple(range(8 * (o // 8), 8 * (o // 8) + 8)) for o in range(64))
+
+
+def measure() -> list[BenchRow]:
+    """Images a second in training; then forward and back through one sparse convolution."""
+    digits = data.load("mnist").full_train[:IMAGES]
+    rows = [row for batch in BATCHES for row in training(digits, batch)]
+    return rows + [sparse(name, table, side) for name, table, side in LAYERS]
+
+
+LAYERS = (
+    ("LeNet-5's C3, 60 of 96 connections", LENET_TABLE, 14),
+    ("the survey's C2, 8 of 24", SURVEY_TABLE, 12),
+    ("64 maps in 8 groups, 512 of 4,096", BLOCKS, 14),
+)
+
+
+def training(digits: data.Split, batch: int) -> list[BenchRow]:
+    """An epoch through `Experiment.run`, by hand, and with a dense C3; the last also in channels_last."""
+    nets = {"LeNet-5": LeNet5(), "dense C3": dense_lenet()}
+    last = dense_lenet().to(memory_format=torch.channels_last)  # pyrefly: ignore[no-matching-overload]
+    experiment = Experiment(LeNet5, digits, CrossEntropy(), batch_size=batch, epochs=1, lr=LR, momentum=0.9)
+    tasks: dict[str, Callable[[], object]] = {
+        "run": partial(experiment.run, progress=False, device="cpu"),
+        "bare": partial(bare_loop, nets["LeNet-5"], digits, batch, LR),
+        "dense": partial(bare_loop, nets["dense C3"], digits, batch, LR),
+        "last": partial(bare_loop, last, digits, batch, LR),
+    }
+    seconds = interleaved(tasks)
+    speeds = {name: len(digits.images) / median(values) for name, values in seconds.items()}
+    references = {
+        "bare": ("a bare torch loop over the same net", "ratio at least 0.97 (no more than 1.03 times the time)"),
+        "dense": ("a bare loop, C3 a dense Conv2d", ""),
+        "last": ("the same in channels_last", ""),
+    }
+    return [
+        BenchRow(
+            f"LeNet-5, an epoch, batch {batch}",
+            speeds["run"],
+            "images/s",
+            f"{what}: {speeds[name]:,.0f} images/s",
+            ratio(seconds, "run", name),
+            goal,
+        )
+        for name, (what, goal) in references.items()
+    ]
+
+
+def dense_lenet() -> LeNet5:
+    """LeNet-5 whose C3-maps see all S2-maps, as most re-implementations have it."""
+    net = LeNet5()
+    net.c3 = nn.Sequential(nn.Conv2d(6, 16, 5), net.c3[1])
+    return net
+
+
+def sparse(name: str, table: tuple[tuple[int, ...], ...], side: int) -> BenchRow:
+    """100 images forward and back through `SparseConv2d`, beside a dense convolution times a mask."""
+    layer = SparseConv2d(table, 5)
+    x = torch.randn(100, layer.in_maps, side, side, requires_grad=True)
+    full = layer.dense_weight().detach().requires_grad_()
+    mask = (full != 0).float()
+
+    def there_and_back(convolve: Callable[[], Tensor]) -> None:
+        for _ in range(20):
+            convolve().square().mean().backward()
+
+    tasks = {
+        "sparse": partial(there_and_back, lambda: layer(x)),
+        "masked": partial(there_and_back, lambda: F.conv2d(x, full * mask, layer.bias)),
+    }
+    seconds = interleaved(tasks)
+    speeds = {name: 2_000 / median(values) for name, values in seconds.items()}
+    reference = f"a masked dense convolution: {speeds['masked']:,.0f} images/s"
+    return BenchRow(
+        f"{name}, forward and back", speeds["sparse"], "images/s", reference, ratio(seconds, "sparse", "masked"), ""
+    )
