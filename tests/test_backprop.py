@@ -160,6 +160,9 @@ def test_a_look_at_the_net_leaves_batch_normalisation_as_it_is():
     CrossEntropy().start(normalised, Batch(IMAGES, LABELS), 4, seeded())
     assert all(torch.equal(value, before[name]) for name, value in normalised.state_dict().items())
     assert normalised.training
+    normalised[1].eval()
+    CrossEntropy().start(normalised, Batch(IMAGES, LABELS), 4, seeded())
+    assert not normalised[1].training
 
 
 def test_a_distortion_is_seen_by_the_net_and_draws_from_the_runs_generator():

@@ -5,6 +5,7 @@ import torch
 from oracles import seeded
 from torch import nn
 
+from dlkit.analysis.counts import counts
 from dlkit.analysis.features import maps, receptive_field, top_images
 from dlkit.models import ConvNet, LeNet5
 
@@ -46,6 +47,15 @@ def test_nothing_stays_behind():
         maps(net, torch.rand(2, 3), "second")
     assert net.training
     assert not hooks(net)
+
+
+def test_a_part_that_was_frozen_stays_so():
+    """A student who fine-tunes the rest keeps batch normalisation in evaluation mode."""
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout(0.5))
+    net[1].eval()
+    maps(net, IMAGES[:, None], "1")
+    counts(net, IMAGES[:, None])
+    assert [module.training for module in net.modules()] == [True, True, False, True]
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from math import prod
 
-import torch
 from torch import Tensor, nn
 
+from dlkit.analysis.features import watching
 from dlkit.models.convnet import RBFOutput
 from dlkit.models.convolution import SparseConv2d, Subsample
 
@@ -39,15 +39,8 @@ def counts(net: nn.Module, images: Tensor) -> list[LayerCount]:
         parameters = sum(p.numel() for p in module.parameters() if p.requires_grad)
         found.append(LayerCount(names[module], shape, parameters, connections(module, shape), (inputs + 1) * units))
 
-    hooks = [module.register_forward_hook(count) for module in names]
-    training = net.training
-    try:
-        with torch.no_grad():
-            net.eval()(images[:1])
-    finally:
-        net.train(training)
-        for hook in hooks:
-            hook.remove()
+    with watching(net, names, count):
+        net(images[:1])
     return found
 
 

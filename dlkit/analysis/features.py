@@ -1,31 +1,40 @@
 """Inside a net, yours or ours: the output of any module by its name, and the part of an image that a unit sees."""
 
 import difflib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from dlkit.models.modes import looking
 
-@torch.no_grad()
+
 def maps(net: nn.Module, images: Float[Tensor, "batch ..."], name: str) -> Float[Tensor, "batch ..."]:
     """What the module of this name, such as "c1" or "c1.0", gives for these images; the net is left as it was.
 
     ValueError if there is no such module, or if the images do not pass it.
     """
     found: list[Tensor] = []
-    module = named(net, name)
-    training = net.training
-    hook = module.register_forward_hook(lambda _module, _given, output: found.append(output))
-    try:
-        net.eval()(images)
-    finally:
-        hook.remove()
-        net.train(training)
+    with watching(net, [named(net, name)], lambda _module, _given, output: found.append(output)):
+        net(images)
     if not found:
         raise ValueError(f"no image passes {name!r}: the net's forward does not use it.")
     return found[0]
+
+
+@contextmanager
+def watching(net: nn.Module, modules: Iterable[nn.Module], see: Callable[..., None]) -> Iterator[None]:
+    """Call `see(module, given, output)` whenever something passes one of the modules; the hooks always come off."""
+    hooks = [module.register_forward_hook(see) for module in modules]
+    try:
+        with looking(net):
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def named(net: nn.Module, name: str) -> nn.Module:
@@ -57,8 +66,7 @@ def receptive_field(
     it becomes NaN. ValueError for a unit that is not there, or if the module gives no maps.
     """
     height, width = image.shape[-2:]
-    blank = torch.zeros_like(image)
-    lines = blank.expand(height + width, *image.shape).clone()
+    lines = image.new_zeros(height + width, *image.shape)
     for y in range(height):
         lines[y, ..., y, :] = torch.nan
     for x in range(width):
@@ -89,15 +97,17 @@ class Best(NamedTuple):
 
 def top_images(net: nn.Module, images: Float[Tensor, "batch ..."], name: str, number: int, count: int = 16) -> Best:
     """The `count` images that excite map `number` of a module most, each with the unit that it excites most."""
-    parts = []
+    values, places = [], []
     for part in images.split(1000):
         found = maps(net, part, name)
         if found.ndim != 4:
             raise ValueError(f"{name!r} gives {tuple(found.shape[1:])} for an image, no maps: take a module before it.")
         if not 0 <= number < found.shape[1]:
             raise ValueError(f"no map {number}: {name!r} has {found.shape[1]}, 0 to {found.shape[1] - 1}.")
-        parts.append(found[:, number])
-    all_maps = torch.cat(parts)
-    values, places = all_maps.flatten(1).max(1)
-    best = values.topk(min(count, len(values))).indices
-    return Best(best, places[best] // all_maps.shape[2], places[best] % all_maps.shape[2], values[best])
+        wide = found.shape[3]
+        value, place = found[:, number].flatten(1).max(1)
+        values.append(value)
+        places.append(place)
+    most, best = torch.cat(values).topk(min(count, len(images)))
+    place = torch.cat(places)[best]
+    return Best(best, place // wide, place % wide, most)

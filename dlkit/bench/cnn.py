@@ -2,15 +2,14 @@
 
 from collections.abc import Callable
 from functools import partial
-from statistics import median
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlkit import data
-from dlkit.bench.dbn import bare_loop
-from dlkit.bench.timing import interleaved, ratio
+from dlkit.bench.dbn import BARE, bare_loop
+from dlkit.bench.timing import compared, interleaved
 from dlkit.models import LeNet5
 from dlkit.models.convnet import LENET_TABLE, SURVEY_TABLE
 from dlkit.models.convolution import SparseConv2d
@@ -38,32 +37,23 @@ LAYERS = (
 
 def training(digits: data.Split, batch: int) -> list[BenchRow]:
     """An epoch through `Experiment.run`, by hand, and with a dense C3; the last also in channels_last."""
-    nets = {"LeNet-5": LeNet5(), "dense C3": dense_lenet()}
     last = dense_lenet().to(memory_format=torch.channels_last)  # pyrefly: ignore[no-matching-overload]
     experiment = Experiment(LeNet5, digits, CrossEntropy(), batch_size=batch, epochs=1, lr=LR, momentum=0.9)
     tasks: dict[str, Callable[[], object]] = {
         "run": partial(experiment.run, progress=False, device="cpu"),
-        "bare": partial(bare_loop, nets["LeNet-5"], digits, batch, LR),
-        "dense": partial(bare_loop, nets["dense C3"], digits, batch, LR),
+        "bare": partial(bare_loop, LeNet5(), digits, batch, LR),
+        "dense": partial(bare_loop, dense_lenet(), digits, batch, LR),
         "last": partial(bare_loop, last, digits, batch, LR),
     }
     seconds = interleaved(tasks)
-    speeds = {name: len(digits.images) / median(values) for name, values in seconds.items()}
     references = {
-        "bare": ("a bare torch loop over the same net", "ratio at least 0.97 (no more than 1.03 times the time)"),
+        "bare": ("a bare torch loop over the same net", BARE),
         "dense": ("a bare loop, C3 a dense Conv2d", ""),
         "last": ("the same in channels_last", ""),
     }
+    name = f"LeNet-5, an epoch, batch {batch}"
     return [
-        BenchRow(
-            f"LeNet-5, an epoch, batch {batch}",
-            speeds["run"],
-            "images/s",
-            f"{what}: {speeds[name]:,.0f} images/s",
-            ratio(seconds, "run", name),
-            goal,
-        )
-        for name, (what, goal) in references.items()
+        compared(name, seconds, "run", other, what, len(digits), goal) for other, (what, goal) in references.items()
     ]
 
 
@@ -90,8 +80,5 @@ def sparse(name: str, table: tuple[tuple[int, ...], ...], side: int) -> BenchRow
         "masked": partial(there_and_back, lambda: F.conv2d(x, full * mask, layer.bias)),
     }
     seconds = interleaved(tasks)
-    speeds = {name: 2_000 / median(values) for name, values in seconds.items()}
-    reference = f"a masked dense convolution: {speeds['masked']:,.0f} images/s"
-    return BenchRow(
-        f"{name}, forward and back", speeds["sparse"], "images/s", reference, ratio(seconds, "sparse", "masked"), ""
-    )
+    what = "a masked dense convolution"
+    return compared(f"{name}, forward and back", seconds, "sparse", "masked", what, 2_000)

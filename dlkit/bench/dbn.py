@@ -3,19 +3,19 @@
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from statistics import median
 
 import torch
 import torch.nn.functional as F
 
 from dlkit import data
 from dlkit.bench.rbm import FLOORS, five_products
-from dlkit.bench.timing import interleaved, ratio
+from dlkit.bench.timing import compared, interleaved
 from dlkit.models import DBN, RBM
 from dlkit.tables import BenchRow
 from dlkit.training import CD, CrossEntropy, Experiment, pretrain
 from dlkit.training.pretraining import one_a_layer
 
+BARE = "ratio at least 0.97 (no more than 1.03 times the time)"
 SIZES, IMAGES, BATCH = [784, 500, 500, 2000], 20_000, 100
 TITLE = "DBN 784-500-500-2000: an epoch of greedy pre-training against its products, fine-tuning against a bare loop"
 
@@ -31,12 +31,13 @@ def measure() -> list[BenchRow]:
         tasks[f"by {library}"] = partial(_all, parts)
     seconds = interleaved(tasks)
     rows = [
-        BenchRow(
+        compared(
             "greedy pre-training, an epoch a layer, batch 100",
-            IMAGES / median(seconds["pre-training"]),
-            "images/s",
-            f"five products a layer alone, float32, {floor}: {IMAGES / median(seconds[floor]):,.0f} images/s",
-            ratio(seconds, "pre-training", floor),
+            seconds,
+            "pre-training",
+            floor,
+            f"five products a layer alone, float32, {floor}",
+            IMAGES,
             "ratio at least 0.70",
         )
         for floor in list(tasks)[1:]
@@ -55,17 +56,8 @@ def fine_tuning(digits: data.Split) -> list[BenchRow]:
             "bare": partial(bare_loop, net, digits, batch),
         }
         seconds = interleaved(tasks)
-        speeds = {name: IMAGES / median(values) for name, values in seconds.items()}
-        rows.append(
-            BenchRow(
-                f"fine-tuning by backprop, an epoch, batch {batch}",
-                speeds["fine-tuning"],
-                "images/s",
-                f"a bare torch loop over the same net: {speeds['bare']:,.0f} images/s",
-                ratio(seconds, "fine-tuning", "bare"),
-                "ratio at least 0.97 (no more than 1.03 times the time)",
-            )
-        )
+        name, what = f"fine-tuning by backprop, an epoch, batch {batch}", "a bare torch loop over the same net"
+        rows.append(compared(name, seconds, "fine-tuning", "bare", what, IMAGES, BARE))
     return rows
 
 

@@ -6,6 +6,8 @@ from statistics import median
 
 from tqdm.auto import tqdm
 
+from dlkit.tables import BenchRow
+
 Seconds = dict[str, list[float]]
 
 
@@ -20,6 +22,14 @@ def interleaved(tasks: Mapping[str, Callable[[], object]], rounds: int = 7) -> S
                 seconds[name].append(time.perf_counter() - begun)
                 bar.update()
     return {name: values[1:] for name, values in seconds.items()}
+
+
+def compared(
+    name: str, seconds: Seconds, task: str, reference: str, what: str, images: int, goal: str = ""
+) -> BenchRow:
+    """A row: images a second of `task`, beside those of `reference`, which is `what`."""
+    speed, theirs = (images / median(seconds[each]) for each in (task, reference))
+    return BenchRow(name, speed, "images/s", f"{what}: {theirs:,.0f} images/s", ratio(seconds, task, reference), goal)
 
 
 def ratio(seconds: Seconds, task: str, reference: str) -> float:

@@ -33,9 +33,8 @@ class SparseConv2d(nn.Module):
         super().__init__()
         self.table = tuple(tuple(row) for row in table)
         self.size = size
-        self.in_maps = (
-            in_maps if in_maps is not None else max((max(row, default=0) for row in self.table), default=0) + 1
-        )
+        seen = [i for row in self.table for i in row]
+        self.in_maps = in_maps if in_maps is not None else max(seen, default=0) + 1
         check_table(self.table, self.in_maps)
         if size < 1:
             raise ValueError(f"kernels of {size}x{size}: at least 1x1 is needed.")

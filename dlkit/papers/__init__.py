@@ -14,6 +14,7 @@ from dlkit.tables import PaperRow, emit, markdown
 
 NAMES = ("salakhutdinov2008", "hinton2006", "hinton_salakhutdinov2006", "larochelle2009")
 RUNS = Path("runs")
+RESUMABLE: dict[str, Any] = {"checkpoint_every": 3_000, "resume": True, "device": "cpu"}  # how the papers' runs run
 
 
 def run(

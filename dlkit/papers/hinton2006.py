@@ -23,7 +23,7 @@ from dlkit.analysis.recognition import Guess, by_free_energy, by_gibbs, by_sampl
 from dlkit.models import DBN, RBM, LabelledRBM
 from dlkit.models.dreaming import asleep, dream
 from dlkit.models.pretrained import store
-from dlkit.papers import kept, whole
+from dlkit.papers import RESUMABLE, kept, whole
 from dlkit.tables import PaperRow
 from dlkit.training import CD, PCD, Experiment, UpDown, linear, pretrain, steps
 
@@ -105,9 +105,7 @@ def after_greedy(recipe: Recipe, folder: Path) -> dict[str, Any]:
     runs = pretrain(
         layers(recipe, data.load("mnist").full_train[: recipe.images]),
         checkpoint=folder,
-        checkpoint_every=3_000,
-        resume=True,
-        device="cpu",
+        **RESUMABLE,
     )
     whole(runs[-1], f"layer {len(runs)}")
     dbn = DBN([run.model for run in runs])
@@ -152,7 +150,7 @@ def after_up_down(recipe: Recipe, folder: Path, name: str) -> dict[str, Any]:
             lr=linear(begin, end, epochs),
             seed=stage,
         )
-        run = experiment.run(checkpoint=folder / f"{name}-{stage}", checkpoint_every=3_000, resume=True, device="cpu")
+        run = experiment.run(checkpoint=folder / f"{name}-{stage}", **RESUMABLE)
         dbn, done, seconds = whole(run, f"up-down with {k} Gibbs steps").model, done + epochs, seconds + run.seconds
     store(dbn, folder / f"{name}.safetensors", dbn.config())
     return {"errors": errors(dbn), "dreams": misread_dreams(dbn), "seconds": seconds}

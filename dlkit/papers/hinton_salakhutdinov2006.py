@@ -24,7 +24,7 @@ from dlkit import data
 from dlkit.analysis.recognition import by_net, error
 from dlkit.models import DBN, RBM, CodeRBM
 from dlkit.models.pretrained import store
-from dlkit.papers import kept, over_seeds, whole
+from dlkit.papers import RESUMABLE, kept, over_seeds, whole
 from dlkit.tables import PaperRow
 from dlkit.training import CD, PCD, CrossEntropy, Experiment, InputDropout, Reconstruction, linear, pretrain, steps
 from dlkit.training.fine_tuning import fine_tune
@@ -116,10 +116,9 @@ def classify(recipe: Recipe, pretrained: bool, seed: int, folder: Path) -> dict[
     """Train one classifier; its test error in percent."""
     mnist = data.load("mnist")
     digits, seconds = mnist.full_train[: recipe.images], 0.0
-    options = {"checkpoint_every": 3_000, "resume": True, "device": "cpu"}
     if pretrained:
         stack = layers(recipe, CLASSIFIER, digits, code=False, seed=seed)
-        runs = pretrain(stack, checkpoint=folder, **options)
+        runs = pretrain(stack, checkpoint=folder, **RESUMABLE)
         whole(runs[-1], f"layer {len(runs)}")
         seconds = sum(run.seconds for run in runs)
         net = DBN([run.model for run in runs]).classifier(10, generator=torch.Generator().manual_seed(seed))
@@ -135,7 +134,7 @@ def classify(recipe: Recipe, pretrained: bool, seed: int, folder: Path) -> dict[
         momentum=0.9,
         seed=seed,
     )
-    tuned = fine_tune(net, tuning, top_epochs=2 if pretrained else 0, checkpoint=folder / "fine-tuning", **options)
+    tuned = fine_tune(net, tuning, top_epochs=2 if pretrained else 0, checkpoint=folder / "fine-tuning", **RESUMABLE)
     best = whole(tuned[-1], "fine-tuning").model
     wrong = error(by_net(best, mnist.test.images), mnist.test)
     return {"error": wrong, "seconds": seconds + sum(run.seconds for run in tuned)}
@@ -156,8 +155,7 @@ def reconstruct(recipe: Recipe, sizes: tuple[int, ...], folder: Path) -> dict[st
     """Train one autoencoder; its squared error per test image."""
     mnist = data.load("mnist")
     digits, epochs = mnist.full_train[: recipe.images], recipe.autoencoder_epochs
-    options = {"checkpoint_every": 3_000, "resume": True, "device": "cpu"}
-    runs = pretrain(layers(recipe, sizes, digits, code=True, seed=0), checkpoint=folder, **options)
+    runs = pretrain(layers(recipe, sizes, digits, code=True, seed=0), checkpoint=folder, **RESUMABLE)
     whole(runs[-1], f"layer {len(runs)}")
     net = DBN([run.model for run in runs]).autoencoder()
     tuning = Experiment(
@@ -169,7 +167,7 @@ def reconstruct(recipe: Recipe, sizes: tuple[int, ...], folder: Path) -> dict[st
         momentum=None,
         optimizer=partial(torch.optim.Adam, fused=True),
     )
-    run = whole(tuning.run(checkpoint=folder / "fine-tuning", **options), "fine-tuning")
+    run = whole(tuning.run(checkpoint=folder / "fine-tuning", **RESUMABLE), "fine-tuning")
     store(run.model, folder / "autoencoder.safetensors", {"sizes": list(sizes)})
     return {
         "error": squared_error(run.model, mnist.test.images),

@@ -23,7 +23,7 @@ from dlkit.analysis.recognition import by_net, error
 from dlkit.models import RBM
 from dlkit.models.autoencoder import Autoassociator
 from dlkit.models.unrolled import classifier
-from dlkit.papers import kept, over_seeds, whole
+from dlkit.papers import RESUMABLE, kept, over_seeds, whole
 from dlkit.tables import PaperRow
 from dlkit.training import (
     CD,
@@ -138,7 +138,7 @@ def started(recipe: Recipe, start: Start, seed: int, folder: Path) -> list[Any]:
     stack = one_a_layer(SIZES, start.layer, first)
     if start.top is not None:
         stack[-1] = replace(stack[-1], learner=start.top, momentum=0.0)
-    runs = pretrain(stack, checkpoint=folder, checkpoint_every=3_000, resume=True, device="cpu")
+    runs = pretrain(stack, checkpoint=folder, **RESUMABLE)
     whole(runs[-1], f"{start.name}, layer {len(runs)}")
     return [run.model for run in runs]
 
@@ -160,8 +160,7 @@ def tuned(recipe: Recipe, stack: list[Any], labels: int, count: int, seed: int, 
         momentum=0.9,
         seed=seed,
     )
-    options = {"checkpoint": folder / f"{labels}", "checkpoint_every": 3_000, "resume": True, "device": "cpu"}
-    runs = fine_tune(net, tuning, top_epochs=0, progress=False, **options)
+    runs = fine_tune(net, tuning, top_epochs=0, progress=False, checkpoint=folder / f"{labels}", **RESUMABLE)
     best = whole(runs[-1], f"fine-tuning on {labels} labels").model
     seconds = sum(run.seconds for run in runs)
     return {"error": error(by_net(best, mnist.test.images), mnist.test), "seconds": seconds}

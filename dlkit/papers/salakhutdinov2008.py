@@ -17,7 +17,7 @@ from dlkit import data
 from dlkit.analysis.likelihood import ais, log_probability, reference_betas, reverse_ais
 from dlkit.bench.rbm import bfloat16_products
 from dlkit.models import RBM
-from dlkit.papers import kept, whole
+from dlkit.papers import RESUMABLE, kept, whole
 from dlkit.tables import PaperRow
 from dlkit.training import CD, PCD, Experiment, Learner, linear
 
@@ -82,8 +82,7 @@ def estimate(training: Training, images: torch.Tensor, test: torch.Tensor, folde
         lr=linear(training.rate, 0, epochs),
         weight_decay=training.weight_decay,
     )
-    options = {"checkpoint": folder, "checkpoint_every": 3_000, "resume": True, "device": "cpu"}
-    run = whole(experiment.run(**options), training.name)
+    run = whole(experiment.run(checkpoint=folder, **RESUMABLE), training.name)
     betas = torch.linspace(0, 1, 501, dtype=torch.float64) if quick else reference_betas()
     found: dict = {"seconds": run.seconds}
     begun = time.perf_counter()

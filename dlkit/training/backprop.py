@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dlkit.data import check
 from dlkit.models.autoencoder import Autoassociator
+from dlkit.models.modes import looking
 from dlkit.models.products import fast_linear
 from dlkit.models.rbm import bernoulli
 from dlkit.training.distortions import Distortion
@@ -19,15 +20,13 @@ def _answer(model: nn.Module, image: Tensor) -> Tensor:
     if type(model).forward is nn.Module.forward:
         mend = "unroll a stack by `dbn.classifier()` or `dbn.autoencoder()`, or train it by CD or UpDown"
         raise TypeError(f"{type(model).__name__} has no forward for backpropagation to go through: {mend}.")
-    training = model.training
     try:
-        return model.eval()(image)  # one image tells batch normalisation nothing
+        with looking(model):  # one image tells batch normalisation nothing
+            return model(image)
     except RuntimeError as error:
         shape = tuple(image.shape[1:])
         mend = "begin it with nn.Flatten() if it takes rows of pixels"
         raise ValueError(f"the net does not take images of shape {shape} ({error}): {mend}.") from error
-    finally:
-        model.train(training)
 
 
 @dataclass
