@@ -35,6 +35,15 @@ def test_cross_entropy_is_the_mean_of_minus_log_p():
         torch.testing.assert_close(one, other)
 
 
+def test_with_a_rubbish_class_it_is_equation_9():
+    """LeCun et al. 1998: y_D + log(e^-j + Σ_i e^-y_i), of the penalties y, averaged over the images."""
+    penalties = -net()(IMAGES)
+    right = penalties[torch.arange(8), LABELS]
+    expected = (right + (torch.tensor(-0.5).exp() + (-penalties).exp().sum(1)).log()).mean()
+    report = CrossEntropy(rubbish=0.5).fill_grad(net(), Batch(IMAGES, LABELS), seeded())
+    torch.testing.assert_close(report["loss"], expected.detach())
+
+
 def test_a_second_batch_does_not_add_to_the_first():
     model, learner = net(), CrossEntropy()
     learner.fill_grad(model, Batch(IMAGES, LABELS), seeded())

@@ -6,7 +6,7 @@ from oracles import seeded
 from torch import nn
 
 from dlkit.analysis.counts import counts
-from dlkit.analysis.features import maps, receptive_field, top_images
+from dlkit.analysis.features import layers, maps, receptive_field, top_images
 from dlkit.models import ConvNet, LeNet5
 
 IMAGES = torch.rand(6, 28, 28, generator=seeded())
@@ -43,10 +43,28 @@ def test_maps_are_what_the_module_gives():
 def test_nothing_stays_behind():
     net = Own()
     maps(net, IMAGES, "second")
-    with pytest.raises(RuntimeError):
-        maps(net, torch.rand(2, 3), "second")
+    with pytest.raises(ValueError, match="does not take images"):
+        maps(net, torch.rand(2, 3, 4, 5), "second")
     assert net.training
     assert not hooks(net)
+
+
+def test_the_layers_of_a_net_are_those_that_give_maps():
+    assert layers(ConvNet(), IMAGES[0]) == ["c1", "s1", "c2", "s2"]
+    assert layers(LeNet5(), IMAGES[0]) == ["c1", "s2", "c3", "s4", "c5"]
+    assert layers(Own(), IMAGES[0]) == ["first", "drop", "second"]
+    within = nn.Sequential(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()), nn.Linear(2 * 26 * 26, 10))
+    assert layers(within, IMAGES[0][None]) == ["0.0"]
+
+
+def test_a_net_without_convolutions_and_images_that_do_not_fit_are_refused():
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    with pytest.raises(ValueError, match="Sequential gives no maps: it has no convolutions"):
+        layers(plain, IMAGES[0])
+    with pytest.raises(ValueError, match=r"does not take images of shape \(28, 28\) .*give images\[:, None\] if it"):
+        layers(nn.Sequential(nn.Conv2d(3, 4, 5)), IMAGES[0])
+    with pytest.raises(ValueError, match=r"images of shape \(6, 3, 28, 28\) for a net that takes 1x28x28"):
+        maps(ConvNet(), IMAGES[:, None].repeat(1, 3, 1, 1), "c1")
 
 
 def test_a_part_that_was_frozen_stays_so():

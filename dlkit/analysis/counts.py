@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from dlkit.analysis.features import watching
 from dlkit.models.convnet import RBFOutput
 from dlkit.models.convolution import SparseConv2d, Subsample
+from dlkit.models.modes import answer
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ def counts(net: nn.Module, images: Tensor) -> list[LayerCount]:
         parameters = sum(p.numel() for p in module.parameters() if p.requires_grad)
         found.append(LayerCount(names[module], shape, parameters, connections(module, shape), (inputs + 1) * units))
 
-    with watching(net, names, count):
-        net(images[:1])
+    with watching(names, count):
+        answer(net, images[:1])
     return found
 
 

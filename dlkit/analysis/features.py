@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from dlkit.models.modes import looking
+from dlkit.models.modes import answer
 
 
 def maps(net: nn.Module, images: Float[Tensor, "batch ..."], name: str) -> Float[Tensor, "batch ..."]:
@@ -18,20 +18,41 @@ def maps(net: nn.Module, images: Float[Tensor, "batch ..."], name: str) -> Float
     ValueError if there is no such module, or if the images do not pass it.
     """
     found: list[Tensor] = []
-    with watching(net, [named(net, name)], lambda _module, _given, output: found.append(output)):
-        net(images)
+    with watching([named(net, name)], lambda _module, _given, output: found.append(output)):
+        answer(net, images)
     if not found:
         raise ValueError(f"no image passes {name!r}: the net's forward does not use it.")
     return found[0]
 
 
+def layers(net: nn.Module, image: Float[Tensor, "..."]) -> list[str]:
+    """The names of the modules that give maps for an image: those a step below the net, or if there are none, all.
+
+    Left out is what comes before the first weights: it gives the image itself. ValueError if no module gives maps.
+    """
+    found: list[nn.Module] = []
+
+    def see(module: nn.Module, _given: object, output: object) -> None:
+        weights = next(module.parameters(), None) is not None
+        if isinstance(output, Tensor) and output.ndim == 4 and (found or weights):
+            found.append(module)
+
+    names = {module: name for name, module in net.named_modules() if name}
+    with watching(names, see):
+        answer(net, image[None])
+    every = [names[module] for module in dict.fromkeys(found)]
+    giving = [name for name in every if "." not in name] or every
+    if not giving:
+        raise ValueError(f"{type(net).__name__} gives no maps: it has no convolutions to look into.")
+    return giving
+
+
 @contextmanager
-def watching(net: nn.Module, modules: Iterable[nn.Module], see: Callable[..., None]) -> Iterator[None]:
+def watching(modules: Iterable[nn.Module], see: Callable[..., None]) -> Iterator[None]:
     """Call `see(module, given, output)` whenever something passes one of the modules; the hooks always come off."""
     hooks = [module.register_forward_hook(see) for module in modules]
     try:
-        with looking(net):
-            yield
+        yield
     finally:
         for hook in hooks:
             hook.remove()

@@ -25,7 +25,7 @@ class ScaledTanh(nn.Module):
     """
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return 1.7159 * torch.tanh(x * (2 / 3))
+        return 1.7159 * (x * (2 / 3)).tanh_()  # in place: large maps cost more to store than to compute
 
 
 ACTIVATIONS = {"scaled tanh": ScaledTanh, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "relu": nn.ReLU}
@@ -94,6 +94,7 @@ class ConvNet(nn.Sequential):
         self.s2 = sub_sampled(6, sub_sampling, window, squash)
         self.flatten = nn.Flatten()
         self.output = nn.Linear(features, classes)
+        lay_out(self)
 
 
 class LeNet5(nn.Sequential):
@@ -126,6 +127,7 @@ class LeNet5(nn.Sequential):
         self.flatten = nn.Flatten()
         self.f6 = nn.Sequential(nn.Linear(120, 84), squash())
         self.output = RBFOutput(drawings()) if output == "rbf" else nn.Linear(84, 10)
+        lay_out(self)
 
 
 class RBFOutput(nn.Module):
@@ -137,6 +139,11 @@ class RBFOutput(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch units"]) -> Float[Tensor, "batch classes"]:
         return -((x[:, None] - self.codes) ** 2).sum(2)
+
+
+def lay_out(net: nn.Module) -> None:
+    """Keep the net's kernels, and so its maps, in the order that convolutions on a CPU are fastest in."""
+    net.to(memory_format=torch.channels_last)  # pyrefly: ignore[no-matching-overload]
 
 
 def activation_of(name: str) -> type[nn.Module]:

@@ -60,7 +60,8 @@ class SparseConv2d(nn.Module):
         """The kernels in the shape of `nn.Conv2d`'s, 0 where there is no connection."""
         shape = (self.out_maps * self.in_maps, self.size, self.size)
         full = self.weight.new_zeros(shape).index_copy(0, self._places, self.weight)
-        return full.view(self.out_maps, self.in_maps, self.size, self.size)
+        kernels = full.view(self.out_maps, self.in_maps, self.size, self.size)
+        return kernels.contiguous(memory_format=torch.channels_last)
 
     def forward(self, x: Float[Tensor, "batch in height width"]) -> Float[Tensor, "batch out high wide"]:
         if x.ndim != 4 or x.shape[1] != self.in_maps:

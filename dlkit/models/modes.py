@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -18,3 +18,20 @@ def looking(net: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def answer(net: nn.Module, images: Tensor) -> Tensor:
+    """What the net makes of the images, in such a look.
+
+    TypeError if it has no forward, ValueError if it does not take images of this shape.
+    """
+    if type(net).forward is nn.Module.forward:
+        mend = "unroll a stack by `dbn.classifier()` or `dbn.autoencoder()`, or train it by CD or UpDown"
+        raise TypeError(f"{type(net).__name__} has no forward for images to go through: {mend}.")
+    try:
+        with looking(net):  # one image would tell batch normalisation nothing
+            return net(images)
+    except RuntimeError as error:
+        shape = tuple(images.shape[1:])
+        mend = "begin it with nn.Flatten() if it takes rows of pixels, or give images[:, None] if it takes maps"
+        raise ValueError(f"the net does not take images of shape {shape} ({error}): {mend}.") from error

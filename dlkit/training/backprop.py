@@ -8,25 +8,11 @@ from torch import Tensor, nn
 
 from dlkit.data import check
 from dlkit.models.autoencoder import Autoassociator
-from dlkit.models.modes import looking
+from dlkit.models.modes import answer
 from dlkit.models.products import fast_linear
 from dlkit.models.rbm import bernoulli
 from dlkit.training.distortions import Distortion
 from dlkit.training.learner import Batch
-
-
-def _answer(model: nn.Module, image: Tensor) -> Tensor:
-    """What the net makes of one image. TypeError if it is no net, ValueError if it takes no such image."""
-    if type(model).forward is nn.Module.forward:
-        mend = "unroll a stack by `dbn.classifier()` or `dbn.autoencoder()`, or train it by CD or UpDown"
-        raise TypeError(f"{type(model).__name__} has no forward for backpropagation to go through: {mend}.")
-    try:
-        with looking(model):  # one image tells batch normalisation nothing
-            return model(image)
-    except RuntimeError as error:
-        shape = tuple(image.shape[1:])
-        mend = "begin it with nn.Flatten() if it takes rows of pixels"
-        raise ValueError(f"the net does not take images of shape {shape} ({error}): {mend}.") from error
 
 
 @dataclass
@@ -35,9 +21,13 @@ class CrossEntropy:
 
     `distortion`: what happens to the images of each batch first, such as `InputDropout()` or `Affine()`; a function
     of your own takes images and a generator, from which it draws all its random numbers.
+    `rubbish`: the constant j of LeCun, Bottou, Bengio, Haffner (1998), equation 9: one more class, of logit -j, that no
+    image belongs to. A net whose logits are distances (`LeNet5`) must then bring the right one below j, and not merely
+    below the others.
     """
 
     distortion: Distortion | None = None
+    rubbish: float | None = None
     state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @torch.no_grad()
@@ -45,7 +35,7 @@ class CrossEntropy:
         """Refuse labels that are missing or that the net has no class for."""
         if data.labels is None:
             raise ValueError("the data have no labels: give (images, labels).")
-        logits = _answer(model, data.images[:1])
+        logits = answer(model, data.images[:1])
         check(data.images, data.labels, values=None, classes=logits.shape[1])
 
     def fill_grad(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -55,7 +45,8 @@ class CrossEntropy:
         x = batch.images if self.distortion is None else self.distortion(batch.images, generator)
         with fast_linear(model, len(x)):
             logits = model(x)
-        loss = F.cross_entropy(logits, batch.labels)
+        classes = logits if self.rubbish is None else F.pad(logits, (0, 1), value=-self.rubbish)
+        loss = F.cross_entropy(classes, batch.labels)
         loss.backward()
         wrong = logits.detach().argmax(1) != batch.labels
         return {"loss": loss.detach(), "error": 100 * wrong.float().mean()}
@@ -93,7 +84,7 @@ class Reconstruction:
         if self.sparsity_target is not None and not isinstance(model, Autoassociator):
             raise TypeError(f"a sparsity target is for an Autoassociator, and this is a {type(model).__name__}.")
         check(data.images, values=(0.0, 1.0) if self.cost == "cross-entropy" else None)
-        back, pixels = _answer(model, data.images[:1]).shape[1], data.images[0].numel()
+        back, pixels = answer(model, data.images[:1]).shape[1], data.images[0].numel()
         if back != pixels:
             raise ValueError(f"the net gives {back} values for images of {pixels} pixels: it must give as many back.")
 

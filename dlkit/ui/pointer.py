@@ -1,4 +1,4 @@
-"""A picture that knows where the pointer is: what ipywidgets' own Image does not say."""
+"""A picture that knows where the pointer is, and that arrow keys walk over: what ipywidgets' own Image does not say."""
 
 import anywidget
 import traitlets
@@ -30,15 +30,33 @@ function render({ model, el }) {
     wanted = null;
     waiting = setTimeout(free, 200);
   };
+  const clip = (part) => Math.min(Math.max(part, 0), 1);
+  const go = (place) => {
+    wanted = place;
+    if (!waiting) send();
+  };
   const point = (event) => {
     const box = picture.getBoundingClientRect();
-    const clip = (part) => Math.min(Math.max(part, 0), 1);
-    wanted = [clip((event.clientX - box.left) / box.width), clip((event.clientY - box.top) / box.height)];
-    if (!waiting) send();
+    go([clip((event.clientX - box.left) / box.width), clip((event.clientY - box.top) / box.height)]);
+  };
+  const walk = (event) => {
+    const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    event.stopPropagation();  // JupyterLab's own arrow keys go from cell to cell
+    const from = wanted ?? model.get("place");
+    go(model.get("cells").map((count, axis) => {
+      const cell = Math.min(Math.floor(from[axis] * count), count - 1) + step[axis];
+      return (Math.min(Math.max(cell, 0), count - 1) + 0.5) / count;
+    }));
   };
 
   picture.addEventListener("pointermove", point);
-  picture.addEventListener("pointerdown", point);
+  picture.addEventListener("pointerdown", (event) => { point(event); picture.focus(); });
+  if (model.get("cells").length) {
+    picture.tabIndex = 0;
+    picture.addEventListener("keydown", walk);
+  }
   model.on("change:value", draw);
   draw();
   el.appendChild(picture);
@@ -49,9 +67,19 @@ export default { render };
 
 
 class PointedImage(anywidget.AnyWidget):
-    """A PNG, `value`, and where the mouse, pen or finger is on it: `place`, (x, y) from its top left, both 0 to 1."""
+    """A PNG, `value`, and where the mouse, pen or finger is on it: `place`, (x, y) from its top left, both 0 to 1.
+
+    With `cells`, how many there are across and down, arrow keys move the place from the middle of one to the
+    next's.
+    """
 
     _esm = SCRIPT
     value = traitlets.Bytes().tag(sync=True)
     alt = traitlets.Unicode().tag(sync=True)
     place = traitlets.List(traitlets.Float(), default_value=[0.5, 0.5], minlen=2, maxlen=2).tag(sync=True)
+    cells = traitlets.List(traitlets.Int(min=1), maxlen=2).tag(sync=True)
+
+    def cell(self) -> tuple[int, int]:
+        """Row and column of the cell that the place is in."""
+        column, row = (min(int(part * count), count - 1) for part, count in zip(self.place, self.cells, strict=True))
+        return row, column
