@@ -8,16 +8,22 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def looking(net: nn.Module) -> Iterator[None]:
-    """No gradients, and evaluation mode (no dropout, batch statistics as learned); after it each module has its own."""
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode: no dropout, batch statistics as learned; after it each module has its own mode again."""
     training = [module for module in net.modules() if module.training]
     try:
-        with torch.no_grad():
-            net.eval()
-            yield
+        net.eval()
+        yield
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def looking(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and no gradients."""
+    with evaluating(net), torch.no_grad():
+        yield
 
 
 def answer(net: nn.Module, images: Tensor) -> Tensor:
