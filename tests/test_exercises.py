@@ -11,6 +11,8 @@ FUNCTIONS = {
     "02_rbm_pretraining": ["fill_grad", "pseudo_log_likelihood"],
     "03_dbn_pretraining": ["features", "upside_down", "corrupt", "ista_step"],
     "04_dbn_fine_tuning": ["label_free_energies", "wake", "unroll", "principal_components"],
+    "05_cnn_feature_maps": ["convolve", "parameters", "sub_sample", "receptive_field"],
+    "06_what_a_cnn_sees": ["occlude", "saliency", "integrated_gradients", "ascend"],
 }
 solved = cache(solutions)
 

@@ -7,38 +7,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlkit.exercises import Hint, exercise, given
-
-
-def _seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.allclose(a.detach().double(), b.double(), atol=1e-4, rtol=1e-4)
-
-
-def _tensor(found: Any, shape: tuple[int, ...], what: str) -> Tensor:
-    """The answer, if it is a tensor of this shape."""
-    if not isinstance(given(found), Tensor):
-        raise Hint(f"Return a tensor, {what}; yours is of type {type(found).__name__}.")
-    if tuple(found.shape) != shape:
-        raise Hint(f"It should be {what}, of shape {shape} here; yours has shape {tuple(found.shape)}.")
-    return found.detach()
+from dlkit.exercises.answers import close, seeded, shaped
 
 
 @exercise("every label is tried with its hidden units summed out, and the features' own part is the same for all")
 def label_free_energies(answer: Any) -> None:
     """`answer(f, W, U, c, b)`: free energy of features f (batch, features) with each label, (batch, labels)."""
-    g = _seeded(3)
+    g = seeded(3)
     f, W = (torch.rand(5, 4, generator=g) < 0.5).float(), torch.randn(4, 3, generator=g)
     U, c, b = torch.randn(2, 3, generator=g), torch.randn(2, generator=g), torch.randn(3, generator=g)
-    found = _tensor(answer(f.clone(), W.clone(), U.clone(), c.clone(), b.clone()), (5, 2), "one row for each row of f")
+    found = shaped(answer(f.clone(), W.clone(), U.clone(), c.clone(), b.clone()), (5, 2), "one row for each row of f")
     x = (f @ W + b)[:, None] + U
     right = -c - F.softplus(x).sum(2)
 
     def same(other: Tensor) -> bool:
         """Up to what does not depend on the label: that may be left out or put in."""
-        return _close(found - found[:, :1], other - other[:, :1])
+        return close(found - found[:, :1], other - other[:, :1])
 
     if same(right):
         return
@@ -62,7 +46,7 @@ def label_free_energies(answer: Any) -> None:
 @exercise("generation learns, by the delta rule, to bring back what recognition saw on its way up")
 def wake(answer: Any) -> None:
     """`answer(below, above, G, a)`: .grad of G (visible, hidden) and of a, as a pair."""
-    g = _seeded(4)
+    g = seeded(4)
     below, above = ((torch.rand(6, units, generator=g) < 0.5).float() for units in (4, 3))
     G, a = torch.randn(4, 3, generator=g), torch.randn(4, generator=g)
     found = given(answer(below.clone(), above.clone(), G.clone(), a.clone()))
@@ -73,24 +57,24 @@ def wake(answer: Any) -> None:
     grad = found[0]
     if isinstance(grad, Tensor) and tuple(grad.shape) == (3, 4):
         raise Hint("The first is the wrong way round: G is (visible, hidden), and its gradient is too.")
-    grad, bias = _tensor(grad, (4, 3), "the gradient of G"), _tensor(found[1], (4,), "the gradient of a")
-    if _close(grad, right) and _close(bias, error.mean(0)):
+    grad, bias = shaped(grad, (4, 3), "the gradient of G"), shaped(found[1], (4,), "the gradient of a")
+    if close(grad, right) and close(bias, error.mean(0)):
         return
-    if _close(grad, -right) and _close(bias, -error.mean(0)):
+    if close(grad, -right) and close(bias, -error.mean(0)):
         raise Hint("Right but for the sign: an optimizer subtracts, so probabilities less what was seen.")
-    if _close(grad, 6 * right):
+    if close(grad, 6 * right):
         raise Hint("That is the sum over the batch: divide by the number of images.")
     linear = above @ G.T + a - below
-    if _close(grad, linear.T @ above / 6):
+    if close(grad, linear.T @ above / 6):
         raise Hint("The units below are binary: pass their input through a sigmoid before you compare.")
-    if _close(grad, -below.T @ above / 6):
+    if close(grad, -below.T @ above / 6):
         raise Hint("That is what was seen alone: the delta rule needs its difference to what generation says.")
-    if _close(grad, (((above @ G.T).sigmoid() - below).T @ above) / 6):
+    if close(grad, (((above @ G.T).sigmoid() - below).T @ above) / 6):
         raise Hint("The input of the units below lacks their bias a.")
-    if _close(grad, right):
-        mend = "its sign" if _close(bias, -error.mean(0)) else "it is the mean of the same difference over the images"
+    if close(grad, right):
+        mend = "its sign" if close(bias, -error.mean(0)) else "it is the mean of the same difference over the images"
         raise Hint(f"G's is right. a's is not: {mend}.")
-    if _close(grad, -right):
+    if close(grad, -right):
         raise Hint("G's has the wrong sign: an optimizer subtracts, so probabilities less what was seen.")
     raise Hint("p = σ(a + above·Gᵀ); then (p - below)ᵀ above over the number of images, and the mean of p - below.")
 
@@ -98,7 +82,7 @@ def wake(answer: Any) -> None:
 @exercise("an RBM's way up is one Linear and a sigmoid, and a copy leaves the RBM as it is")
 def unroll(answer: Any) -> None:
     """`answer(W, b)`: an nn.Linear that goes up as an RBM with W (visible, hidden) and b does."""
-    g = _seeded(5)
+    g = seeded(5)
     W, b, v = torch.randn(4, 3, generator=g), torch.randn(3, generator=g), torch.rand(6, 4, generator=g)
     mine, bias = nn.Parameter(W.clone()), nn.Parameter(b.clone())
     layer = given(answer(mine, bias))
@@ -109,35 +93,35 @@ def unroll(answer: Any) -> None:
         raise Hint(
             f"It takes 4 visible units to 3 hidden ones here: its weight is (3, 4), W transposed; yours {shape}."
         )
-    if layer.bias is None or not _close(layer.bias, b):
+    if layer.bias is None or not close(layer.bias, b):
         raise Hint("Its bias is not b.")
-    if not _close(layer(v), v @ W + b):
+    if not close(layer(v), v @ W + b):
         raise Hint("Its weight is not W transposed: `nn.Linear` multiplies by `weight.T`.")
     if not (layer.weight.requires_grad and layer.bias.requires_grad):
         raise Hint("It would not learn: its weight and bias must require gradients; `nn.Parameter(...)` makes them.")
     with torch.no_grad():
         layer.weight.zero_()
         layer.bias.zero_()
-    if not (_close(mine, W) and _close(bias, b)):
+    if not (close(mine, W) and close(bias, b)):
         raise Hint("It shares its memory with the RBM: fine-tuning the net would change the RBM too. Copy, `clone()`.")
 
 
 @exercise("the best linear code: what is left over is the variance of the directions that were dropped")
 def principal_components(answer: Any) -> None:
     """`answer(x, mean, basis)`: x (images, pixels) by its projection on `basis` (pixels, components)."""
-    g = _seeded(6)
+    g = seeded(6)
     x = torch.randn(8, 5, generator=g) + 3
     mean = x.mean(0) + torch.tensor([0.5, -0.5, 1.0, 0.0, -1.0])  # of other images: of these it would be another
     basis = torch.linalg.qr(torch.randn(5, 2, generator=g))[0]
     found = given(answer(x.clone(), mean.clone(), basis.clone()))
     if isinstance(found, Tensor) and tuple(found.shape) == (8, 2):
         raise Hint("That is the code, two numbers an image: go back to the pixels, `@ basis.T`.")
-    found = _tensor(found, (8, 5), "the images brought back")
+    found = shaped(found, (8, 5), "the images brought back")
     code = (x - mean) @ basis
-    if _close(found, code @ basis.T + mean):
+    if close(found, code @ basis.T + mean):
         return
-    if _close(found, code @ basis.T):
+    if close(found, code @ basis.T):
         raise Hint("The mean was taken away before the projection: put it back at the end.")
-    if _close(found, x @ basis @ basis.T) or _close(found, x @ basis @ basis.T + mean):
+    if close(found, x @ basis @ basis.T) or close(found, x @ basis @ basis.T + mean):
         raise Hint("The components are directions around the mean: take the mean away before you project.")
     raise Hint("Less the mean, onto the basis, back by its transpose, plus the mean.")

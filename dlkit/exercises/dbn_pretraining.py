@@ -3,19 +3,15 @@
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dlkit.exercises import Hint, exercise, given
+from dlkit.exercises.answers import close, seeded, tensor
 from dlkit.models import RBM
-
-
-def _seeded(seed: int = 5) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def _machine(visible: int, hidden: int) -> RBM:
     """A small RBM whose biases and weights are all different."""
-    generator = _seeded()
+    generator = seeded(5)
     rbm = RBM(visible, hidden, std=1.5, generator=generator)
     with torch.no_grad():
         rbm.a.copy_(torch.randn(visible, generator=generator))
@@ -23,45 +19,34 @@ def _machine(visible: int, hidden: int) -> RBM:
     return rbm.requires_grad_(False)
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.allclose(a.double(), b.double(), atol=1e-4, rtol=1e-4)
-
-
-def _tensor(found: Any) -> Tensor:
-    """What the answer returned, if that is a tensor."""
-    if not isinstance(given(found), Tensor):
-        raise Hint(f"Return a tensor; yours is of type {type(found).__name__}.")
-    return found.detach()
-
-
 @exercise("the features of one layer are the data of the next, and one matrix product makes them for a whole batch")
 def features(answer: Any) -> None:
     """`answer(v, W, b)` gives p(h = 1 | v) of each row of v: (batch, hidden)."""
     for visible, hidden in ((4, 4), (5, 3)):  # square first: there a transposed W shows as wrong values
         rbm = _machine(visible, hidden)
-        v, W, b = torch.rand(6, visible, generator=_seeded()), rbm.W.detach(), rbm.b.detach()
-        found, x = _tensor(answer(v.clone(), W.clone(), b.clone())), v @ W + b
+        v, W, b = torch.rand(6, visible, generator=seeded(5)), rbm.W.detach(), rbm.b.detach()
+        found, x = tensor(answer(v.clone(), W.clone(), b.clone())), v @ W + b
         if found.shape == (hidden, 6):
             raise Hint("Yours is (hidden, batch): keep a row for each image, as v has, so that layers can be chained.")
         if found.shape != (6, hidden):
             raise Hint(f"6 images and {hidden} hidden units give (6, {hidden}); yours has shape {tuple(found.shape)}.")
-        if _close(found, x):
+        if close(found, x):
             raise Hint("That is the input of each hidden unit. Its probability is the sigmoid of it.")
-        if _close(found, v @ W):
+        if close(found, v @ W):
             raise Hint("That is vᵀW alone: the bias b comes to it, and then the sigmoid of the sum.")
-        if _close(found, (v @ W).sigmoid()):
+        if close(found, (v @ W).sigmoid()):
             raise Hint("The bias b is missing: it decides what a unit does when all pixels are off.")
-        if _close(found, (v @ W).sigmoid() + b):
+        if close(found, (v @ W).sigmoid() + b):
             raise Hint("The bias belongs inside the sigmoid: outside, a probability could leave 0 to 1.")
-        if visible == hidden and (_close(found, (v @ W.T + b).sigmoid()) or _close(found, v @ W.T + b)):
+        if visible == hidden and (close(found, (v @ W.T + b).sigmoid()) or close(found, v @ W.T + b)):
             raise Hint("That is the product with Wᵀ. W is (visible, hidden) and v (batch, visible): v @ W.")
-        if _close(found, (-x).sigmoid()):
+        if close(found, (-x).sigmoid()):
             raise Hint("That is the probability of *off*: a positive input makes a unit more likely to be on.")
-        if _close(found, x.softmax(1)):
+        if close(found, x.softmax(1)):
             raise Hint("softmax makes the units share a probability of 1. Hidden units are free: sigmoid.")
         if ((found == 0) | (found == 1)).all():
             raise Hint("Those are samples, 0 or 1. Return the probabilities: the next layer learns with less noise.")
-        if not _close(found, x.sigmoid()):
+        if not close(found, x.sigmoid()):
             raise Hint("p(h_j = 1 | v) is σ(b_j + Σ_i v_i W_ij): one product of matrices, the bias, the sigmoid.")
 
 
@@ -86,20 +71,20 @@ def upside_down(answer: Any) -> None:
                 f"yours has {top.visible} visible and {top.hidden} hidden."
             )
         W, a, b = (value.detach() for value in (top.W, top.a, top.b))
-        if visible == hidden and _close(W, rbm.W):
+        if visible == hidden and close(W, rbm.W):
             raise Hint("W is as it was: what were rows (one a pixel) must become columns.")
-        if _close(W, -rbm.W.T):
+        if close(W, -rbm.W.T):
             raise Hint("W has changed its sign: the energy of each pair of units stays what it was.")
-        if not _close(W, rbm.W.T):
+        if not close(W, rbm.W.T):
             raise Hint("W of the upper RBM joins the same units by the same weights: it is the transpose.")
         if not a.any() or not b.any():
             missing = " and ".join(name for name, value in (("a", a), ("b", b)) if not value.any())
             raise Hint(f"Still 0: {missing}. Without every unit's bias the energy is another one.")
-        if visible == hidden and _close(a, rbm.a) and _close(b, rbm.b):
+        if visible == hidden and close(a, rbm.a) and close(b, rbm.b):
             raise Hint("The biases are not swapped: each unit keeps its own, and hidden units have become visible.")
-        if not _close(a, rbm.b):
+        if not close(a, rbm.b):
             raise Hint("`a`, the bias of the upper RBM's visible units, is not that of the hidden units below.")
-        if not _close(b, rbm.a):
+        if not close(b, rbm.a):
             raise Hint("`b`, the bias of the upper RBM's hidden units, is not that of the pixels.")
         mine = {value.untyped_storage().data_ptr() for value in rbm.parameters()}
         if any(value.untyped_storage().data_ptr() in mine for value in top.parameters()):
@@ -109,9 +94,9 @@ def upside_down(answer: Any) -> None:
 @exercise("zeros in other places each time, the rest as it was: there is no way to bring it back but to know digits")
 def corrupt(answer: Any) -> None:
     """`answer(v, share, generator)` is v (batch, visible) with that share of the inputs, picked at random, set to 0."""
-    v = 0.5 + 0.5 * torch.rand(300, 400, generator=_seeded())
+    v = 0.5 + 0.5 * torch.rand(300, 400, generator=seeded(5))
     before, share = v.clone(), 0.25
-    found = _tensor(answer(v, share, _seeded()))
+    found = tensor(answer(v, share, seeded(5)))
     if not torch.equal(v, before):
         raise Hint("v itself has changed: the net is to bring back the whole image, so keep it, and return another.")
     if found.shape != v.shape:
@@ -120,7 +105,7 @@ def corrupt(answer: Any) -> None:
         raise Hint("Nothing has been set to 0.")
     gone, kept = found == 0, found == v
     if not (gone | kept).all():
-        if _close(found, torch.where(gone, 0, v / (1 - share))):
+        if close(found, torch.where(gone, 0, v / (1 - share))):
             raise Hint("You scaled up what is kept, as dropout does. Here it stays as it is: a hole, and no more.")
         if ((found == 0) | (found == 1)).all():
             raise Hint("That is the mask: multiply v by it.")
@@ -134,24 +119,24 @@ def corrupt(answer: Any) -> None:
         if abs(part - (1 - share)) < 0.02:
             raise Hint(f"share=0.25, and {part:.0%} of the inputs are gone: you *kept* that share.")
         raise Hint(f"share=0.25, and {part:.0%} of the inputs are gone.")
-    if not torch.equal(found, answer(v, share, _seeded())):
+    if not torch.equal(found, answer(v, share, seeded(5))):
         raise Hint("An equal generator made other holes: draw from `generator`, so that a run can be repeated.")
-    if torch.equal(found, answer(v, share, _seeded(6))):
+    if torch.equal(found, answer(v, share, seeded(6))):
         raise Hint("Another generator makes the same holes: draw from the `generator` that is given.")
 
 
 @exercise("down the slope of the error, less the price of being used, and never below nothing: most parts stay at 0")
 def ista_step(answer: Any) -> None:
     """`answer(h, v, D, rate, penalty)` is max(0, h + rate ((v - hD)Dᵀ - penalty)); h (batch, parts), v (batch, n)."""
-    generator = _seeded()
+    generator = seeded(5)
     D = torch.randn(5, 4, generator=generator)
     D /= D.norm(dim=1, keepdim=True)
     h, v = torch.rand(6, 5, generator=generator), 2 * torch.randn(6, 4, generator=generator)
     rate, penalty = 0.4, 0.7
-    found = _tensor(answer(h.clone(), v.clone(), D.clone(), rate, penalty))
+    found = tensor(answer(h.clone(), v.clone(), D.clone(), rate, penalty))
     slope = (v - h @ D) @ D.T
     right = (h + rate * (slope - penalty)).clamp_min(0)
-    if _close(found, right):
+    if close(found, right):
         return
     if found.shape != (6, 5):
         raise Hint(f"6 inputs and 5 parts give a code of shape (6, 5); yours has shape {tuple(found.shape)}.")
@@ -168,8 +153,8 @@ def ista_step(answer: Any) -> None:
         "That is the change alone: add it to h, where the step began.": rate * (slope - penalty),
     }
     for hint, value in wrong.items():
-        if _close(found, value) or _close(found, value.clamp_min(0)):
+        if close(found, value) or close(found, value.clamp_min(0)):
             raise Hint(hint)
-    if _close(found, shrunk.sign() * (shrunk.abs() - rate * penalty).clamp_min(0)):
+    if close(found, shrunk.sign() * (shrunk.abs() - rate * penalty).clamp_min(0)):
         raise Hint("That lets a part be used with either sign. Here h is at least 0: max(0, …).")
     raise Hint("max(0, h + rate·((v - hD)Dᵀ - penalty)): how well each part fits what is left of v, less the price.")

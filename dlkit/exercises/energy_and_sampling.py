@@ -9,25 +9,15 @@ from torch import Tensor
 from dlkit.analysis import exact
 from dlkit.analysis.likelihood import states
 from dlkit.exercises import Hint, exercise, given
+from dlkit.exercises.answers import close, seeded, wrong
 from dlkit.models import RBM
 
 
 def _machine() -> tuple[Tensor, Tensor, Tensor]:
     """W (3, 2), a and b of a machine in which every usual mistake shows: the seed was chosen for that."""
-    generator = torch.Generator().manual_seed(16)
+    generator = seeded(16)
     W, a, b = (2 * torch.randn(size, generator=generator, dtype=torch.float64) for size in ((3, 2), (3,), (2,)))
     return W, a, b
-
-
-def _close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:
-    return a.shape == b.shape and torch.allclose(a.double(), b.double(), atol=tolerance, rtol=1e-5)
-
-
-def _wrong(found: Tensor, variants: list[tuple[Tensor, str]]) -> None:
-    """Raise the hint of the first variant that the answer is."""
-    for value, hint in variants:
-        if _close(found, value):
-            raise Hint(hint)
 
 
 @exercise("low energy is high probability, and each bias and each weight counts only where its units are on")
@@ -41,7 +31,7 @@ def energy(answer: Any) -> None:
     found = torch.tensor([float(value) for value in found], dtype=torch.float64)
     v, h = (torch.stack(side) for side in zip(*cases, strict=True))
     visible, hidden, pairs = v @ a, h @ b, ((v @ W) * h).sum(1)
-    _wrong(
+    wrong(
         found,
         [
             (visible + hidden + pairs, "Right but for the sign: the energy is *minus* all three sums."),
@@ -62,7 +52,7 @@ def energy(answer: Any) -> None:
         ],
     )
     right = -visible - hidden - pairs
-    if not _close(found, right):
+    if not close(found, right):
         worst = int((found - right).abs().argmax())
         state = f"v = {v[worst].int().tolist()}, h = {h[worst].int().tolist()}"
         raise Hint(f"At {state} it should be {right[worst]:.3f} in this check's machine; yours is {found[worst]:.3f}.")
@@ -81,7 +71,7 @@ def free_energy(answer: Any) -> None:
     visible = v @ a
     p = x.sigmoid()
     joint = visible[:, None] + x @ states(2).T
-    _wrong(
+    wrong(
         found,
         [
             (visible + F.softplus(x).sum(1), "Right but for the sign: the free energy is *minus* the logarithm."),
@@ -104,7 +94,7 @@ def free_energy(answer: Any) -> None:
         ],
     )
     right = -torch.logsumexp(joint, 1)
-    if not _close(found, right):
+    if not close(found, right):
         worst = int((found - right).abs().argmax())
         raise Hint(
             f"At v = {v[worst].int().tolist()} it should be {right[worst]:.3f} in the machine of this check; "
@@ -121,7 +111,7 @@ def gibbs_step(answer: Any) -> None:
     W, a, b = _machine()
     chains = 40_000
     start = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64).repeat(chains, 1)
-    after = given(answer(start.clone(), W, a, b, torch.Generator().manual_seed(0)))
+    after = given(answer(start.clone(), W, a, b, seeded(0)))
     if not isinstance(after, Tensor) or after.shape != start.shape:
         shape = tuple(after.shape) if isinstance(after, Tensor) else type(after).__name__
         raise Hint(f"For v of shape {tuple(start.shape)} the next v has that shape too; yours is {shape}.")
@@ -166,7 +156,7 @@ def gibbs_step(answer: Any) -> None:
             f"The new states are not distributed as they should be: total variation {distances[0]:.2f} from p(v'|v). "
             "First h from p(h|v), then v from p(v|h), each unit by its own random number."
         )
-    again = answer(start.clone(), W, a, b, torch.Generator().manual_seed(0))
+    again = answer(start.clone(), W, a, b, seeded(0))
     if not torch.equal(again.double(), after):
         raise Hint("Two calls with the same seed differ: hand the generator on to torch.")
 
@@ -175,7 +165,7 @@ def gibbs_step(answer: Any) -> None:
 def cd_statistics(answer: Any) -> None:
     """`answer(v_data, v_chain, W, b)` is (positive, negative): mean v_i p(h_j=1|v), each (visible, hidden)."""
     W, _, b = _machine()
-    generator = torch.Generator().manual_seed(2)
+    generator = seeded(2)
     data, chain = ((torch.rand(5, 3, generator=generator) < 0.5).double() for _ in range(2))
     found = given(answer(data.clone(), chain.clone(), W, b))
     if not isinstance(found, tuple | list) or len(found) != 2:
@@ -202,7 +192,7 @@ def cd_statistics(answer: Any) -> None:
         return torch.stack([first, second])
 
     x, y = data @ W + b, chain @ W + b
-    _wrong(
+    wrong(
         answers,
         [
             (right.flip(0), "The two are swapped: positive is from the data, negative from the chain."),
@@ -216,11 +206,11 @@ def cd_statistics(answer: Any) -> None:
             (both(data.T @ x, chain.T @ y) / 5, "The sigmoid is missing: h enters as its probability."),
         ],
     )
-    if not _close(answers, right):
+    if not close(answers, right):
         sampled = (5 * answers - (5 * answers).round()).abs().max() < 1e-6
         if sampled:
             raise Hint("You sampled h: its probabilities have the same mean and less noise. Use those at both ends.")
-        which = "positive" if not _close(answers[0], right[0]) else "negative"
+        which = "positive" if not close(answers[0], right[0]) else "negative"
         raise Hint(f"The {which} half is not the mean over the batch of v_i times p(h_j = 1 | v).")
 
 

@@ -11,6 +11,7 @@ from dlkit import Experiment
 from dlkit.analysis.diagnostics import examine
 from dlkit.analysis.likelihood import LogProbability
 from dlkit.exercises import Hint, exercise, given
+from dlkit.exercises.answers import close, seeded
 from dlkit.models import RBM
 
 Estimates = Mapping[str, tuple[LogProbability, LogProbability]]  # by AIS, and by reverse AIS
@@ -20,17 +21,13 @@ AGREE = 3.0  # nats
 
 def _machine() -> tuple[RBM, Tensor, Tensor]:
     """A small RBM and two batches of six images, in which every usual mistake shows."""
-    generator = torch.Generator().manual_seed(5)
+    generator = seeded(5)
     rbm = RBM(4, 3, std=1.5, generator=generator)
     with torch.no_grad():
         rbm.a.copy_(torch.randn(4, generator=generator))
         rbm.b.copy_(torch.randn(3, generator=generator))
     x, v = ((torch.rand(6, 4, generator=generator) < 0.5).float() for _ in range(2))
     return rbm, x, v
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.allclose(a.double(), b.double(), atol=1e-4, rtol=1e-4)
 
 
 @exercise("CD's statistics are a gradient like any other: once they are in .grad, every torch optimizer can use them")
@@ -48,22 +45,22 @@ def fill_grad(answer: Any) -> None:
         p, q = (x @ rbm.W + rbm.b).sigmoid(), (v @ rbm.W + rbm.b).sigmoid()
     right = {"W": (v.T @ q - x.T @ p) / 6, "a": v.mean(0) - x.mean(0), "b": q.mean(0) - p.mean(0)}
     grads = {name: given_grad(rbm, name) for name in right}
-    if all(_close(grads[name], -right[name]) for name in right):
+    if all(close(grads[name], -right[name]) for name in right):
         raise Hint(
             "Right but for the sign: an optimizer *subtracts* .grad, and the statistics of the data are to be added. "
             ".grad is reconstruction less data."
         )
     for name, value in right.items():
         found, parts = grads[name], {"W": "v_i p(h_j=1|v)", "a": "v_i", "b": "p(h_j=1|v)"}
-        if _close(found, value):
+        if close(found, value):
             continue
-        if _close(found, -value):
+        if close(found, -value):
             raise Hint(f"{name}.grad has the wrong sign, though not all three have: reconstruction less data.")
-        if _close(found, 6 * value) or _close(found, -6 * value):
+        if close(found, 6 * value) or close(found, -6 * value):
             raise Hint(f"{name}.grad is a sum over the batch: divide by the number of images, or lr depends on it.")
-        if name == "W" and (_close(found, v.T @ v.new_ones(6, 3) / 6 - x.T @ x.new_ones(6, 3) / 6)):
+        if name == "W" and (close(found, v.T @ v.new_ones(6, 3) / 6 - x.T @ x.new_ones(6, 3) / 6)):
             raise Hint("W.grad has lost the hidden units: each pair counts v_i *times* p(h_j=1|v).")
-        if name == "W" and _close(found, (v.T @ p - x.T @ p) / 6):
+        if name == "W" and close(found, (v.T @ p - x.T @ p) / 6):
             raise Hint("W.grad pairs the reconstructions with the hidden units of the *data*: take p(h|v) of each.")
         raise Hint(f"{name}.grad is not the mean of {parts[name]} over the reconstructions less that over the data.")
 
@@ -88,27 +85,27 @@ def pseudo_log_likelihood(answer: Any) -> None:
         raise Hint(f"Return a tensor, one number an image; yours is of type {type(found).__name__}.")
     found = found.detach()
     one = everyone[torch.arange(6), i]
-    if found.ndim == 0 and _close(found, 4 * one.mean()):
+    if found.ndim == 0 and close(found, 4 * one.mean()):
         raise Hint("That is the mean over the images: return one number an image, the mean can be taken later.")
     if found.shape != (6,):
         raise Hint(f"There are 6 images here, so 6 numbers; yours has shape {tuple(found.shape)}.")
-    if _close(found, one):
+    if close(found, one):
         raise Hint(
             "That is log p of *one* pixel given the others. The sum has as many terms as there are pixels, and this "
             "one was picked at random: what must it be multiplied by to stand for them all?"
         )
-    if _close(found, 784 * one):
+    if close(found, 784 * one):
         raise Hint("784 is right for MNIST only; the RBM of this check has 4 visible units. `rbm.visible` knows.")
-    if _close(found, 3 * one):
+    if close(found, 3 * one):
         raise Hint("You multiplied by the number of *hidden* units: the sum runs over the pixels.")
-    if _close(found, -4 * one):
+    if close(found, -4 * one):
         raise Hint("Right but for the sign: a log-probability is below 0.")
-    if _close(found, 4 * one.exp()):
+    if close(found, 4 * one.exp()):
         raise Hint("That is 4 times the probability: take its logarithm first.")
     flipped = torch.log1p(-one.exp())
-    if _close(found, 4 * flipped) or _close(found, flipped):
+    if close(found, 4 * flipped) or close(found, flipped):
         raise Hint("That is log p of the *flipped* pixel. Low free energy is high probability: F(flipped) - F(v).")
-    if not _close(found, 4 * one):
+    if not close(found, 4 * one):
         raise Hint(
             "p(v_i | the rest) is σ(F(flipped) - F(v)): v and its flipped copy differ in pixel i only, so log Z and "
             "all else cancels. Then the logarithm, then the number of pixels."

@@ -8,10 +8,7 @@ from torch import Tensor
 
 from dlkit import data
 from dlkit.exercises import Hint, exercise, given
-
-
-def _close(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
-    return a.shape == b.shape and torch.allclose(a.double(), b.double(), atol=tolerance, rtol=0)
+from dlkit.exercises.answers import close, seeded
 
 
 @exercise("the mean of a class is an image too, grey where the writers disagree")
@@ -28,18 +25,18 @@ def mean_image(answer: Any) -> None:
         raise Hint("That is one number an image: the mean of its pixels. Average over the other dimension, `dim=0`.")
     if answer.shape != (28, 28):
         raise Hint(f"The shape should be (28, 28), one image; yours is {tuple(answer.shape)}.")
-    if _close(answer, images.mean(0)):
+    if close(answer, images.mean(0)):
         raise Hint("That is the mean of all digits: pick the images whose label is 3 first.")
     if answer.max() > 1.001:
         raise Hint(f"Your brightest pixel is {answer.max():.0f}, above 1: is this the sum rather than the mean?")
-    if _close(answer, threes[0]):
+    if close(answer, threes[0]):
         raise Hint("That is the first three, one image: average over all of them.")
-    if _close(answer, mnist.full_train.images[mnist.full_train.labels == 3].mean(0)):
+    if close(answer, mnist.full_train.images[mnist.full_train.labels == 3].mean(0)):
         raise Hint("That is the mean over training and validation digits: what we validate on must not be learnt from.")
     for other in (c for c in range(10) if c != 3):
-        if _close(answer, images[labels == other].mean(0)):
+        if close(answer, images[labels == other].mean(0)):
             raise Hint(f"That is the mean {other}: the question is about the threes.")
-    if not _close(answer, threes.mean(0)):
+    if not close(answer, threes.mean(0)):
         raise Hint("The shape is right, the values are not: `images[labels == 3]` are the threes; what is their mean?")
 
 
@@ -104,7 +101,7 @@ def accuracy(answer: Any) -> None:
 def sample(answer: Any) -> None:
     """`answer(images, generator)` turns each pixel on with a probability of its intensity."""
     grey = torch.linspace(0, 1, 5).repeat(4000, 1)  # black, three greys and white, 4,000 times
-    drawn = given(answer(grey.clone(), torch.Generator().manual_seed(0)))
+    drawn = given(answer(grey.clone(), seeded(0)))
     if not isinstance(drawn, Tensor) or drawn.shape != grey.shape:
         shape = tuple(drawn.shape) if isinstance(drawn, Tensor) else type(drawn).__name__
         raise Hint(f"For images of shape {tuple(grey.shape)} the answer should have that shape too; yours is {shape}.")
@@ -117,7 +114,7 @@ def sample(answer: Any) -> None:
         raise Hint("Some pixels are neither 0 nor 1: a draw is on or off.")
     mean, expected = drawn.mean(0), grey[0].double()
     if (drawn == drawn[0]).all():
-        others = [answer(grey[:1].clone(), torch.Generator().manual_seed(seed)).double() for seed in range(1, 20)]
+        others = [answer(grey[:1].clone(), seeded(seed)).double() for seed in range(1, 20)]
         if all(torch.equal(other[0], drawn[0]) for other in others):
             raise Hint("Each grey comes out the same every time: that is a threshold. Compare with random numbers.")
         raise Hint("Every image is drawn alike: draw new random numbers for each, `torch.rand(images.shape)`.")
@@ -133,6 +130,6 @@ def sample(answer: Any) -> None:
     if (mean - expected).abs().max() > 0.05:
         shares = ", ".join(f"{m:.2f}" for m in mean)
         raise Hint(f"Pixels of intensity 0, 0.25, 0.5, 0.75 and 1 should be on that often; yours are: {shares}.")
-    again = answer(grey.clone(), torch.Generator().manual_seed(0))
+    again = answer(grey.clone(), seeded(0))
     if not torch.equal(again.double(), drawn):
         raise Hint("Two calls with the same seed differ: `torch.rand(..., generator=generator)` makes them agree.")

@@ -72,7 +72,8 @@ class DigitReader(widgets.VBox):
         if not nets:
             raise ValueError('no nets to read with: give some by name, such as {"LeNet-5": net}.')
         self.nets = dict(nets)
-        self.image, self.raw = torch.zeros(28, 28), None
+        self.image = torch.zeros(28, 28)
+        self.raw: Tensor | None = None  # the drawing, merely shrunk
         for net in self.nets.values():
             layers(net, self.image)
         self.pad = DrawingPad()

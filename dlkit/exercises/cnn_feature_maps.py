@@ -1,0 +1,233 @@
+"""The exercises of notebook 05: a convolution, what one has to learn, sub-sampling, and how far a unit sees."""
+
+from collections.abc import Sequence
+from math import prod
+from numbers import Real
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dlkit.exercises import Hint, exercise, given
+from dlkit.exercises.answers import close, seeded, shaped, tensor, windowed, worst, wrong
+from dlkit.models.convnet import LENET_TABLE, SURVEY_TABLE
+
+Layers = list[tuple[int, int]]  # (size, stride), from the lowest layer up
+
+
+@exercise("one small kernel, moved over the whole image: a map says where the image looks like it")
+def convolve(answer: Any) -> None:
+    """`answer(image, kernel, bias)`: the map (H - k + 1, W - k + 1) of an image (H, W) under a kernel (k, k)."""
+    g = seeded(1)
+    for size in (3, 2):
+        image, kernel = torch.randn(6, 9, generator=g), torch.randn(size, size, generator=g)
+        bias = torch.randn((), generator=g) + 2
+        found = windowed(answer(image.clone(), kernel.clone(), bias.clone()), (6, 9), size)
+
+        def slid(kernel: Tensor, image: Tensor = image) -> Tensor:
+            return F.conv2d(image[None, None], kernel[None, None])[0, 0]
+
+        right = slid(kernel) + bias
+        if close(found, right):
+            continue
+        high, wide = right.shape
+        sums = [
+            (right - bias, "The bias is missing: it is added to every value of the map."),
+            (right - 2 * bias, "The bias is *added*: plus."),
+            (right + (size**2 - 1) * bias, "The bias is added once a window, not once a product."),
+            (slid(kernel) / size**2 + bias, "That is the mean of the products: a convolution takes their sum."),
+        ]
+        wrong(found, sums)
+        early = slid(kernel, F.pad(image, (1, 0, 1, 0)))[:high, :wide]
+        variants = [
+            (slid(kernel.flip(0, 1)), "Your kernel is flipped: here its [0, 0] meets the window's [0, 0]."),
+            (slid(kernel.T), "Your kernel is transposed: its rows go with the rows of the window."),
+            (early, "Your windows begin one pixel too early: that of [r, c] begins at image[r, c]."),
+            (slid(torch.ones(size, size)), "The kernel is missing: each pixel of a window has its own factor in it."),
+        ]
+        for other, hint in variants:  # with the bias or without: one hint at a time
+            if close(found, other + bias) or close(found, other):
+                raise Hint(hint)
+        if close(found, found[:1, :1].expand(high, wide)):
+            raise Hint("All values of your map are equal: the window has to move, `image[r : r + k, c : c + k]`.")
+        row, column = worst(found, right)
+        raise Hint(
+            f"At [{row}, {column}] of this check's map it should be {right[row, column]:.3f}; yours is "
+            f"{found[row, column]:.3f}. Sum of kernel times window, number by number, plus the bias."
+        )
+
+
+@exercise("a kernel is learnt once and used everywhere, so the size of the image does not count, only the connections")
+def parameters(answer: Any) -> None:
+    """`answer(table, size)`: how many numbers such a convolution learns; `table[o]` are the maps that map o sees."""
+    cases = [(LENET_TABLE, 5), (SURVEY_TABLE, 5), (((0, 2), (1,), (0, 1, 2), (1, 2), (0, 1, 2)), 3)]
+    found = [_whole(answer(table, size)) for table, size in cases]
+    right = [sum(len(row) for row in table) * size**2 + len(table) for table, size in cases]
+    if found == right:
+        return
+    _wrong_count(found, [_wrong_parameters(table, size) for table, size in cases])
+    kernels = [count - len(table) for count, (table, _) in zip(right, cases, strict=True)]
+    for each in (right, kernels):
+        if all(mine > one and mine % one == 0 for mine, one in zip(found, each, strict=True)):
+            raise Hint("That counts them again at each place of the map: a kernel is *shared* by all places.")
+    place = next(i for i in range(len(cases)) if found[i] != right[i])
+    table, size = cases[place]
+    raise Hint(
+        f"For {len(table)} maps with {sum(map(len, table))} connections to maps below, and kernels of {size}x{size}, "
+        f"it is {right[place]:,}; yours is {found[place]:,}. What does a connection need, and what does a map?"
+    )
+
+
+def _wrong_parameters(table: Sequence[Sequence[int]], size: int) -> list[tuple[int, str]]:
+    maps, below, connections, area = len(table), len({i for row in table for i in row}), sum(map(len, table)), size**2
+    return [
+        (connections * area, "Each map has a bias too."),
+        (maps * below * area + maps, "That joins every map to all below: count only the connections in the table."),
+        (maps * below * area, "That joins every map to all below, and without biases: count what the table has."),
+        (maps * area + maps, "That is one kernel a map. A map that sees three maps has three, one for each."),
+        (maps * area, "That is one kernel a map. A map that sees three maps has three; and it has a bias."),
+        (connections * (area + 1), "That is a bias for each connection: a map adds up what it sees, plus *one* bias."),
+        (connections * area + below, "That is a bias for each map *below*: the maps that are made have them."),
+        (connections * area + 1, "That is one bias in all: each map has its own."),
+        (connections * size + maps, "A kernel is square: size times size numbers."),
+        (connections, "That is how many connections there are: each has a kernel, and each map a bias."),
+        (connections + maps, "That is a single weight a connection: each has a kernel of size times size."),
+    ]
+
+
+@exercise("half as high and half as wide: a map keeps what it saw, and forgets exactly where")
+def sub_sample(answer: Any) -> None:
+    """`answer(maps, kind)`: maps (maps, height, width) halved, kind "average" or "max"; windows of 2x2 side by side."""
+    maps = torch.randn(4, 6, 10, generator=seeded(3)) - 0.5
+    answers = {kind: answer(maps.clone(), kind) for kind in ("average", "max")}
+    missing = [kind for kind, found in answers.items() if found is None or found is ...]
+    if len(missing) == 1:
+        raise Hint(f'kind="{missing[0]}" gives nothing yet: the other kind does.')
+    average, largest = (_halved(found) for found in answers.values())
+    windows = maps.unfold(1, 2, 2).unfold(2, 2, 2).flatten(3)
+    right = {"average": windows.mean(3), "max": windows.amax(3)}
+    if close(average, right["max"]) and close(largest, right["average"]):
+        raise Hint('The two kinds are swapped: "average" gives the largest.')
+    if close(average, largest):
+        for kind, value in right.items():
+            if close(average, value):
+                raise Hint(f"Both kinds give the {kind}: look at what `kind` is.")
+    in_a_row = maps.reshape(4, 3, 5, 4)
+    far_apart = maps.reshape(4, 2, 3, 2, 5).permute(0, 2, 4, 1, 3).flatten(3)
+    for kind, found, value in (("average", average, right["average"]), ("max", largest, right["max"])):
+        if close(found, value):
+            continue
+        own = {"average": lambda x: x.mean(3), "max": lambda x: x.amax(3)}[kind]
+        row = "A window is two by two: `reshape(maps, height // 2, 2, width // 2, 2)`, then both dimensions of 2."
+        variants = [
+            *((windows[..., i], "that is one pixel of each window: all four have a say.") for i in range(4)),
+            (own(in_a_row), f"those are four pixels in a row. {row}"),
+            (own(far_apart), f"those four pixels lie far apart. {row}"),
+            (windows.sum(3), "that is the sum of the window."),
+            (windows.amin(3), "that is the smallest of the window."),
+            (windows.abs().amax(3), "maps have negative values too, and -3 is less than 1: no `abs`."),
+            (windows.relu().amax(3), "maps have negative values too: the largest of a window may be below 0."),
+        ]
+        wrong(found, [(other, f"{kind}: {hint}") for other, hint in variants])
+        if close(found[0, 0, 0], value[0, 0, 0]):
+            raise Hint(f"{kind}: right at first, but not everywhere: a window begins at every second row and column.")
+        four = ", ".join(f"{x:.2f}" for x in windows[0, 0, 0])
+        raise Hint(f"{kind}: a window of {four} should give {value[0, 0, 0]:.2f}; yours gives {found[0, 0, 0]:.2f}.")
+
+
+def _halved(found: Any) -> Tensor:
+    """The answer, if it is 4 maps of 6 x 10 pixels halved."""
+    if isinstance(given(found), tuple):
+        raise Hint("Return one tensor. (`maps.max(dim)` gives the places too; `maps.amax(dim)` only the values.)")
+    shape = tuple(tensor(found).shape)
+    if shape == (4, 5, 9):
+        raise Hint("Your windows overlap: they lie side by side, so the next begins two pixels on, not one.")
+    if shape == (4, 6, 10):
+        raise Hint("Your maps are as large as before: one value for each window of 2x2.")
+    if shape in [(4, 3, 10), (4, 6, 5)]:
+        raise Hint(f"Yours are {shape[1]}x{shape[2]}, from 6x10: both height and width are halved.")
+    if shape == (4, 5, 3):
+        raise Hint("Your maps are transposed: height first, then width, as they came.")
+    if len(shape) == 3 and shape[0] != 4:
+        raise Hint(f"4 maps went in and {shape[0]} came out: each map is halved for itself, dimensions 1 and 2 only.")
+    return shaped(found, (4, 3, 5), "4 maps, half as high and half as wide")
+
+
+@exercise("each layer adds its own size less one, in steps of all the strides below it")
+def receptive_field(answer: Any) -> None:
+    """`answer(layers)`: how many pixels wide a unit of the last layer sees; layers are (size, stride), lowest first."""
+    lenet = [(5, 1), (2, 2), (5, 1), (2, 2), (5, 1)]
+    cases: list[Layers] = [lenet[:1], lenet[:2], lenet[:3], lenet, [(3, 2), (4, 3), (2, 1), (3, 1)]]
+    found = [_whole(answer(list(layers))) for layers in cases]
+    right = [_field(layers) for layers in cases]
+    if found == right:
+        return
+    _wrong_count(found, [_wrong_fields(layers) for layers in cases])
+    place = next(i for i in range(len(cases)) if found[i] != right[i])
+    raise Hint(
+        f"For {cases[place]} it is {right[place]}; yours is {found[place]}. "
+        "How many pixels apart are two neighbours of the layer below, and so what does each unit more of it add?"
+    )
+
+
+def _field(layers: Layers) -> int:
+    """From the top down: `seen` units in a row see (seen - 1) strides and one size of the layer below."""
+    seen = 1
+    for size, stride in reversed(layers):
+        seen = (seen - 1) * stride + size
+    return seen
+
+
+def _wrong_fields(layers: Layers) -> list[tuple[int, str]]:
+    sizes, strides = zip(*layers, strict=True)
+    steps = [prod(strides[:i]) for i in range(len(layers))]  # pixels between two neighbours below each layer
+
+    def grown(steps: list[int]) -> int:
+        return 1 + sum((size - 1) * step for size, step in zip(sizes, steps, strict=True))
+
+    down = 1
+    for size, stride in reversed(layers):
+        down = down * stride + size
+    whole = sum(size * step for size, step in zip(sizes, steps, strict=True))
+    own = [prod(strides[: i + 1]) for i in range(len(layers))]
+    above = [prod(strides[i + 1 :]) for i in range(len(layers))]
+    nearest = [1, *strides][: len(layers)]
+    added = [1 + sum(strides[:i]) for i in range(len(layers))]
+    less_one = "A layer adds its size *less one*: the first of its windows is already counted."
+    return [
+        (grown(steps) - 1, "One short: without any layer a unit is a pixel, and sees 1."),
+        (grown([1] * len(layers)), "That forgets the strides: units of a higher layer are several pixels apart."),
+        (sum(sizes), "That is the sum of the sizes: windows overlap, and strides lay them apart."),
+        (prod(sizes), "That is the product of the sizes: neighbouring windows overlap, so they see less than that."),
+        (prod(strides), "That is how far apart two units are, in pixels: how wide is what one sees?"),
+        (whole, less_one),
+        (whole + 1, less_one),
+        (down, "From the top down: n units in a row see (n - 1) strides and one size, not n strides and one size."),
+        (grown(own), "A layer's own stride does not widen what its own unit sees: it counts for the layers above."),
+        (grown(above), "Those are the strides *above* each layer: how far apart its inputs are, those *below* decide."),
+        (grown(nearest), "All strides below a layer count, multiplied, not only that of the nearest."),
+        (grown(added), "Strides multiply: two layers of stride 2 put neighbours 4 pixels apart."),
+        (grown(steps) ** 2, "That is the area: how many pixels *wide* is it?"),
+        (sizes[-1], "That is what it sees of the layer right below: go on down to the pixels."),
+    ]
+
+
+def _whole(found: Any) -> int:
+    """The answer, if it is a whole number."""
+    value = given(found)
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise Hint(f"Return one whole number; yours is of type {type(found).__name__}.")
+    number = float(value)
+    if number % 1 != 0:  # true of nan and infinity too
+        raise Hint(f"It should be a whole number; yours is {number:.4g}.")
+    return int(number)
+
+
+def _wrong_count(found: list[int], wrong_ones: list[list[tuple[int, str]]]) -> None:
+    """Raise the hint of the first mistake that gives what was found in all cases: `wrong_ones` has a row a case."""
+    for mistakes in zip(*wrong_ones, strict=True):
+        if found == [count for count, _ in mistakes]:
+            raise Hint(mistakes[0][1])

@@ -1,0 +1,341 @@
+"""Notebook 06: each usual mistake has a hint of its own, and no answer is an error message."""
+
+import pytest
+import torch
+from answers import said, solutions
+from torch import nn
+
+from dlkit.exercises import what_a_cnn_sees as check
+
+SOLUTIONS = solutions("06_what_a_cnn_sees")
+
+
+@pytest.mark.parametrize("name", ["occlude", "saliency", "integrated_gradients", "ascend"])
+@pytest.mark.parametrize("nonsense", ["three", [1.0], 2.0, torch.zeros(2, 7), torch.full((6, 9), torch.nan)])
+def test_nonsense_is_answered_in_a_line(capsys, name, nonsense):
+    assert said(capsys, getattr(check, name), lambda *_: nonsense).startswith("✗ Not yet")
+
+
+# 1. Occlusion.
+
+
+def occluded(paint=None, take=lambda whole, left: whole - left, places=None, start=torch.clone):
+    """An answer with its painting, its difference, its places or its copy of the image changed."""
+
+    def square(copy, r, c, size):
+        copy[r : r + size, c : c + size] = 0
+
+    def answer(score, image, size):
+        high, wide = places(size) if places else (7 - size, 10 - size)
+        found = torch.zeros(high, wide)
+        for r in range(high):
+            for c in range(wide):
+                copy = start(image)
+                (paint or square)(copy, r, c, size)
+                found[r, c] = take(score(image[None]), score(copy[None]))
+        return found
+
+    return answer
+
+
+def painted(value=0.0, shift=lambda size: 0, side=lambda size: size):
+    def paint(copy, r, c, size):
+        r, c = r - shift(size), c - shift(size)
+        copy[max(r, 0) : r + side(size), max(c, 0) : c + side(size)] = value
+
+    return paint
+
+
+def all_but_the_square(copy, r, c, size):
+    kept = copy[r : r + size, c : c + size].clone()
+    copy.zero_()
+    copy[r : r + size, c : c + size] = kept
+
+
+def on_one_copy(score, image, size):
+    copy = image.clone()
+    return occluded(start=lambda image: copy)(score, image, size)
+
+
+def in_place(score, image, size):
+    return occluded(start=lambda image: image)(score, image, size)
+
+
+OCCLUSIONS = {
+    "Right but for the sign": occluded(take=lambda whole, left: left - whole),
+    "Those are the scores with the square": occluded(take=lambda whole, left: left),
+    "The squares add up": on_one_copy,
+    "The image itself has changed": in_place,
+    "blacks out all but the square": occluded(all_but_the_square),
+    "the score of the square alone": occluded(all_but_the_square, take=lambda whole, left: left),
+    "Your square is white": occluded(painted(1.0)),
+    "not its centre": occluded(painted(shift=lambda size: 1)),
+    "Your square is 1x1, and size=3": occluded(painted(side=lambda size: 1)),
+    "Your square is 4x4, and size=3": occluded(painted(side=lambda size: size + 1)),
+    "Your square is 3x3, and size=2": occluded(painted(side=lambda size: 3)),
+    "as large as the image": occluded(painted(shift=lambda size: 1), places=lambda size: (6, 9)),
+    "Off by one: a window of 3x3 has 4x7 places in 6x9 pixels; yours is 3x6": occluded(
+        places=lambda size: (6 - size, 9 - size)
+    ),
+    "side by side": lambda score, image, size: torch.zeros(6 // size, 9 // size),
+    "Yours is transposed, 7x4": lambda *given: SOLUTIONS["occlude"](*given).T,
+    "takes a batch, (batch, 6, 9) here, such as `image[None]`; it got (6, 9)": lambda score, image, size: score(image),
+    "takes whole images; it got (1, 3, 3)": lambda score, image, size: score(image[None, :size, :size]),
+    "takes a batch, (batch, 6, 9) here, such as `image[None]`; it got list": lambda score, image, size: score([image]),
+    "At [": occluded(take=lambda whole, left: (whole - left) / whole),
+}
+
+
+@pytest.mark.parametrize("hint", OCCLUSIONS)
+def test_a_wrong_occlusion_gets_its_hint(capsys, hint):
+    assert hint in said(capsys, check.occlude, OCCLUSIONS[hint])
+
+
+def test_a_grey_square_is_told(capsys):
+    def answer(score, image, size):
+        return occluded(painted(image.mean()))(score, image, size)
+
+    assert "Your square is grey" in said(capsys, check.occlude, answer)
+
+
+def test_a_sign_is_told_after_what_else_is_wrong(capsys):
+    answer = occluded(painted(1.0), take=lambda whole, left: left - whole)
+    assert "Your square is white" in said(capsys, check.occlude, answer)
+
+
+def test_one_place_at_a_time_is_right_too(capsys):
+    assert said(capsys, check.occlude, occluded()).startswith("✓")
+
+
+# 2. Saliency.
+
+
+def sloped(what=lambda logits, label: logits[label], made=torch.abs):
+    """An answer with what is differentiated, or what is made of the gradient, changed."""
+
+    def answer(net, image, label):
+        pixels = image.clone().requires_grad_()
+        return made(torch.autograd.grad(what(net(pixels[None])[0], label), pixels)[0])
+
+    return answer
+
+
+def backward(net, image, label):
+    pixels = image.clone().requires_grad_()
+    net(pixels[None])[0, label].backward()
+    return pixels.grad.abs()
+
+
+def on_the_image_itself(net, image, label):
+    image.requires_grad_()
+    return torch.autograd.grad(net(image[None])[0, label], image)[0].abs()
+
+
+def times_the_image(net, image, label):
+    return (sloped(made=lambda g: g)(net, image, label) * image).abs()
+
+
+def frozen(net, image, label):
+    net.requires_grad_(False)
+    return backward(net, image, label)
+
+
+def painted_over(net, image, label):
+    found = sloped()(net, image, label)
+    image.zero_()
+    return found
+
+
+SALIENCIES = {
+    "a pixel that lowers the logit matters too": sloped(made=lambda g: g),
+    "That is minus the gradient": sloped(made=lambda g: -g),
+    "leaves out the pixels that lower": sloped(made=torch.relu),
+    "the square of the gradient": sloped(made=torch.square),
+    "Right but for a factor": sloped(made=lambda g: g.abs() / g.abs().max()),
+    "of the *probability*": sloped(lambda logits, label: logits.softmax(0)[label]),
+    "of log p, the loss": sloped(lambda logits, label: -logits.log_softmax(0)[label]),
+    "the sum of all logits": sloped(lambda logits, label: logits.sum()),
+    "gradient times pixel": times_the_image,
+    "of the *largest* logit": sloped(lambda logits, label: logits.max()),
+    "of logit 3: the label given is 2": sloped(lambda logits, label: logits[3]),
+    "How much does the label's logit change": sloped(made=lambda g: g.abs().sqrt()),
+    "now requires gradients": on_the_image_itself,
+    ".grad of the net's parameters is filled": backward,
+    "the net can no longer learn": frozen,
+    "but the image has changed": painted_over,
+    "take the image out, `[0]`": lambda *given: sloped()(*given)[None],
+    "`net` takes a batch, such as `image[None]`; it got (6, 9)": lambda net, image, label: net(image),
+    "a value for each pixel, of shape (6, 9) here; yours has shape (9,)": sloped(made=lambda g: g.abs().sum(0)),
+}
+
+
+@pytest.mark.parametrize("hint", SALIENCIES)
+def test_a_wrong_saliency_gets_its_hint(capsys, hint):
+    assert hint in said(capsys, check.saliency, SALIENCIES[hint])
+
+
+@pytest.mark.parametrize("hint", ["of the *probability*", "of log p, the loss", "the sum of all logits"])
+def test_what_is_differentiated_is_told_before_the_absolute_value(capsys, hint):
+    what = {
+        "of the *probability*": lambda logits, label: logits.softmax(0)[label],
+        "of log p, the loss": lambda logits, label: logits.log_softmax(0)[label],
+        "the sum of all logits": lambda logits, label: logits.sum(),
+    }[hint]
+    assert hint in said(capsys, check.saliency, sloped(what, made=lambda g: g))
+
+
+def test_the_solution_works_on_a_net_with_convolutions():
+    net = nn.Sequential(nn.Unflatten(1, (1, 6)), nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 4 * 7, 3))
+    assert SOLUTIONS["saliency"](net, torch.rand(6, 9), 1).shape == (6, 9)
+
+
+# 3. Integrated gradients.
+
+
+def integrated(shares, factor=lambda image, baseline: image - baseline, at=None, mean=True):
+    """An answer whose path has these points; `at` makes a point of image, baseline and share."""
+
+    def answer(gradient, image, baseline, steps):
+        point = at or (lambda image, baseline, share: baseline + share * (image - baseline))
+        found = torch.stack([gradient(point(image, baseline, share)) for share in shares(steps)])
+        return factor(image, baseline) * (found.mean(0) if mean else found.sum(0))
+
+    return answer
+
+
+def middles(steps):
+    return [(k + 0.5) / steps for k in range(steps)]
+
+
+def trapezoid(gradient, image, baseline, steps):
+    points = [gradient(baseline + k / steps * (image - baseline)) for k in range(steps + 1)]
+    return (image - baseline) * (sum(points) - (points[0] + points[-1]) / 2) / steps
+
+
+def no_difference(image, baseline):
+    return torch.ones_like(image)
+
+
+def the_image(image, baseline):
+    return image
+
+
+def moved(gradient, image, baseline, steps):
+    image -= baseline
+    return image * sum(gradient(baseline + share * image) for share in middles(steps)) / steps
+
+
+def from_black(image, baseline, share):
+    return share * image
+
+
+INTEGRALS = {
+    "Right but for the sign": integrated(middles, lambda image, baseline: baseline - image),
+    "the sum over the steps": integrated(middles, mean=False),
+    "no absolute value": lambda *given: integrated(middles)(*given).abs(),
+    "multiplied by (image - baseline), pixel by pixel": integrated(middles, no_difference),
+    "That is the sum of the gradients": integrated(middles, no_difference, mean=False),
+    "not by the image alone": integrated(middles, the_image),
+    "the gradient at the image alone": integrated(lambda steps: [1.0]),
+    "That is gradient times image": integrated(lambda steps: [1.0], the_image),
+    "the gradient at the baseline alone": integrated(lambda steps: [0.0]),
+    "The path begins at the *baseline*": integrated(middles, at=from_black),
+    "baseline + α·(image - baseline)": integrated(middles, the_image, at=from_black),
+    "begins at the *baseline*": integrated(middles, at=lambda image, baseline, share: share * (image - baseline)),
+    "ends beyond the image": integrated(middles, at=lambda image, baseline, share: baseline + share * image),
+    "the *first* points": integrated(lambda steps: [k / steps for k in range(steps)]),
+    "the *last* points": integrated(lambda steps: [(k + 1) / steps for k in range(steps)]),
+    "include both ends": integrated(lambda steps: [k / (steps - 1) for k in range(steps)]),
+    "the trapezoid rule": trapezoid,
+    "you asked for 50 gradients": integrated(lambda steps: middles(50)),
+    "the right parts add up to": integrated(lambda steps: [(k + 0.25) / steps for k in range(steps)]),
+    "The image or the baseline itself has changed": moved,
+    "a row for each step": lambda gradient, image, baseline, steps: torch.zeros(steps, *image.shape),
+    "a part of its own": lambda *given: integrated(middles)(*given).sum(),
+    "`gradient` takes one image, (6, 9) here; it got (1, 6, 9)": lambda gradient, image, *_: gradient(image[None]),
+    "it got float": lambda gradient, *_: gradient(0.5),
+}
+
+
+@pytest.mark.parametrize("hint", INTEGRALS)
+def test_wrong_integrated_gradients_get_their_hint(capsys, hint):
+    assert hint in said(capsys, check.integrated_gradients, INTEGRALS[hint])
+
+
+def test_the_solutions_parts_add_up_to_the_scores_change():
+    g = torch.Generator().manual_seed(0)
+    image, baseline, weight = (torch.randn(4, 5, generator=g) for _ in range(3))
+    parts = SOLUTIONS["integrated_gradients"](lambda x: 3 * weight * x**2, image, baseline, 200)
+    torch.testing.assert_close(parts, weight * (image**3 - baseline**3), atol=1e-3, rtol=1e-3)
+
+
+# 4. Uphill.
+
+
+def climb(step=None, change=lambda g: g / g.norm(), keep=lambda decay: 1 - decay, times=lambda steps: steps):
+    """An answer with one part of its step changed; `step` is given x, the change at the rate, and what to keep."""
+
+    def answer(gradient, start, steps, rate, decay):
+        x = start.clone()
+        for _ in range(times(steps)):
+            moved = rate * change(gradient(x))
+            x = step(x, moved, keep(decay)) if step else (keep(decay) * (x + moved)).clamp(0, 1)
+        return x
+
+    return answer
+
+
+def at_the_start(gradient, start, *rest):
+    return climb()(lambda x: gradient(start), start, *rest)
+
+
+def without_the_rate(gradient, start, steps, rate, decay):
+    return climb()(gradient, start, steps, 1.0, decay)
+
+
+def clamped_at_the_end(*given):
+    return climb(lambda x, moved, keep: keep * (x + moved))(*given).clamp(0, 1)
+
+
+def in_its_place(gradient, start, steps, rate, decay):
+    for _ in range(steps):
+        g = gradient(start)
+        start += rate * g / g.norm()
+        start *= 1 - decay
+        start.clamp_(0, 1)
+    return start
+
+
+CLIMBS = {
+    "where you started": climb(times=lambda steps: 0),
+    "goes downhill": climb(change=lambda g: -g / g.norm()),
+    "Divide the gradient by its length": climb(change=lambda g: g),
+    "the root of the sum of *all* its squares": climb(change=lambda g: g / g.norm(dim=1, keepdim=True)),
+    "by its length": climb(change=lambda g: g / g.abs().max()),
+    "`gradient.norm()`": climb(change=torch.sign),
+    "The rate is missing": without_the_rate,
+    "The decay is missing": climb(keep=lambda decay: 1),
+    "You keep the share `decay`": climb(keep=lambda decay: decay),
+    "comes *after* the step": climb(lambda x, moved, keep: (keep * x + moved).clamp(0, 1)),
+    "A pixel is from 0 to 1": climb(lambda x, moved, keep: keep * (x + moved)),
+    "Clamp after *each* step": clamped_at_the_end,
+    "Pixels above 1": climb(lambda x, moved, keep: (keep * (x + moved)).relu()),
+    "First the decay, then the clamp": climb(lambda x, moved, keep: keep * (x + moved).clamp(0, 1)),
+    "Take the gradient anew": at_the_start,
+    "That is one step": climb(times=lambda steps: 1),
+    "One step too few": climb(times=lambda steps: steps - 1),
+    "One step too many": climb(times=lambda steps: steps + 1),
+    "`start` itself has changed": in_its_place,
+    "Your pixels are from": climb(lambda x, moved, keep: (keep * (x + moved)).clamp(-1, 1)),
+    "Each step: x + rate": climb(lambda x, moved, keep: (keep * (x + moved / 2)).clamp(0, 1)),
+    "`gradient` takes one image, (6, 9) here; it got (1, 6, 9)": lambda gradient, start, *_: gradient(start[None]),
+}
+
+
+@pytest.mark.parametrize("hint", CLIMBS)
+def test_a_wrong_climb_gets_its_hint(capsys, hint):
+    assert hint in said(capsys, check.ascend, CLIMBS[hint])
+
+
+def test_a_copy_of_the_start_may_be_walked_from(capsys):
+    assert said(capsys, check.ascend, climb()).startswith("✓")
