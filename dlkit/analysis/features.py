@@ -86,13 +86,8 @@ def receptive_field(
     Found by trial, and so for any net: one row of the image after the other, and one column, is made NaN, and what sees
     it becomes NaN. ValueError for a unit that is not there, or if the module gives no maps.
     """
-    height, width = image.shape[-2:]
-    lines = image.new_zeros(height + width, *image.shape)
-    for y in range(height):
-        lines[y, ..., y, :] = torch.nan
-    for x in range(width):
-        lines[height + x, ..., x] = torch.nan
-    seen = maps(net, lines, name)
+    height = image.shape[-2]
+    seen = maps(net, spoiled_lines(image), name)
     if seen.ndim != 4:
         raise ValueError(f"{name!r} gives {tuple(seen.shape[1:])} for an image, no maps: take a module before it.")
     high, wide = seen.shape[2:]
@@ -100,6 +95,17 @@ def receptive_field(
         raise ValueError(f"no unit at ({row}, {column}): the maps of {name!r} have {high} rows and {wide} columns.")
     touched = seen[:, :, row, column].isnan().any(1)
     return Field(_extent(touched[:height]), _extent(touched[height:]))
+
+
+def spoiled_lines(image: Float[Tensor, "... height width"]) -> Float[Tensor, "lines ... height width"]:
+    """Copies of the image with one row each made NaN, and then with one column each."""
+    height, width = image.shape[-2:]
+    lines = image.repeat(height + width, *[1] * image.ndim)
+    for y in range(height):
+        lines[y, ..., y, :] = torch.nan
+    for x in range(width):
+        lines[height + x, ..., x] = torch.nan
+    return lines
 
 
 def _extent(touched: Tensor) -> slice:

@@ -14,11 +14,14 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from dlkit.analysis.features import Field
+
 # Okabe and Ito's colours: told apart with any colour vision. https://jfly.uni-koeln.de/color/
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, BLACK = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000",
 )  # fmt: skip
 GREY = 89  # between the images of a tile
+EDGE = (GREY, GREY, GREY)  # around what may be as white as the page
 GAP, LINE = 6, 17  # pixels: the space between captioned images, the line under each
 
 
@@ -90,6 +93,42 @@ def grey(
     if symmetric:
         x = 0.5 + 0.5 * x / x.abs().amax((1, 2), keepdim=True).clamp_min(1e-12)
     return (x.clamp(0, 1) * 255).round().byte().numpy()
+
+
+def photo(image: Float[Tensor, "*maps height width"]) -> UInt8[np.ndarray, "height width 3"]:
+    """An image to look at: 0 is black and 1 is white; three maps are its colours, of any other number the mean."""
+    x = image[None] if image.ndim == 2 else image
+    x = x if len(x) == 3 else x.mean(0, keepdim=True).expand(3, -1, -1)
+    return np.ascontiguousarray(grey(x).transpose(1, 2, 0))
+
+
+def fitted(
+    pixels: UInt8[np.ndarray, "height width 3"], side: int, *frames: Field, colour: str = ORANGE
+) -> UInt8[np.ndarray, "rows columns 3"]:
+    """The picture with its longer side `side` pixels long, and frames around parts of it."""
+    height, width = pixels.shape[:2]
+    scale = side / max(height, width)
+    wide, tall = max(round(width * scale), 1), max(round(height * scale), 1)
+    picture = Image.fromarray(pixels).resize(
+        (wide, tall), Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX
+    )
+    pen = ImageDraw.Draw(picture)
+    pen.rectangle([0, 0, wide - 1, tall - 1], outline=EDGE)  # else what is white has no edge on a white page
+    for rows, columns in frames:
+        left, top = (max(round(end * scale) - 2, 0) for end in (columns.start, rows.start))
+        right, bottom = (round(end * scale) + 1 for end in (columns.stop, rows.stop))
+        pen.rectangle([left, top, min(right, wide - 1), min(bottom, tall - 1)], outline=colour, width=3)
+    return np.array(picture)
+
+
+def own_image(
+    image: Float[Tensor, "height width"], like: Float[Tensor, "*maps high wide"]
+) -> Float[Tensor, "*maps high wide"]:
+    """An image of the reader's, as the net takes it. ValueError if it is of another size."""
+    if image.shape != like.shape[-2:]:
+        given, wanted = ("x".join(map(str, size)) for size in (image.shape, like.shape[-2:]))
+        raise ValueError(f"an image of {given} pixels beside images of {wanted}: draw or crop it to {wanted}.")
+    return image.detach().to(like).expand(like.shape)
 
 
 def captioned(

@@ -84,7 +84,8 @@ class DigitReader(widgets.VBox):
         self.net.observe(self._draw, "value")
         self.buttons = [self._button(name, take) for name, take in (sources or {}).items()]
         self._draw()
-        left = widgets.VBox([self.pad, *self.buttons, self.seen, self.chart], layout={"width": "310px"})
+        others = widgets.HBox(self.buttons, layout={"flex_flow": "row wrap"})
+        left = widgets.VBox([self.pad, others, self.seen, self.chart], layout={"width": "310px"})
         right = widgets.VBox([self.net, self.sheet])
         beside = widgets.HBox([left, right], layout={"align_items": "flex-start", "flex_flow": "row wrap"})
         super().__init__([self.caption, beside])
@@ -104,7 +105,7 @@ class DigitReader(widgets.VBox):
         self._draw()
 
     def _button(self, name: str, take: Callable[[], Tensor]) -> widgets.Button:
-        button = widgets.Button(description=name, layout={"width": "280px"})
+        button = widgets.Button(description=name, layout={"width": "138px"})
         button.on_click(lambda _: self.show(take()))
         return button
 

@@ -1,0 +1,168 @@
+"""All layers of a net that give maps at once: what each makes of an image, sees, and is made of."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from dlkit.analysis.features import Best, Field, layers, maps, named, spoiled_lines, watching
+from dlkit.models.convolution import SparseConv2d
+from dlkit.models.modes import answer
+
+EXCITING = 16  # images that excite a map
+SEARCHED = 2_000  # images that they are looked for among
+
+
+class Look(NamedTuple):
+    """What a layer gives for an image, the maps that come into it, if it is maps, and the layer that they are of."""
+
+    given: Float[Tensor, "maps high wide"]
+    came: Float[Tensor, "below height width"] | None
+    below: str | None
+
+
+class Inside:
+    """The layers of a net that give maps, `names`, for images like these; a pass through the net looks into all.
+
+    What excites a map is looked for among the first 2,000 images. ValueError if the net does not take them, or gives
+    no maps.
+    """
+
+    def __init__(self, net: nn.Module, images: Float[Tensor, "images *maps height width"]):
+        if len(images) == 0:
+            raise ValueError("no images to look at: give one at least.")
+        self.net = net
+        self._device = next((p.device for p in net.parameters()), images.device)
+        self.names = layers(net, images[0].to(self._device))
+        self.searched = min(len(images), SEARCHED)
+        self._fields = self._trial(images[0])
+        self._most, self._where = self._search(images[: self.searched])
+        self._tables: dict[str, Tensor | None] = {}
+        self._image = torch.zeros_like(images[0], device=self._device)
+
+    def look(self, image: Float[Tensor, "*maps height width"]) -> dict[str, Look]:
+        """What each layer makes of the image."""
+        found: dict[str, Look] = {}
+        outputs: dict[str, Tensor] = {}
+
+        def see(name: str, came: Tensor | None, given: Tensor) -> None:
+            below = next((other for other in reversed(outputs) if outputs[other] is came), None)
+            outputs[name] = given
+            found[name] = Look(_kept(given), None if came is None else _kept(came), below)
+
+        self._pass(image[None], see)
+        return found
+
+    def field(self, name: str, row: int, column: int) -> Field:
+        """What the unit sees, as `receptive_field` has it."""
+        top, bottom, left, right = self._fields[name][:, row, column].tolist()
+        return Field(slice(top, bottom), slice(left, right))
+
+    def best(self, name: str, number: int) -> Best:
+        """The 16 images that excite the map most, as `top_images` has them."""
+        values, images = self._most[name][:, number].topk(min(EXCITING, self.searched))
+        place, wide = self._where[name][images, number], self._fields[name].shape[2]
+        return Best(images, place // wide, place % wide, values)
+
+    def table(self, name: str) -> Bool[Tensor, "maps below"] | None:
+        """`connections` of the layer."""
+        if name not in self._tables:
+            self._tables[name] = connections(self.net, self._image, name)
+        return self._tables[name]
+
+    def _pass(self, images: Tensor, see: Callable[[str, Tensor | None, Tensor], None]) -> None:
+        """Call `see(name, came, given)` when something passes a layer for the first time."""
+        names = {named(self.net, name): name for name in self.names}
+
+        def hook(module: nn.Module, came: tuple, given: Tensor) -> None:
+            if module in names:
+                see(names.pop(module), _maps_in(came), given)
+
+        with watching(list(names), hook):
+            answer(self.net, images.to(self._device))
+
+    def _trial(self, image: Tensor) -> dict[str, Tensor]:
+        """The trial of `receptive_field` for all units at once: the ends of the rows and of the columns that each sees.
+
+        (4, high, wide) for each layer: first row, row after the last, first column, column after the last.
+        """
+        height = image.shape[-2]
+        fields: dict[str, Tensor] = {}
+
+        def see(name: str, _came: Tensor | None, given: Tensor) -> None:
+            touched = given.isnan().any(1).cpu()
+            fields[name] = torch.stack([*_ends(touched[:height]), *_ends(touched[height:])])
+
+        self._pass(spoiled_lines(image), see)
+        return fields
+
+    def _search(self, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The largest value of each map of each layer for each image, (images, maps), and at which unit it is."""
+        most: dict[str, list[Tensor]] = {name: [] for name in self.names}
+        where: dict[str, list[Tensor]] = {name: [] for name in self.names}
+
+        def see(name: str, _came: Tensor | None, given: Tensor) -> None:
+            value, place = given.flatten(2).max(2)
+            most[name].append(value.float().cpu())
+            where[name].append(place.cpu())
+
+        for part in images.split(250):
+            self._pass(part, see)
+        together = [{name: torch.cat(parts) for name, parts in found.items()} for found in (most, where)]
+        return together[0], together[1]
+
+
+def connections(
+    net: nn.Module, image: Float[Tensor, "*maps height width"], name: str
+) -> Bool[Tensor, "maps below"] | None:
+    """Which of the maps that come into the module of this name each of its maps sees; None if no maps come into it.
+
+    Found by trial, and so for any module: one map after the other is made NaN, and what sees it becomes NaN. A
+    SparseConv2d answers by its table, as it may compute with zeros for what it does not see.
+    """
+    module = named(net, name)
+    came: list[Tensor | None] = []
+    with watching([module], lambda _module, given, _output: came.append(_maps_in(given))):
+        answer(net, image[None])
+    if not came or came[0] is None:
+        return None
+    below = came[0].shape[1]
+
+    def spoil(_module: nn.Module, given: tuple) -> tuple:
+        one = torch.eye(below, dtype=torch.bool, device=given[0].device)
+        return given[0].masked_fill(one[:, :, None, None], torch.nan), *given[1:]
+
+    def spread(module: SparseConv2d, given: tuple, output: Tensor) -> Tensor:
+        sees = module.weight.new_zeros(module.out_maps, module.in_maps)
+        for o, row in enumerate(module.table):
+            sees[o, list(row)] = 1
+        touched = given[0].isnan().flatten(2).any(2).to(sees) @ sees.T > 0
+        return torch.zeros_like(output).masked_fill(touched[:, :, None, None], torch.nan)
+
+    sparse = [part for part in module.modules() if isinstance(part, SparseConv2d)]
+    hooks = [module.register_forward_pre_hook(spoil), *(part.register_forward_hook(spread) for part in sparse)]
+    try:
+        found = maps(net, image.expand(below, *image.shape), name)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found.isnan().flatten(2).any(2).T.cpu()
+
+
+def _kept(given: Float[Tensor, "one maps height width"]) -> Float[Tensor, "maps height width"]:
+    """A copy for the CPU, as the next module may work in place."""
+    return given[0].float().cpu().clone()
+
+
+def _maps_in(given: tuple) -> Tensor | None:
+    """The maps that a module is given first, if it is given maps."""
+    return given[0] if given and isinstance(given[0], Tensor) and given[0].ndim == 4 else None
+
+
+def _ends(touched: Bool[Tensor, "lines high wide"]) -> tuple[Int64[Tensor, "high wide"], Int64[Tensor, "high wide"]]:
+    """For each unit the first line that touches it and the line after the last; 0 and 0 if none does."""
+    some = touched.any(0)
+    first, last = touched.int().argmax(0), len(touched) - touched.flip(0).int().argmax(0)
+    return first * some, last * some
