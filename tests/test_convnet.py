@@ -179,3 +179,12 @@ def test_connections_are_the_multiplications_there_are():
     assert row.connections == by_hand
     assert row.parameters == sum(len(seen) * 25 + 1 for seen in SURVEY_TABLE) == 206
     assert F.conv2d(torch.zeros(1, 4, 12, 12), net.c2[0].dense_weight()).shape == (1, 6, 8, 8)
+
+
+@pytest.mark.parametrize("net", [ConvNet, LeNet5])
+def test_a_part_of_a_net_is_a_plain_sequential(net):
+    net, images = net(), torch.rand(2, 28, 28)
+    part = net[:3]
+    assert type(part) is torch.nn.Sequential
+    assert torch.equal(net[3:](part(images)), net(images))
+    assert net[-1] is net.output

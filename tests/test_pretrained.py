@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dlkit import data
-from dlkit.analysis.recognition import by_free_energy, error
+from dlkit.analysis.recognition import by_free_energy, by_net, error
 from dlkit.models import DBN
 from dlkit.models.pretrained import NAMES, pretrained, store
 from dlkit.papers.hinton_salakhutdinov2006 import squared_error
@@ -24,6 +24,12 @@ def said(name: str) -> float:
 def test_the_dbn_misreads_as_many_test_digits_as_its_readme_says():
     test = data.load("mnist").test
     assert error(by_free_energy(pretrained("dbn"), test.images), test) == pytest.approx(said("dbn"), abs=0.02)
+
+
+@pytest.mark.parametrize("name", ["convnet", "lenet5"])
+def test_a_convolutional_net_misreads_as_many_test_digits_as_its_readme_says(name):
+    test = data.load("mnist").test
+    assert error(by_net(pretrained(name), test.images), test) == pytest.approx(said(name), abs=0.02)
 
 
 def test_the_autoencoder_brings_test_digits_back_as_well_as_its_readme_says():
@@ -50,7 +56,7 @@ def test_an_altered_one_is_refused(tmp_path):
 
 
 def test_a_name_that_is_none_is_refused():
-    with pytest.raises(ValueError, match="no model 'cnn' comes with dlkit: there are dbn, autoencoder"):
+    with pytest.raises(ValueError, match="no model 'cnn' comes with dlkit: there are dbn, .*, lenet5"):
         pretrained("cnn")
 
 

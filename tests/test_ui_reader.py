@@ -24,6 +24,7 @@ STROKE[20:60, 30:42] = 1
 def draw(reader, drawing=STROKE):
     """What the page does when the pen is lifted."""
     reader.pad.pixels = (drawing * 255).byte().numpy().tobytes()
+    reader.pad.lifted += 1
 
 
 @pytest.fixture
@@ -89,6 +90,13 @@ def test_other_images_are_read_as_they_are(reader):
     assert not reader.pad.drawing.any()
     assert "As drawn" not in reader.caption.value
     assert picture(reader.seen).shape[1] > 0
+
+
+def test_clearing_a_pad_that_is_empty_takes_another_image_away(reader):
+    reader.show(DIGIT)
+    draw(reader, torch.zeros(SIDE, SIDE))
+    assert "Draw a digit" in reader.caption.value
+    assert "reads" not in reader.caption.value
 
 
 def test_an_empty_pad_says_how_to_draw(reader):

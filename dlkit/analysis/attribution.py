@@ -85,9 +85,9 @@ def maximise(
     start: Float[Tensor, "... height width"],
     *,
     steps: int = 100,
-    rate: float = 1.0,
+    rate: float = 3.0,
     decay: float = 0.01,
-    blur_every: int | None = 4,
+    blur_every: int | None = 1,
 ) -> Maximised:
     """Gradient ascent from the image `start` on map (or unit) `number` of the module `name`; of a map, on its mean.
 

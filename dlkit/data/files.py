@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
-FOLDERS = {"mnist": 4, "photos": 6, "pretrained": 2}  # files in each
+FOLDERS = {"mnist": 4, "photos": 6, "pretrained": 4}  # files in each
 # Name -> address and MD5 of each file, as its authors and torchvision publish them.
 FETCHED = {
     "fashion-mnist": (

@@ -1,5 +1,8 @@
 """Two convolutional networks: the survey's figure, and LeNet-5 as it was published."""
 
+from collections import OrderedDict
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -57,7 +60,14 @@ class Frame(nn.Module):
         return 1.275 * x - 0.1 if self.scaled else x
 
 
-class ConvNet(nn.Sequential):
+class Layers(nn.Sequential):
+    """A Sequential that is made from other arguments than its modules: a part of it, `net[1:3]`, is a plain one."""
+
+    def __getitem__(self, idx: int | slice) -> Any:
+        return nn.Sequential(OrderedDict(self.named_children()))[idx]
+
+
+class ConvNet(Layers):
     """The survey's Fig. 2.3: 4 maps C1, halved to S1; 6 maps C2, halved to S2; a fully connected output.
 
     Of the C2-maps two see two S1-maps, and four see one. `c1`, `s1`, `c2`, `s2` give maps (batch, maps, height, width),
@@ -97,7 +107,7 @@ class ConvNet(nn.Sequential):
         lay_out(self)
 
 
-class LeNet5(nn.Sequential):
+class LeNet5(Layers):
     """LeNet-5 on images of 28x28: 60,000 trainable parameters, as published.
 
     `c1`, `s2`, `c3`, `s4`, `c5` give maps, `f6` 84 units, the whole logits (batch, 10). `output`: "rbf", less the

@@ -57,6 +57,7 @@ function render({ model, el }) {
     for (let i = 0; i < grey.length; i++) grey[i] = data[4 * i];
     cursor();
     model.set("pixels", new DataView(grey.buffer));
+    model.set("lifted", model.get("lifted") + 1);
     model.save_changes();
   };
   const clear = () => { strokes = []; down = false; send(); };
@@ -137,12 +138,13 @@ export default { render };
 class DrawingPad(anywidget.AnyWidget):
     """A black pad for a white pen. `drawing` is what is on it, (140, 140) in [0, 1]; it changes as the pen is lifted.
 
-    With the keyboard, arrow keys move the pen over a grid and Space lowers or lifts it. `observe(..., "pixels")` tells
-    of each stroke.
+    With the keyboard, arrow keys move the pen over a grid and Space lowers or lifts it. `observe(..., "lifted")` tells
+    of each stroke that was drawn or taken back, and of each press of Clear.
     """
 
     _esm = SCRIPT
     pixels = CByteMemoryView(bytes(SIDE * SIDE)).tag(sync=True)
+    lifted = traitlets.Int().tag(sync=True)
     side = traitlets.Int(SIDE).tag(sync=True)
     grid = traitlets.Int(GRID).tag(sync=True)
     pen = traitlets.Int(PEN).tag(sync=True)

@@ -80,7 +80,7 @@ class DigitReader(widgets.VBox):
         self.net = widgets.ToggleButtons(options=list(self.nets), style={"button_width": "150px"})
         self.caption, self.chart = widgets.HTML(), widgets.HTML()
         self.seen, self.sheet = widgets.Image(format="png"), widgets.Image(format="png")
-        self.pad.observe(self._drawn, "pixels")
+        self.pad.observe(self._drawn, "lifted")
         self.net.observe(self._draw, "value")
         self.buttons = [self._button(name, take) for name, take in (sources or {}).items()]
         self._draw()
@@ -98,10 +98,7 @@ class DigitReader(widgets.VBox):
         if tuple(image.shape) != (28, 28):
             raise ValueError(f"an image of shape {tuple(image.shape)}: give one of (28, 28).")
         self.image, self.raw = image.detach().float().cpu(), None
-        with self.pad.hold_sync():
-            self.pad.unobserve(self._drawn, "pixels")
-            self.pad.clear()
-            self.pad.observe(self._drawn, "pixels")
+        self.pad.clear()
         self._draw()
 
     def _button(self, name: str, take: Callable[[], Tensor]) -> widgets.Button:
