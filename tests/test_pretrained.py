@@ -56,7 +56,7 @@ def test_an_altered_one_is_refused(tmp_path):
 
 
 def test_a_name_that_is_none_is_refused():
-    with pytest.raises(ValueError, match="no model 'cnn' comes with dlkit: there are dbn, .*, lenet5"):
+    with pytest.raises(ValueError, match=r"no model 'cnn' comes with dlkit: there are dbn, .*, lenet5"):
         pretrained("cnn")
 
 
