@@ -13,6 +13,7 @@ from dlkit.exercises import Hint, exercise, given
 from dlkit.exercises.answers import close, seeded, shaped, tensor, windowed, worst, wrong
 from dlkit.models.convnet import LENET_TABLE, SURVEY_TABLE
 
+SQUASHES = (torch.tanh, torch.sigmoid, torch.relu)
 Layers = list[tuple[int, int]]  # (size, stride), from the lowest layer up
 
 
@@ -39,6 +40,10 @@ def convolve(answer: Any) -> None:
             (slid(kernel) / size**2 + bias, "That is the mean of the products: a convolution takes their sum."),
         ]
         wrong(found, sums)
+        squashed = [(squash(right), "Right, but squashed: the exercise ends before that.") for squash in SQUASHES]
+        wrong(found, squashed)
+        products = torch.stack([(window @ kernel).sum() for window in windows_of(image, size)]).view(high, wide)
+        wrong(found, [(products + bias, "`@` is the matrix product: `*` multiplies number by number.")])
         early = slid(kernel, F.pad(image, (1, 0, 1, 0)))[:high, :wide]
         variants = [
             (slid(kernel.flip(0, 1)), "Your kernel is flipped: here its [0, 0] meets the window's [0, 0]."),
@@ -58,6 +63,11 @@ def convolve(answer: Any) -> None:
         )
 
 
+def windows_of(image: Tensor, size: int) -> Tensor:
+    """All windows of size x size, row by row."""
+    return image.unfold(0, size, 1).unfold(1, size, 1).flatten(0, 1)
+
+
 @exercise("a kernel is learnt once and used everywhere, so the size of the image does not count, only the connections")
 def parameters(answer: Any) -> None:
     """`answer(table, size)`: how many numbers such a convolution learns; `table[o]` are the maps that map o sees."""
@@ -69,7 +79,7 @@ def parameters(answer: Any) -> None:
     _wrong_count(found, [_wrong_parameters(table, size) for table, size in cases])
     kernels = [count - len(table) for count, (table, _) in zip(right, cases, strict=True)]
     for each in (right, kernels):
-        if all(mine > one and mine % one == 0 for mine, one in zip(found, each, strict=True)):
+        if all(mine > 9 * one and mine % one == 0 for mine, one in zip(found, each, strict=True)):
             raise Hint("That counts them again at each place of the map: a kernel is *shared* by all places.")
     place = next(i for i in range(len(cases)) if found[i] != right[i])
     table, size = cases[place]
@@ -167,7 +177,8 @@ def receptive_field(answer: Any) -> None:
     place = next(i for i in range(len(cases)) if found[i] != right[i])
     raise Hint(
         f"For {cases[place]} it is {right[place]}; yours is {found[place]}. "
-        "How many pixels apart are two neighbours of the layer below, and so what does each unit more of it add?"
+        "How many pixels apart are two neighbours of the layer below? A window of `size` of them is size - 1 such "
+        "steps wider than what one of them sees."
     )
 
 

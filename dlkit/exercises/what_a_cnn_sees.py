@@ -10,6 +10,7 @@ from dlkit.exercises import Hint, exercise
 from dlkit.exercises.answers import close, seeded, shaped, windowed, worst, wrong
 
 HEIGHT, WIDTH = 6, 9  # of the images here
+GREY_SQUARE = "Your square is grey: set it to 0."
 
 
 def _got(value: Any) -> str:
@@ -27,7 +28,7 @@ def _one(image: Any) -> Tensor:
 def occlude(answer: Any) -> None:
     """`answer(score, image, size)`: what the score loses by a black square at each place, (H-size+1, W-size+1)."""
     g = seeded(1)
-    image, weight, other = (torch.rand(HEIGHT, WIDTH, generator=g) for _ in range(3))
+    image, weight, other = (torch.rand(HEIGHT, WIDTH, generator=g) - at for at in (0, 0.5, 0.5))
 
     def score(batch: Any) -> Tensor:
         """Of images (batch, height, width), and not linear."""
@@ -62,12 +63,17 @@ def occlude(answer: Any) -> None:
         alone = painted(~squares(size))
         variants = [
             (whole - left, "Right but for the sign: the score of the image *less* that with the square."),
+            ((whole - left).abs(), "What is covered may have spoken *against*: a score may rise. No absolute value."),
+            (
+                (whole - left).relu(),
+                "What is covered may have spoken *against*: a score may rise. Keep what is below 0.",
+            ),
             (left, "Those are the scores with the square: how much of the image's score is lost?"),
             (whole - painted(added_up), "The squares add up: start from a *new* copy of the image at each place."),
             (whole - alone, "That blacks out all but the square: it is the square that is to be black."),
             (alone, "That is the score of the square alone: how much is lost *without* it?"),
             (whole - painted(squares(size), 1.0), "Your square is white: set it to 0."),
-            (whole - painted(squares(size), float(image.mean())), "Your square is grey: set it to 0."),
+            *((whole - painted(squares(size), value), GREY_SQUARE) for value in (float(image.mean()), 0.5)),
             (whole - painted(squares(size, -1)), "The place is the *upper left corner* of the square, not its centre."),
             *((whole - painted(squares(n)), f"Your square is {n}x{n}, and size={size}.") for n in (1, 2, 3, 4, 5)),
         ]
@@ -197,6 +203,10 @@ def integrated_gradients(answer: Any) -> None:
         (image * from_black, begins),
         (apart * along(middles, black), begins),
         (apart * along(middles, baseline, image), "Your path ends beyond the image: at α = 1 it should be there."),
+        (
+            apart * along(middles - 1 / steps),
+            "Your steps are counted from 0: the middle of step k = 0 is at (k + 1/2) / steps.",
+        ),
         (apart * along(ends[:-1]), f"Those are the *first* points of each step, from α = 0 on. {rest}"),
         (apart * along(ends[1:]), f"Those are the *last* points of each step, up to α = 1. {rest}"),
         (apart * along(torch.linspace(0, 1, steps)), f"Your points include both ends, 0 and 1. {rest}"),
@@ -252,6 +262,11 @@ def ascend(answer: Any) -> None:
         (clamped(lambda x: slope(x) / slope(x).norm(dim=1, keepdim=True)), length),
         (clamped(lambda x: slope(x) / slope(x).abs().max()), length),
         (clamped(lambda x: slope(x).sign()), length),
+        (clamped(lambda x: slope(x) / slope(x).abs().sum()), length),
+        (clamped(lambda x: slope(x) / slope(x).square().sum()), length),
+        (clamped(lambda x: slope(x) / slope(x).square().mean().sqrt()), length),
+        (clamped(lambda x: slope(x) / torch.linalg.matrix_norm(slope(x), 2)), length),
+        (climbed(lambda x: (x + rate * unit(x) - decay).clamp(0, 1)), "The decay is a share: times (1 - decay)."),
         (clamped(lambda x: unit(x) / rate), "The rate is missing: how long is a step?"),
         (clamped(unit, 1.0), "The decay is missing: after each step all pixels are multiplied by (1 - decay)."),
         (clamped(unit, decay), "You keep the share `decay`: keep (1 - decay)."),
