@@ -94,9 +94,20 @@ def test_a_blur_keeps_what_is_even_and_spreads_a_point():
         (lambda: saliency(nn.Conv2d(1, 2, 3), IMAGE[None], 1), r"the net gives \(2, 26, 26\) for an image"),
         (lambda: maximise(ConvNet(), "c9", 0, IMAGE), "no module is named 'c9': there are frame, c1"),
         (lambda: maximise(ConvNet(), "c1", 4, IMAGE), "no unit 4: 'c1' has 4, 0 to 3"),
+        (lambda: maximise(ConvNet(), "c1", 0, IMAGE, blur_every=0), "blur_every=0: a number of steps, at least 1"),
+        (lambda: saliency(ConvNet(), (255 * IMAGE).byte(), 1), "the images are torch.uint8"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
 def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_it_climbs_before_what_works_in_place_and_where_gradients_are_off():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 2, 5), nn.ReLU(inplace=True))
+    nn.init.constant_(net[0].bias, -5.0)  # behind the ReLU there is nothing to climb
+    with torch.no_grad():
+        found = maximise(net, "0", 1, IMAGE[None], steps=20)
+    assert found.activations[-1] > found.activations[0]

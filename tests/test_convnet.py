@@ -188,3 +188,18 @@ def test_a_part_of_a_net_is_a_plain_sequential(net):
     assert type(part) is torch.nn.Sequential
     assert torch.equal(net[3:](part(images)), net(images))
     assert net[-1] is net.output
+
+
+def test_images_and_shapes_of_another_kind_are_refused(unchecked):
+    for net in (ConvNet(), LeNet5()):
+        with pytest.raises(ValueError, match=r"images are torch.uint8: give numbers from 0 to 1, such as images.float"):
+            net(torch.zeros(2, 28, 28, dtype=torch.uint8))
+    for shape in (28, (28,), (1, 2, 3, 4)):
+        with pytest.raises(ValueError, match="give that of an image, "):
+            ConvNet(shape)
+
+
+def test_a_layer_that_is_used_twice_is_counted_once():
+    shared = nn.Conv2d(4, 4, 3)
+    net = nn.Sequential(nn.Conv2d(1, 4, 5), shared, shared)
+    assert sum(row.parameters for row in counts(net, torch.rand(1, 1, 28, 28))) == 4 * 26 + 4 * 37

@@ -138,6 +138,15 @@ def test_trainable_sub_sampling_begins_as_the_average():
 def test_other_kinds_and_windows_are_refused():
     with pytest.raises(ValueError, match='sub-sampling "mean": it is one of trainable, average, max, strided'):
         Subsample(3, kind="mean")
-    for size, stride in ((0, None), (2, 3), (2, 0)):
-        with pytest.raises(ValueError, match=f"windows of {size}x{size} at steps of {stride}: steps of 1 to {size}"):
+    for size, stride in ((0, 0), (2, 3), (2, 0)):
+        with pytest.raises(ValueError, match=f"windows of {size}x{size} at steps of {stride}: steps are at least 1"):
             Subsample(3, size, stride=stride)
+    for kind in KINDS:
+        with pytest.raises(ValueError, match=r"an input of shape \(2, 3, 8, 8\) for 4 maps: \(batch, 4, height, width"):
+            Subsample(4, kind=kind)(torch.rand(2, 3, 8, 8))
+
+
+def test_a_table_may_be_a_tensor_but_no_matrix_of_dots():
+    assert SparseConv2d(torch.tensor([[0, 1], [1, 2]]), 3).table == ((0, 1), (1, 2))
+    with pytest.raises(ValueError, match="a table of True and False: give the numbers of the maps"):
+        SparseConv2d([[True, False], [False, True]], 3)

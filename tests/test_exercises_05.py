@@ -31,6 +31,12 @@ def slid(image, kernel):
     return F.conv2d(image[None, None], kernel[None, None])[0, 0]
 
 
+def by_matrix_products(image, kernel, bias):
+    size = len(kernel)
+    rows = [[(image[r : r + size, c : c + size] @ kernel).sum() for c in range(10 - size)] for r in range(7 - size)]
+    return torch.stack([torch.stack(row) for row in rows]) + bias
+
+
 CONVOLUTIONS = {
     "kernel is flipped": lambda x, k, b: slid(x, k.flip(0, 1)) + b,
     "kernel is transposed": lambda x, k, b: slid(x, k.T) + b,
@@ -39,6 +45,9 @@ CONVOLUTIONS = {
     "once a window": lambda x, k, b: slid(x, k) + k.numel() * b,
     "the mean of the products": lambda x, k, b: slid(x, k) / k.numel() + b,
     "The kernel is missing": lambda x, k, b: slid(x, torch.ones_like(k)) + b,
+    "Right, but squashed": lambda x, k, b: (slid(x, k) + b).tanh(),
+    "the exercise ends before that": lambda x, k, b: (slid(x, k) + b).relu(),
+    "`@` is the matrix product": by_matrix_products,
     "one pixel too early": lambda x, k, b: (slid(F.pad(x, (1, 0, 1, 0)), k) + b)[:-1, :-1],
     "as large as the image": lambda x, k, b: F.conv2d(x[None, None], k[None, None], padding="same")[0, 0] + b,
     "Yours is transposed, 7x4": lambda x, k, b: (slid(x, k) + b).T,
@@ -90,6 +99,7 @@ COUNTS = {
     "A kernel is square": lambda t, s: joined(t) * s + len(t),
     "how many connections there are": lambda t, s: joined(t),
     "a single weight a connection": lambda t, s: joined(t) + len(t),
+    "What does a connection need": lambda t, s: 2 * (joined(t) * s * s + len(t)),
     "at each place of the map": lambda t, s: 10 * 10 * (joined(t) * s * s + len(t)),
     "a kernel is *shared*": lambda t, s: 10 * 10 * joined(t) * s * s,
     "For 16 maps with 60 connections": lambda t, s: 7,

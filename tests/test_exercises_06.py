@@ -64,6 +64,9 @@ def in_place(score, image, size):
 OCCLUSIONS = {
     "Right but for the sign": occluded(take=lambda whole, left: left - whole),
     "Those are the scores with the square": occluded(take=lambda whole, left: left),
+    "no absolute value": occluded(take=lambda whole, left: (whole - left).abs()),
+    "keep what is below 0": occluded(take=lambda whole, left: (whole - left).relu()),
+    "Your square is grey": occluded(painted(0.5)),
     "The squares add up": on_one_copy,
     "The image itself has changed": in_place,
     "blacks out all but the square": occluded(all_but_the_square),
@@ -243,6 +246,7 @@ INTEGRALS = {
     "baseline + α·(image - baseline)": integrated(middles, the_image, at=from_black),
     "begins at the *baseline*": integrated(middles, at=lambda image, baseline, share: share * (image - baseline)),
     "ends beyond the image": integrated(middles, at=lambda image, baseline, share: baseline + share * image),
+    "Counted from 0, the middle of step k": integrated(lambda steps: [(k - 0.5) / steps for k in range(steps)]),
     "the *first* points": integrated(lambda steps: [k / steps for k in range(steps)]),
     "the *last* points": integrated(lambda steps: [(k + 1) / steps for k in range(steps)]),
     "include both ends": integrated(lambda steps: [k / (steps - 1) for k in range(steps)]),
@@ -313,6 +317,13 @@ CLIMBS = {
     "the root of the sum of *all* its squares": climb(change=lambda g: g / g.norm(dim=1, keepdim=True)),
     "by its length": climb(change=lambda g: g / g.abs().max()),
     "`gradient.norm()`": climb(change=torch.sign),
+    "the root of the sum": climb(change=lambda g: g / g.abs().sum()),
+    "the sum of *all* its squares: `": climb(change=lambda g: g / g.square().sum()),
+    "gradient by its length, the root": climb(change=lambda g: g / g.square().mean().sqrt()),
+    "Divide the gradient by its length, ": climb(change=lambda g: g / torch.linalg.norm(g, 2)),
+    "The decay is a share": lambda gradient, start, steps, rate, decay: climb(
+        lambda x, moved, _: (x + moved - decay).clamp(0, 1)
+    )(gradient, start, steps, rate, decay),
     "The rate is missing": without_the_rate,
     "The decay is missing": climb(keep=lambda decay: 1),
     "You keep the share `decay`": climb(keep=lambda decay: decay),

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from oracles import seeded
 from torch import nn
 
 from dlkit.analysis.counts import counts
 from dlkit.analysis.features import layers, maps, receptive_field, top_images
 from dlkit.models import ConvNet, LeNet5
+from dlkit.models.modes import answer
 
 IMAGES = torch.rand(6, 28, 28, generator=seeded())
 
@@ -59,7 +61,7 @@ def test_the_layers_of_a_net_are_those_that_give_maps():
 
 def test_a_net_without_convolutions_and_images_that_do_not_fit_are_refused():
     plain = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
-    with pytest.raises(ValueError, match="Sequential gives no maps: it has no convolutions"):
+    with pytest.raises(ValueError, match=r"Sequential gives no maps of images of shape .* it has no convolutions"):
         layers(plain, IMAGES[0])
     with pytest.raises(ValueError, match=r"does not take images of shape \(28, 28\) .*give images\[:, None\] if it"):
         layers(nn.Sequential(nn.Conv2d(3, 4, 5)), IMAGES[0])
@@ -145,3 +147,67 @@ def test_top_images_are_those_of_the_largest_unit():
     for i, row, column, value in zip(*best, strict=True):
         assert found[i, row, column] == value == found[i].max()
     assert len(top_images(net, images[:3], "c2", 0).images) == 3
+
+
+class Reused(nn.Module):
+    """One activation and one pooling for both layers, as students write it."""
+
+    def __init__(self):
+        super().__init__()
+        self.c1, self.c2 = nn.Conv2d(1, 2, 5), nn.Conv2d(2, 3, 5)
+        self.act, self.pool = nn.ReLU(inplace=True), nn.MaxPool2d(2)
+
+    def forward(self, images):
+        x = self.pool(self.act(self.c1(images)))
+        return self.pool(self.act(self.c2(x))).flatten(1)
+
+
+def test_what_works_in_place_and_is_used_twice_deceives_nobody():
+    torch.manual_seed(0)
+    net, images = Reused(), IMAGES[:, None]
+    torch.testing.assert_close(maps(net, images, "c1"), net.c1(images))
+    assert maps(net, images, "c1").min() < 0
+    torch.testing.assert_close(maps(net, images, "act"), net.c1(images).relu())
+    assert layers(net, images[0]) == ["c1", "act", "pool", "c2"]
+    again = nn.Sequential(nn.Conv2d(1, 1, 3), squash := nn.Tanh(), nn.Conv2d(1, 1, 3), squash)
+    assert maps(again, images, "3").shape == maps(again, images, "1").shape
+
+
+def test_a_convolution_without_a_module_leaves_what_comes_after_it():
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.W, self.pool = nn.Parameter(torch.rand(4, 1, 5, 5)), nn.MaxPool2d(2)
+
+        def forward(self, images):
+            return self.pool(F.conv2d(images, self.W)).flatten(1)
+
+    assert layers(Functional(), IMAGES[0][None]) == ["pool"]
+
+
+def test_convolutions_by_transforms_spread_nothing():
+    with torch.backends.mkldnn.flags(enabled=False):  # then torch takes NNPACK's, where it has it
+        rows, columns = receptive_field(ConvNet(), IMAGES[0], "c1", 1, 1)
+    assert (rows, columns) == (slice(1, 6), slice(1, 6))
+
+
+@pytest.mark.parametrize(
+    ("net", "images", "message"),
+    [
+        (nn.Sequential(nn.MaxPool2d(2, return_indices=True)), IMAGES, "'0' gives a tuple, no maps: take a module befo"),
+        (
+            ConvNet().double(),
+            IMAGES,
+            r"the images are torch.float32 and .* torch.float64: give images\.to",
+        ),
+        (ConvNet(), (255 * IMAGES).byte(), r"the images are torch.uint8 .*: give images\.float\(\) / 255"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_images_and_outputs_of_another_kind_are_told(net, images, message):
+    with pytest.raises(ValueError, match=message):
+        maps(net, images, next(name for name, _ in net.named_modules() if name))
+
+
+def test_a_compiled_net_has_a_forward():
+    assert answer(torch.compile(ConvNet(), backend="eager"), IMAGES).shape == (6, 10)

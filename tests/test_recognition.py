@@ -3,10 +3,25 @@
 import pytest
 import torch
 from oracles import every_state, randomised, seeded
+from torch import nn
 
 from dlkit.analysis.recognition import by_free_energy, by_gibbs, by_net, by_sampled_features, error
 from dlkit.data import Split
 from dlkit.models import DBN
+
+
+def test_a_net_is_read_in_evaluation_mode_and_left_as_it_was():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3))
+    with torch.no_grad():
+        net[1].running_mean += 0.3
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    v = torch.rand(50, 4, generator=seeded())
+    guesses = by_net(net, v)
+    assert net.training
+    assert torch.equal(guesses, by_net(net, v))
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert torch.equal(guesses, net.eval()(v).argmax(1))
 
 
 def stack(std=0.8):

@@ -134,20 +134,20 @@ def test_a_unit_that_sees_only_the_margin_sees_nothing():
     net = nn.Sequential(nn.Conv2d(1, 2, 1, padding=1))
     explorer = MapExplorer(net, IMAGES[:, None])
     explorer.large.place = [0.0, 0.0]
-    assert "It sees no pixel of the image." in explorer.words.value
+    assert "It sees no pixel of the image" in explorer.words.value
     explorer.large.place = [0.5, 0.5]
     assert "It sees the 1x1 pixels framed" in explorer.words.value
 
 
 def test_the_best_images_are_those_of_top_images(lenet):
     images = torch.rand(2_030, 28, 28, generator=seeded(4))
-    images[2_000:] = images[top_images(lenet, images[:2_000], "c1", 2).images[0]]  # not searched
+    images[2_000:] = images[top_images(lenet, images[:2_000], "c1.0", 2).images[0]]  # not searched
     inside = Inside(lenet, images)
     assert inside.searched == 2_000
     for name, number in (("c1", 2), ("c3", 15), ("c5", 100)):
-        found, expected = inside.best(name, number), top_images(lenet, images[:2_000], name, number)
+        found, expected = inside.best(name, number), top_images(lenet, images[:2_000], f"{name}.0", number)
         torch.testing.assert_close(found.values, expected.values)
-        given = maps(lenet, images[found.images], name)[:, number]
+        given = maps(lenet, images[found.images], f"{name}.0")[:, number]
         for values, row, column, value in zip(given, found.rows, found.columns, found.values, strict=True):
             torch.testing.assert_close(values.max(), value)
             torch.testing.assert_close(values[row, column], value)
@@ -322,3 +322,39 @@ def test_what_does_not_fit_is_refused(make, message):
 
 def test_the_text_that_stands_in_for_the_widget_is_short(explorer):
     assert repr(explorer) == "MapExplorer(layers c1, s2, c3, s4, c5, 30 images)"
+
+
+def test_units_are_ranked_before_they_are_squashed():
+    torch.manual_seed(0)
+    net = ConvNet()
+    with torch.no_grad():
+        net.c1[0].weight *= 1000  # all of its maps are squashed to the limit
+    inside = Inside(net, IMAGES)
+    assert inside.ranked_by == {"c1": "c1.0", "s1": "s1", "c2": "c2.0", "s2": "s2"}
+    best = inside.best("c1", 2)
+    expected = top_images(net, IMAGES, "c1.0", 2)
+    assert torch.equal(best.images, expected.images)
+    torch.testing.assert_close(best.values, expected.values)
+    assert best.values.unique().numel() == len(best.values)
+
+
+def test_a_module_that_is_used_twice_is_explored_at_its_first_use():
+    class Reused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c1, self.c2, self.act = nn.Conv2d(1, 2, 5), nn.Conv2d(2, 3, 5), nn.ReLU()
+
+        def forward(self, images):
+            return self.act(self.c2(self.act(self.c1(images[:, None])))).flatten(1)
+
+    net = Reused()
+    assert torch.equal(connections(net, IMAGES[0], "act"), torch.eye(2, dtype=torch.bool))
+    explorer = MapExplorer(net, IMAGES)
+    explorer.layer.value = "act"
+    assert "act" in explorer.caption.value
+
+
+def test_an_image_with_all_its_maps_may_be_shown():
+    explorer = MapExplorer(ConvNet((3, 20, 24)), torch.rand(4, 3, 20, 24, generator=seeded()))
+    explorer.show(torch.rand(3, 20, 24, generator=seeded(1)))
+    explorer.show(torch.rand(20, 24, generator=seeded(1)))

@@ -107,10 +107,13 @@ def test_an_empty_pad_says_how_to_draw(reader):
 
 @pytest.mark.usefixtures("unchecked")
 def test_what_cannot_be_read_is_refused(reader):
-    with pytest.raises(ValueError, match=r"an image of shape \(27, 28\): give one of \(28, 28\)"):
+    with pytest.raises(ValueError, match=r"an image of shape \(27, 28\), torch.float32: give one of \(28, 28\)"):
         reader.show(torch.rand(27, 28, generator=seeded()))
-    with pytest.raises(ValueError, match="no nets to read with"):
-        DigitReader({})
+    with pytest.raises(ValueError, match=r"torch.uint8: give one of"):
+        reader.show((255 * DIGIT).byte())
+    for none in ({}, ConvNet()):
+        with pytest.raises(ValueError, match="no nets to read with: give some by name"):
+            DigitReader(none)
     with pytest.raises(ValueError, match="it has no convolutions"):
         DigitReader({"plain": nn.Sequential(nn.Flatten(), nn.Linear(784, 10))})
     with pytest.raises(ValueError, match="does not take images"):

@@ -353,6 +353,8 @@ def test_a_black_image_and_a_map_of_zeros_are_shown(images):
             lambda i, c, a, s: (i, c, a, nn.MaxPool2d(2)),
             r"sub-sampling by a MaxPool2d: give a Subsample, as net.s1\[0\]",
         ),
+        (lambda i, c, a, s: (i, c, torch.tanh, s), r"tanh as the activation: give a module, such as nn.Tanh\(\)"),
+        (lambda i, c, a, s: (i, c, nn.Tanh, s), "Tanh as the activation: give a module"),
         (lambda i, c, a, s: (i, c, a, Subsample(4)), "gives 3 maps and sub-sampling of 4: give the two of one net"),
         (lambda i, c, a, s: (i[:, :3], c, a, s), "images of 3×11 pixels are too small for kernels of 3×3"),
         (lambda i, c, a, s: (i[:, :2], c, a, s), "images of 2×11 pixels are too small for kernels of 3×3"),

@@ -8,8 +8,8 @@ from captum.attr import IntegratedGradients, Saliency
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dlkit.analysis.features import named, watching
-from dlkit.models.modes import answer, evaluating
+from dlkit.analysis.features import maps, named, watching
+from dlkit.models.modes import evaluating, logits, placed
 
 BLUR = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 16
 
@@ -21,8 +21,9 @@ def saliency(net: nn.Module, image: Float[Tensor, "... height width"], label: in
     Source: Simonyan, Vedaldi, Zisserman 2013, Deep inside convolutional networks, §3.
     """
     check_label(net, image, label)
+    x = placed(net, image[None]).detach().clone().requires_grad_()
     with evaluating(net):
-        return Saliency(net).attribute(image[None].clone().requires_grad_(), target=label)[0].detach()
+        return Saliency(net).attribute(x, target=int(label))[0].detach().to(image.device)
 
 
 class Attribution(NamedTuple):
@@ -49,26 +50,19 @@ def integrated_gradients(
     start = torch.zeros_like(image) if baseline is None else baseline
     if start.shape != image.shape:
         raise ValueError(f"a baseline of shape {tuple(start.shape)} for an image of {tuple(image.shape)}: give equals.")
+    x, start = placed(net, image[None]).detach().clone().requires_grad_(), placed(net, start[None])
     with evaluating(net):
         parts, rest = IntegratedGradients(net).attribute(
-            image[None].clone().requires_grad_(),
-            start[None],
-            target=label,
-            n_steps=steps,
-            return_convergence_delta=True,
+            x, start, target=int(label), n_steps=steps, return_convergence_delta=True
         )
-    return Attribution(parts[0].detach().to(image.dtype), -float(rest))
+    return Attribution(parts[0].detach().to(image), -float(rest))
 
 
 def check_label(net: nn.Module, image: Tensor, label: int) -> None:
     """Raise ValueError unless the net makes logits of such an image, and one of them is this label's."""
-    logits = answer(net, image[None])
-    if logits.ndim != 2:
-        raise ValueError(
-            f"the net gives {tuple(logits.shape[1:])} for an image: give one that ends in logits, one a class."
-        )
-    if not 0 <= label < logits.shape[1]:
-        raise ValueError(f"label {label}: the net has {logits.shape[1]} classes, 0 to {logits.shape[1] - 1}.")
+    classes = logits(net, image[None]).shape[1]
+    if not 0 <= label < classes:
+        raise ValueError(f"label {label}: the net has {classes} classes, 0 to {classes - 1}.")
 
 
 class Maximised(NamedTuple):
@@ -93,23 +87,27 @@ def maximise(
 
     A step goes `rate` far along the gradient, shrinks the image by `decay`, and keeps pixels in [0, 1]; every
     `blur_every` steps (None: never) a small blur takes out what single pixels have made up. Without decay and blur it
-    finds pictures that no eye can read. ValueError for a name or a number that there is not.
+    finds pictures that no eye can read. ValueError for a name or a number that there is not, or blurs every 0 steps.
     Sources: Erhan, Bengio, Courville, Vincent 2009, Visualizing higher-layer features of a deep network, §3; Yosinski,
     Clune, Nguyen, Fuchs, Lipson 2015, Understanding neural networks through deep visualization, §3.
     """
+    if blur_every is not None and blur_every < 1:
+        raise ValueError(f"blur_every={blur_every}: a number of steps, at least 1, or None for no blur.")
     module, found = named(net, name), []
-    x = start[None].clone()
-    answer(net, x)  # says what is wrong with the image, if anything is
+    units = maps(net, start[None], name).shape[1]  # says what is wrong with the image or the name, if anything is
+    if not 0 <= number < units:
+        raise ValueError(f"no unit {number}: {name!r} has {units}, 0 to {units - 1}.")
+    x = placed(net, start[None]).detach().clone()
     activations = []
-    with evaluating(net), watching([module], lambda _module, _given, output: found.append(output)):
+    with (
+        evaluating(net),
+        torch.enable_grad(),
+        watching([module], lambda _module, _given, output: found.append(output.clone())),
+    ):
         for step in range(steps + 1):
             x.requires_grad_()
             found.clear()
             net(x)
-            if not found:
-                raise ValueError(f"no image passes {name!r}: the net's forward does not use it.")
-            if not 0 <= number < found[0].shape[1]:
-                raise ValueError(f"no unit {number}: {name!r} has {found[0].shape[1]}, 0 to {found[0].shape[1] - 1}.")
             activation = found[0][0, number].mean()
             activations.append(activation.item())
             (gradient,) = torch.autograd.grad(activation, x)
@@ -119,7 +117,7 @@ def maximise(
                 if blur_every is not None and step % blur_every == blur_every - 1:
                     x = blurred(x)
                 x = x.clamp(0, 1)
-    return Maximised(x[0], activations)
+    return Maximised(x[0].to(start.device), activations)
 
 
 def blurred(images: Float[Tensor, "... height width"]) -> Float[Tensor, "... height width"]:

@@ -29,15 +29,17 @@ def counts(net: nn.Module, images: Tensor) -> list[LayerCount]:
     """The layers of `net`, in the order in which an image passes them; of `images` only the first is used.
 
     Counted are Conv2d, Linear, SparseConv2d, Subsample and RBFOutput, also in nets of your own; what has no weights and
-    sums nothing, such as an activation, is left out.
+    sums nothing, such as an activation, is left out. A layer that is used twice has its parameters in the first row.
     """
     found: list[LayerCount] = []
     names: dict[nn.Module, str] = {module: name for name, module in net.named_modules() if isinstance(module, COUNTED)}
+    unseen = set(names)
 
     def count(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
         shape = tuple(output.shape[1:])
         units, inputs = prod(shape), prod(given[0].shape[1:])
-        parameters = sum(p.numel() for p in module.parameters() if p.requires_grad)
+        parameters = sum(p.numel() for p in module.parameters()) if module in unseen else 0
+        unseen.discard(module)
         found.append(LayerCount(names[module], shape, parameters, connections(module, shape), (inputs + 1) * units))
 
     with watching(names, count):

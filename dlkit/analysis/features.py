@@ -15,27 +15,36 @@ from dlkit.models.modes import answer
 def maps(net: nn.Module, images: Float[Tensor, "batch ..."], name: str) -> Float[Tensor, "batch ..."]:
     """What the module of this name, such as "c1" or "c1.0", gives for these images; the net is left as it was.
 
-    ValueError if there is no such module, or if the images do not pass it.
+    Of a module that is used more than once, its first use. ValueError if there is no such module, if the images do not
+    pass it, or if it gives something else than one tensor.
     """
     found: list[Tensor] = []
-    with watching([named(net, name)], lambda _module, _given, output: found.append(output)):
+
+    def see(_module: nn.Module, _given: object, output: object) -> None:
+        if not isinstance(output, Tensor):
+            raise ValueError(f"{name!r} gives a {type(output).__name__}, no maps: take a module before it.")
+        found.append(output.clone())  # the next module may work in place
+
+    with watching([named(net, name)], see):
         answer(net, images)
     if not found:
         raise ValueError(f"no image passes {name!r}: the net's forward does not use it.")
-    return found[0]
+    return found[0].to(images.device)
 
 
 def layers(net: nn.Module, image: Float[Tensor, "..."]) -> list[str]:
     """The names of the modules that give maps for an image: those a step below the net, or if there are none, all.
 
-    Left out is what comes before the first weights: it gives the image itself. ValueError if no module gives maps.
+    Left out is what gives the image itself: what comes before the first weights, and makes it no smaller. ValueError if
+    no module gives maps.
     """
     found: list[nn.Module] = []
 
     def see(module: nn.Module, _given: object, output: object) -> None:
-        weights = next(module.parameters(), None) is not None
-        if isinstance(output, Tensor) and output.ndim == 4 and (found or weights):
-            found.append(module)
+        if isinstance(output, Tensor) and output.ndim == 4:
+            weights = next(module.parameters(), None) is not None
+            if found or weights or output.shape[2] < image.shape[-2]:
+                found.append(module)
 
     names = {module: name for name, module in net.named_modules() if name}
     with watching(names, see):
@@ -43,7 +52,9 @@ def layers(net: nn.Module, image: Float[Tensor, "..."]) -> list[str]:
     every = [names[module] for module in dict.fromkeys(found)]
     giving = [name for name in every if "." not in name] or every
     if not giving:
-        raise ValueError(f"{type(net).__name__} gives no maps: it has no convolutions to look into.")
+        some = any(isinstance(module, nn.Conv2d) for module in net.modules())
+        why = "give images[:, None], or begin it with nn.Unflatten" if some else "it has no convolutions to look into"
+        raise ValueError(f"{type(net).__name__} gives no maps of images of shape {tuple(image.shape)}: {why}.")
     return giving
 
 
@@ -60,7 +71,7 @@ def watching(modules: Iterable[nn.Module], see: Callable[..., None]) -> Iterator
 
 def named(net: nn.Module, name: str) -> nn.Module:
     """The module of this name. ValueError, with the names there are, if there is none."""
-    modules = dict(net.named_modules())
+    modules = dict(net.named_modules(remove_duplicate=False))
     modules.pop("", None)
     if name not in modules:
         if not modules:
@@ -83,11 +94,13 @@ def receptive_field(
 ) -> Field:
     """The part of an image of this size that the unit at (row, column) of the module's maps sees.
 
-    Found by trial, and so for any net: one row of the image after the other, and one column, is made NaN, and what sees
-    it becomes NaN. ValueError for a unit that is not there, or if the module gives no maps.
+    Found by trial, and so for nearly any net: one row of the image after the other, and one column, is made NaN, and
+    what sees it becomes NaN. Functions that hide NaN, such as torch.where, deceive it, and so do those that look across
+    the batch. ValueError for a unit that is not there, or if the module gives no maps.
     """
     height = image.shape[-2]
-    seen = maps(net, spoiled_lines(image), name)
+    with direct_convolutions():
+        seen = maps(net, spoiled_lines(image), name)
     if seen.ndim != 4:
         raise ValueError(f"{name!r} gives {tuple(seen.shape[1:])} for an image, no maps: take a module before it.")
     high, wide = seen.shape[2:]
@@ -95,6 +108,13 @@ def receptive_field(
         raise ValueError(f"no unit at ({row}, {column}): the maps of {name!r} have {high} rows and {wide} columns.")
     touched = seen[:, :, row, column].isnan().any(1)
     return Field(_extent(touched[:height]), _extent(touched[height:]))
+
+
+@contextmanager
+def direct_convolutions() -> Iterator[None]:
+    """Convolutions by plain sums: those by transforms, Winograd's or Fourier's, spread NaN over more than they see."""
+    with torch.backends.nnpack.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
+        yield
 
 
 def spoiled_lines(image: Float[Tensor, "... height width"]) -> Float[Tensor, "lines ... height width"]:
@@ -123,7 +143,10 @@ class Best(NamedTuple):
 
 
 def top_images(net: nn.Module, images: Float[Tensor, "batch ..."], name: str, number: int, count: int = 16) -> Best:
-    """The `count` images that excite map `number` of a module most, each with the unit that it excites most."""
+    """The `count` images that excite map `number` of a module most, each with the unit that it excites most.
+
+    Take a module before its squashing ("c1.0", not "c1"): values that are squashed to the limit tie.
+    """
     values, places = [], []
     for part in images.split(1000):
         found = maps(net, part, name)

@@ -1,18 +1,20 @@
 """All layers of a net that give maps at once: what each makes of an image, sees, and is made of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from dlkit.analysis.features import Best, Field, layers, maps, named, spoiled_lines, watching
+from dlkit.analysis.features import Best, Field, direct_convolutions, layers, maps, named, spoiled_lines, watching
+from dlkit.models.convnet import ScaledTanh
 from dlkit.models.convolution import SparseConv2d
 from dlkit.models.modes import answer
 
 EXCITING = 16  # images that excite a map
 SEARCHED = 2_000  # images that they are looked for among
+SQUASHES = (ScaledTanh, nn.Tanh, nn.Sigmoid, nn.Softsign, nn.Hardtanh, nn.Hardsigmoid)
 
 
 class Look(NamedTuple):
@@ -36,6 +38,7 @@ class Inside:
         self.net = net
         self._device = next((p.device for p in net.parameters()), images.device)
         self.names = layers(net, images[0].to(self._device))
+        self.ranked_by = {name: unsquashed(net, name) for name in self.names}
         self.searched = min(len(images), SEARCHED)
         self._fields = self._trial(images[0])
         self._most, self._where = self._search(images[: self.searched])
@@ -52,7 +55,7 @@ class Inside:
             outputs[name] = given
             found[name] = Look(_kept(given), None if came is None else _kept(came), below)
 
-        self._pass(image[None], see)
+        self._pass(image[None], self.names, see)
         return found
 
     def field(self, name: str, row: int, column: int) -> Field:
@@ -61,7 +64,7 @@ class Inside:
         return Field(slice(top, bottom), slice(left, right))
 
     def best(self, name: str, number: int) -> Best:
-        """The 16 images that excite the map most, as `top_images` has them."""
+        """The 16 images that excite the map most, as `top_images` has them of `ranked_by[name]`."""
         values, images = self._most[name][:, number].topk(min(EXCITING, self.searched))
         place, wide = self._where[name][images, number], self._fields[name].shape[2]
         return Best(images, place // wide, place % wide, values)
@@ -72,9 +75,9 @@ class Inside:
             self._tables[name] = connections(self.net, self._image, name)
         return self._tables[name]
 
-    def _pass(self, images: Tensor, see: Callable[[str, Tensor | None, Tensor], None]) -> None:
-        """Call `see(name, came, given)` when something passes a layer for the first time."""
-        names = {named(self.net, name): name for name in self.names}
+    def _pass(self, images: Tensor, watched: Iterable[str], see: Callable[[str, Tensor | None, Tensor], None]) -> None:
+        """Call `see(name, came, given)` when something passes a watched module for the first time."""
+        names = {named(self.net, name): name for name in watched}
 
         def hook(module: nn.Module, came: tuple, given: Tensor) -> None:
             if module in names:
@@ -95,23 +98,36 @@ class Inside:
             touched = given.isnan().any(1).cpu()
             fields[name] = torch.stack([*_ends(touched[:height]), *_ends(touched[height:])])
 
-        self._pass(spoiled_lines(image), see)
+        with direct_convolutions():
+            self._pass(spoiled_lines(image), self.names, see)
         return fields
 
     def _search(self, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The largest value of each map of each layer for each image, (images, maps), and at which unit it is."""
         most: dict[str, list[Tensor]] = {name: [] for name in self.names}
         where: dict[str, list[Tensor]] = {name: [] for name in self.names}
+        layer = {by: name for name, by in self.ranked_by.items()}
 
-        def see(name: str, _came: Tensor | None, given: Tensor) -> None:
+        def see(by: str, _came: Tensor | None, given: Tensor) -> None:
+            name = layer[by]
             value, place = given.flatten(2).max(2)
             most[name].append(value.float().cpu())
             where[name].append(place.cpu())
 
         for part in images.split(250):
-            self._pass(part, see)
+            self._pass(part, layer, see)
         together = [{name: torch.cat(parts) for name, parts in found.items()} for found in (most, where)]
         return together[0], together[1]
+
+
+def unsquashed(net: nn.Module, name: str) -> str:
+    """The module to rank a layer's units by: in a Sequential that ends in one of SQUASHES, the one before it.
+
+    Squashed values tie: tanh of 10 and of 20 are both 1 in float32.
+    """
+    module = named(net, name)
+    parts = list(module.named_children()) if isinstance(module, nn.Sequential) else []
+    return f"{name}.{parts[-2][0]}" if len(parts) > 1 and isinstance(parts[-1][1], SQUASHES) else name
 
 
 def connections(
@@ -119,7 +135,7 @@ def connections(
 ) -> Bool[Tensor, "maps below"] | None:
     """Which of the maps that come into the module of this name each of its maps sees; None if no maps come into it.
 
-    Found by trial, and so for any module: one map after the other is made NaN, and what sees it becomes NaN. A
+    Found by trial, as a receptive field is: one map after the other is made NaN, and what sees it becomes NaN. A
     SparseConv2d answers by its table, as it may compute with zeros for what it does not see.
     """
     module = named(net, name)
@@ -131,6 +147,7 @@ def connections(
     below = came[0].shape[1]
 
     def spoil(_module: nn.Module, given: tuple) -> tuple:
+        hooks[0].remove()  # of a module that is used twice, the first use
         one = torch.eye(below, dtype=torch.bool, device=given[0].device)
         return given[0].masked_fill(one[:, :, None, None], torch.nan), *given[1:]
 
@@ -144,7 +161,8 @@ def connections(
     sparse = [part for part in module.modules() if isinstance(part, SparseConv2d)]
     hooks = [module.register_forward_pre_hook(spoil), *(part.register_forward_hook(spread) for part in sparse)]
     try:
-        found = maps(net, image.expand(below, *image.shape), name)
+        with direct_convolutions():
+            found = maps(net, image.expand(below, *image.shape), name)
     finally:
         for hook in hooks:
             hook.remove()

@@ -5,17 +5,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dlkit.analysis.features import Field
-from dlkit.models.modes import answer
+from dlkit.models.modes import logits
 
 
 def log_probabilities(net: nn.Module, images: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
     """log p(class | image), p being the softmax of what the net gives. ValueError if that is no row of logits."""
-    logits = answer(net, images)
-    if logits.ndim != 2:
-        raise ValueError(
-            f"the net gives {tuple(logits.shape[1:])} for an image: give one that ends in a row of logits."
-        )
-    return logits.log_softmax(1)
+    return logits(net, images).log_softmax(1)
 
 
 def occluded(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dlkit.data import Split
 from dlkit.models.dbn import DBN
+from dlkit.models.modes import logits
 
 Guess = Callable[[DBN, Tensor, torch.Generator], Tensor]
 
@@ -51,10 +52,9 @@ def by_gibbs(
     return torch.cat(guesses)
 
 
-@torch.no_grad()
 def by_net(net: torch.nn.Module, images: Float[Tensor, "images ..."]) -> Int64[Tensor, " images"]:
-    """The largest logit of a net from images to logits."""
-    return torch.cat([net(part).argmax(1) for part in images.split(1000)])
+    """The largest logit of a net from images to logits, in evaluation mode; the net is left as it was."""
+    return torch.cat([logits(net, part).argmax(1) for part in images.split(1000)]).to(images.device)
 
 
 def error(guesses: Int64[Tensor, " images"], digits: Split) -> float:

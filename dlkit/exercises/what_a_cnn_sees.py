@@ -63,11 +63,8 @@ def occlude(answer: Any) -> None:
         alone = painted(~squares(size))
         variants = [
             (whole - left, "Right but for the sign: the score of the image *less* that with the square."),
-            ((whole - left).abs(), "What is covered may have spoken *against*: a score may rise. No absolute value."),
-            (
-                (whole - left).relu(),
-                "What is covered may have spoken *against*: a score may rise. Keep what is below 0.",
-            ),
+            ((whole - left).abs(), "Without the square a score may rise, too: no absolute value."),
+            ((whole - left).relu(), "Without the square a score may rise, too: keep what is below 0."),
             (left, "Those are the scores with the square: how much of the image's score is lost?"),
             (whole - painted(added_up), "The squares add up: start from a *new* copy of the image at each place."),
             (whole - alone, "That blacks out all but the square: it is the square that is to be black."),
@@ -203,10 +200,7 @@ def integrated_gradients(answer: Any) -> None:
         (image * from_black, begins),
         (apart * along(middles, black), begins),
         (apart * along(middles, baseline, image), "Your path ends beyond the image: at α = 1 it should be there."),
-        (
-            apart * along(middles - 1 / steps),
-            "Your steps are counted from 0: the middle of step k = 0 is at (k + 1/2) / steps.",
-        ),
+        (apart * along(middles - 1 / steps), "Counted from 0, the middle of step k is at (k + 1/2) / steps."),
         (apart * along(ends[:-1]), f"Those are the *first* points of each step, from α = 0 on. {rest}"),
         (apart * along(ends[1:]), f"Those are the *last* points of each step, up to α = 1. {rest}"),
         (apart * along(torch.linspace(0, 1, steps)), f"Your points include both ends, 0 and 1. {rest}"),

@@ -1,6 +1,7 @@
 """Two convolutional networks: the survey's figure, and LeNet-5 as it was published."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -49,6 +50,8 @@ class Frame(nn.Module):
         return f"{'x'.join(map(str, self.shape))}, margin={self.margin}, scaled={self.scaled}"
 
     def forward(self, images: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch maps height width"]:
+        if not images.is_floating_point():
+            raise ValueError(f"images are {images.dtype}: give numbers from 0 to 1, such as images.float() / 255.")
         maps, *size = self.shape
         x = images[:, None] if images.ndim == 3 and maps == 1 else images
         if tuple(x.shape[1:]) != self.shape:
@@ -86,6 +89,8 @@ class ConvNet(Layers):
         activation: str = "tanh",
         size: int = 5,
     ):
+        if not isinstance(shape, Sequence) or len(shape) not in (2, 3):
+            raise ValueError(f"shape={shape}: give that of an image, (height, width) or (maps, height, width).")
         maps, height, width = shape if len(shape) == 3 else (1, *shape)
         high, wide = (((length - size + 1) // 2 - size + 1) // 2 for length in (height, width))
         if min(high, wide) < 1:

@@ -1,6 +1,7 @@
 """Convolution by a table of which map sees which, and four ways to make maps smaller."""
 
 from collections.abc import Iterable, Sequence
+from operator import index
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +32,10 @@ class SparseConv2d(nn.Module):
         generator: torch.Generator | None = None,
     ):
         super().__init__()
-        self.table = tuple(tuple(row) for row in table)
+        table = [list(row) for row in table]
+        if any(isinstance(i, bool) for row in table for i in row):
+            raise ValueError("a table of True and False: give the numbers of the maps that each one sees.")
+        self.table = tuple(tuple(index(i) for i in row) for row in table)
         self.size = size
         seen = [i for row in self.table for i in row]
         self.in_maps = in_maps if in_maps is not None else max(seen, default=0) + 1
@@ -119,7 +123,8 @@ class Subsample(nn.Module):
         self.maps, self.size, self.kind, self.stride = maps, size, kind, size if stride is None else stride
         if not 1 <= self.stride <= size:
             raise ValueError(
-                f"windows of {size}x{size} at steps of {stride}: steps of 1 to {size}, or pixels are lost."
+                f"windows of {size}x{size} at steps of {self.stride}: steps are at least 1 and no longer than windows, "
+                "or pixels are lost."
             )
         if kind == "trainable":
             self.weight = nn.Parameter(torch.full((maps,), size**-2.0))  # at first the average
@@ -129,6 +134,10 @@ class Subsample(nn.Module):
         return f"{self.maps}, size={self.size}, kind={self.kind}, stride={self.stride}"
 
     def forward(self, x: Float[Tensor, "batch maps height width"]) -> Float[Tensor, "batch maps high wide"]:
+        if x.ndim != 4 or x.shape[1] != self.maps:
+            raise ValueError(
+                f"an input of shape {tuple(x.shape)} for {self.maps} maps: (batch, {self.maps}, height, width)."
+            )
         if self.kind == "strided":
             high, wide = (length // self.stride * self.stride for length in x.shape[2:])
             return x[:, :, : high : self.stride, : wide : self.stride]

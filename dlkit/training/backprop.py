@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dlkit.data import check
 from dlkit.models.autoencoder import Autoassociator
-from dlkit.models.modes import answer
+from dlkit.models.modes import answer, logits
 from dlkit.models.products import fast_linear
 from dlkit.models.rbm import bernoulli
 from dlkit.training.distortions import Distortion
@@ -35,8 +35,8 @@ class CrossEntropy:
         """Refuse labels that are missing or that the net has no class for."""
         if data.labels is None:
             raise ValueError("the data have no labels: give (images, labels).")
-        logits = answer(model, data.images[:1])
-        check(data.images, data.labels, values=None, classes=logits.shape[1])
+        classes = logits(model, data.images[:1]).shape[1]
+        check(data.images, data.labels, values=None, classes=classes)
 
     def fill_grad(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Backpropagate -log p(label | image)."""
@@ -44,11 +44,11 @@ class CrossEntropy:
         assert batch.labels is not None  # `start` has seen to it
         x = batch.images if self.distortion is None else self.distortion(batch.images, generator)
         with fast_linear(model, len(x)):
-            logits = model(x)
-        classes = logits if self.rubbish is None else F.pad(logits, (0, 1), value=-self.rubbish)
+            found = model(x)
+        classes = found if self.rubbish is None else F.pad(found, (0, 1), value=-self.rubbish)
         loss = F.cross_entropy(classes, batch.labels)
         loss.backward()
-        wrong = logits.detach().argmax(1) != batch.labels
+        wrong = found.detach().argmax(1) != batch.labels
         return {"loss": loss.detach(), "error": 100 * wrong.float().mean()}
 
 

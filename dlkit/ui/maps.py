@@ -48,7 +48,7 @@ def sheet(
     numbers = range(first, first + len(maps))
     pixels = captioned(maps, [str(number) for number in numbers], columns, side)
     picture = Image.fromarray(pixels).convert("RGB")
-    pen, tall = ImageDraw.Draw(picture), side * maps.shape[1] // maps.shape[2]
+    pen, tall = ImageDraw.Draw(picture), max(side * maps.shape[1] // maps.shape[2], 1)
     for place, number in enumerate(numbers):
         y, x = place // columns * (tall + LINE), place % columns * (side + GAP)
         outline, width = (colour, 3) if number in framed else (EDGE, 1)
@@ -125,7 +125,7 @@ class MapExplorer(widgets.VBox):
     ):
         if labels is not None and len(images) != len(labels):
             raise ValueError(f"{len(images)} images and {len(labels)} labels: give one label an image.")
-        self.images, self.labels = images.cpu(), None if labels is None else labels.cpu()
+        self.images, self.labels = images.cpu(), None if labels is None else torch.as_tensor(labels).cpu()
         self.inside = Inside(net, self.images)
         self._own: Tensor | None = None
         self._looks = self.inside.look(self.images[0])
@@ -181,7 +181,7 @@ class MapExplorer(widgets.VBox):
     def __repr__(self) -> str:
         return f"MapExplorer(layers {', '.join(self.inside.names)}, {len(self.images)} images)"
 
-    def show(self, image: Float[Tensor, "height width"]) -> None:
+    def show(self, image: Float[Tensor, "*maps height width"]) -> None:
         """Look at an image of your own, until another image is chosen. ValueError if it is of another size."""
         self._own = own_image(image, self.images[0])
         self._look()
@@ -221,9 +221,10 @@ class MapExplorer(widgets.VBox):
         among = f"{self.inside.searched:,} images"
         if self.inside.searched < len(self.images):
             among = f"first {among}"
+        before = "" if self.inside.ranked_by[name] == name else ", before they are squashed"
         text = (
-            f"<b>What excites map {number} of {name}:</b> the {len(found)} of the {among} with its largest values, "
-            "each cut to what its best unit sees, with that value. Their numbers: "
+            f"<b>What excites map {number} of {name}:</b> the {len(found)} of the {among} with its largest values"
+            f"{before}, each cut to what its best unit sees, with that value. Their numbers: "
             f"{', '.join(map(str, best.images.tolist()))}."
         )
         if self.labels is not None:
@@ -304,7 +305,7 @@ class MapExplorer(widgets.VBox):
         )
         self.words.value = said(
             f"<b>Unit at row {row}, column {column}</b> of map {number}: <b>{float(chosen[row, column]):.2f}</b>.<br>"
-            f"{sees if tall else 'It sees no pixel of the image.'}<br>"
+            f"{sees if tall else 'It sees no pixel of the image (or something on the way hides NaN).'}<br>"
             "Point at the map, or click on it and use the arrow keys."
         )
 

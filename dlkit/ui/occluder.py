@@ -2,6 +2,7 @@
 
 import ipywidgets as widgets
 import numpy as np
+import torch
 from jaxtyping import Float, Int64, UInt8
 from PIL import ImageColor
 from torch import Tensor, nn
@@ -39,7 +40,8 @@ class Occluder(widgets.VBox):
             raise ValueError("no images to put a patch on: give one at least.")
         if labels is not None and len(images) != len(labels):
             raise ValueError(f"{len(images)} images and {len(labels)} labels: give one label an image.")
-        self.net, self.images, self.labels = net, images.cpu(), None if labels is None else labels.cpu()
+        self.net, self.images = net, images.cpu()
+        self.labels = None if labels is None else torch.as_tensor(labels).cpu()
         self._device = next((p.device for p in net.parameters()), images.device)
         self._own: Tensor | None = None
         self._cache: dict[tuple[int | None, int, float], Tensor] = {}
@@ -94,7 +96,7 @@ class Occluder(widgets.VBox):
     def __repr__(self) -> str:
         return f"Occluder({len(self.images)} images of {'x'.join(map(str, self.images.shape[1:]))})"
 
-    def show(self, image: Float[Tensor, "height width"]) -> None:
+    def show(self, image: Float[Tensor, "*maps height width"]) -> None:
         """Look at an image of your own, until another image is chosen. ValueError if it is of another size."""
         self._own = own_image(image, self.images[0])
         self._look()

@@ -122,10 +122,14 @@ def fitted(
 
 
 def own_image(
-    image: Float[Tensor, "height width"], like: Float[Tensor, "*maps high wide"]
+    image: Float[Tensor, "*own height width"], like: Float[Tensor, "*maps high wide"]
 ) -> Float[Tensor, "*maps high wide"]:
-    """An image of the reader's, as the net takes it. ValueError if it is of another size."""
-    if image.shape != like.shape[-2:]:
+    """An image of the reader's, as the net takes it: one map for all of its maps, or as many. ValueError if of another
+    size, or not of numbers with a point.
+    """
+    if not image.is_floating_point():
+        raise ValueError(f"an image of {image.dtype}: give numbers from 0 to 1, such as image.float() / 255.")
+    if image.shape not in (like.shape[-2:], like.shape):
         given, wanted = ("x".join(map(str, size)) for size in (image.shape, like.shape[-2:]))
         raise ValueError(f"an image of {given} pixels beside images of {wanted}: draw or crop it to {wanted}.")
     return image.detach().to(like).expand(like.shape)
@@ -140,7 +144,7 @@ def captioned(
 ) -> UInt8[np.ndarray, "rows columns *rgb"]:
     """The images, each `side` pixels wide, with a short text under each, on white: GAP and LINE apart."""
     count, height, width, *rgb = images.shape
-    tall = side * height // width
+    tall = max(side * height // width, 1)
     rows = rows or math.ceil(count / columns)
     sheet = Image.new("RGB" if rgb else "L", (columns * (side + GAP) - GAP, rows * (tall + LINE)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dlkit.analysis.features import layers, maps
 from dlkit.data.drawing import as_mnist, shrunk
-from dlkit.models.modes import answer
+from dlkit.models.modes import logits
 from dlkit.ui.pad import DrawingPad
 from dlkit.ui.pictures import GREY, LINE, bars, captioned, grey, put, said
 
@@ -22,7 +22,7 @@ SEEN = 112  # pixels: the drawing, as it is and as MNIST has it
 
 def probabilities(net: nn.Module, image: Float[Tensor, "height width"]) -> Float[Tensor, " classes"]:
     """p(class | image) of a net that ends in logits."""
-    return answer(net, image[None]).softmax(1)[0]
+    return logits(net, image[None]).softmax(1)[0].cpu()
 
 
 def sheet(net: nn.Module, image: Float[Tensor, "height width"]) -> UInt8[np.ndarray, "rows columns"]:
@@ -42,8 +42,7 @@ def _strip(name: str, found: Float[Tensor, "maps height width"]) -> UInt8[np.nda
     columns = min(count, (WIDTH + GAP) // (SMALLEST + GAP))
     room = min(TALLEST, (WIDTH + GAP) // columns - GAP)
     pixels = grey(0.5 + 0.5 * found / found.abs().amax().clamp_min(1e-12))
-    tall = room * height // width if width >= height else room
-    wide = room if width >= height else room * width // height
+    tall, wide = (max(room * length // max(height, width), 1) for length in (height, width))
     rows = -(-count // columns)
     strip = Image.new("L", (WIDTH, LINE + rows * (tall + GAP) - GAP), "white")
     draw = ImageDraw.Draw(strip)
@@ -69,7 +68,7 @@ class DigitReader(widgets.VBox):
     def __init__(
         self, nets: Mapping[str, nn.Module], sources: Mapping[str, Callable[[], Float[Tensor, "28 28"]]] | None = None
     ):
-        if not nets:
+        if not isinstance(nets, Mapping) or not nets:
             raise ValueError('no nets to read with: give some by name, such as {"LeNet-5": net}.')
         self.nets = dict(nets)
         self.image = torch.zeros(28, 28)
@@ -95,8 +94,9 @@ class DigitReader(widgets.VBox):
 
     def show(self, image: Float[Tensor, "28 28"]) -> None:
         """Read an image as it is; the pad is cleared. ValueError for one of another size."""
-        if tuple(image.shape) != (28, 28):
-            raise ValueError(f"an image of shape {tuple(image.shape)}: give one of (28, 28).")
+        if tuple(image.shape) != (28, 28) or not image.is_floating_point():
+            what = f"shape {tuple(image.shape)}, {image.dtype}"
+            raise ValueError(f"an image of {what}: give one of (28, 28), with numbers from 0 to 1.")
         self.image, self.raw = image.detach().float().cpu(), None
         self.pad.clear()
         self._draw()

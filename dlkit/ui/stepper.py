@@ -54,7 +54,7 @@ class ConvolutionStepper(widgets.VBox):
         activation: nn.Module,
         sub_sampling: Subsample,
     ):
-        check_parts(images, convolution, sub_sampling)
+        check_parts(images, convolution, activation, sub_sampling)
         self.convolution = copy.deepcopy(convolution).cpu().eval()
         self.activation = copy.deepcopy(activation).cpu().eval()
         self.sub_sampling = copy.deepcopy(sub_sampling).cpu().eval()

@@ -74,7 +74,7 @@ class Pooled(NamedTuple):
     chosen: tuple[int, int] | None
 
 
-def check_parts(images: Tensor, convolution: nn.Module, sub_sampling: nn.Module) -> None:
+def check_parts(images: Tensor, convolution: nn.Module, activation: object, sub_sampling: nn.Module) -> None:
     """Raise ValueError, with the mend, for what a ConvolutionStepper cannot show."""
     if images.ndim != 3 or not len(images):
         raise ValueError(
@@ -89,6 +89,9 @@ def check_parts(images: Tensor, convolution: nn.Module, sub_sampling: nn.Module)
             f"a convolution with padding={convolution.padding!r}, padding_mode={convolution.padding_mode!r} and "
             f"dilation={convolution.dilation}: give one with a number of zeros around the image, and dilation 1."
         )
+    if not isinstance(activation, nn.Module):
+        name = getattr(activation, "__name__", type(activation).__name__)
+        raise ValueError(f"{name} as the activation: give a module, such as nn.Tanh() or net.c1[1].")
     if not isinstance(sub_sampling, Subsample):
         raise ValueError(f"sub-sampling by a {type(sub_sampling).__name__}: give a Subsample, as net.s1[0].")
     if sub_sampling.maps != convolution.out_channels:
