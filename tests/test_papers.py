@@ -1,4 +1,4 @@
-"""The DBN's papers, reduced: their rows, that what is kept is not done again, and that an interrupt can be mended."""
+"""The papers, reduced: their rows, that what is kept is not done again, and that an interrupt can be mended."""
 
 import json
 
@@ -9,7 +9,8 @@ from dlkit import papers
 from dlkit.data import Dataset, Split
 from dlkit.models import DBN
 from dlkit.models.files import read_tensors
-from dlkit.papers import hinton2006, hinton_salakhutdinov2006, larochelle2009
+from dlkit.papers import hinton2006, hinton_salakhutdinov2006, larochelle2009, lecun1998, scherer2010
+from dlkit.training import Experiment
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +19,7 @@ def tiny(monkeypatch):
     mnist = papers.import_module("dlkit.data").load("mnist")
     part = mnist.train[:300]
     small = Dataset(part, part, part, "mnist")
-    for paper in (hinton2006, hinton_salakhutdinov2006, larochelle2009):
+    for paper in (hinton2006, hinton_salakhutdinov2006, larochelle2009, lecun1998):
         monkeypatch.setattr(paper.data, "load", lambda name: small)
     monkeypatch.setattr(hinton2006, "SIZES", (784, 20, 10, 30))
     monkeypatch.setattr(hinton2006, "QUICK", hinton2006.Recipe(600, 1, ((3, 1), (6, 1)), ((3, 1),)))
@@ -28,12 +29,16 @@ def tiny(monkeypatch):
     monkeypatch.setattr(hinton_salakhutdinov2006, "QUICK", hinton_salakhutdinov2006.Recipe(600, 2, 1, 1, 1))
     monkeypatch.setattr(larochelle2009, "SIZES", (784, 20, 10))
     monkeypatch.setattr(larochelle2009, "QUICK", larochelle2009.Recipe(600, 2, 1, ((100, 2), (300, 2))))
+    monkeypatch.setattr(lecun1998, "QUICK", lecun1998.Recipe(300, 2, 1))
+    monkeypatch.setattr(scherer2010, "QUICK", scherer2010.Recipe(300, 1, 1))
 
 
 ROWS = {
     hinton2006: 12,
     hinton_salakhutdinov2006: 6,
     larochelle2009: 10,
+    lecun1998: 5,
+    scherer2010: 5,
 }
 
 
@@ -44,7 +49,7 @@ def test_it_measures_every_row_and_keeps_it(paper, tmp_path, monkeypatch):
     assert len({row.name for row in rows}) == len(rows)
     assert all(float(row.measured) >= 0 for row in rows)
     assert all(row.source for row in rows if row.published)
-    monkeypatch.setattr(paper.Experiment, "run", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(Experiment, "run", lambda *_, **__: pytest.fail("trained again"))
     assert paper.measure(tmp_path, quick=True) == rows
 
 

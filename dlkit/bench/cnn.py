@@ -68,7 +68,8 @@ def dense_lenet() -> LeNet5:
 def sparse(name: str, table: tuple[tuple[int, ...], ...], side: int) -> BenchRow:
     """100 images forward and back through `SparseConv2d`, beside a dense convolution times a mask."""
     layer = SparseConv2d(table, 5)
-    x = torch.randn(100, layer.in_maps, side, side, requires_grad=True)
+    maps = torch.randn(100, layer.in_maps, side, side)
+    x = maps.contiguous(memory_format=torch.channels_last).requires_grad_()  # as they come in a net
     full = layer.dense_weight().detach().requires_grad_()
     mask = (full != 0).float()
 

@@ -12,7 +12,14 @@ from typing import Any
 
 from dlkit.tables import PaperRow, emit, markdown
 
-NAMES = ("salakhutdinov2008", "hinton2006", "hinton_salakhutdinov2006", "larochelle2009")
+NAMES = (
+    "salakhutdinov2008",
+    "hinton2006",
+    "hinton_salakhutdinov2006",
+    "larochelle2009",
+    "lecun1998",
+    "scherer2010",
+)
 RUNS = Path("runs")
 RESUMABLE: dict[str, Any] = {"checkpoint_every": 3_000, "resume": True, "device": "cpu"}  # how the papers' runs run
 

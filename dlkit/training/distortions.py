@@ -40,7 +40,7 @@ class Affine:
     (squeezing); `turn`: at most so many radians; `shear`: a slant of at most so many pixels a pixel. All are drawn
     uniformly, for each image. What comes in at the edges is 0. Images are (batch, height, width) or (batch, maps,
     height, width).
-    Source: LeCun, Bottou, Bengio, Haffner 1998, Gradient-based learning applied to document recognition, §III.A.
+    Source: LeCun, Bottou, Bengio, Haffner 1998, Gradient-based learning applied to document recognition, §III.
     """
 
     shift: float = 2.0

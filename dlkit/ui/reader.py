@@ -114,8 +114,8 @@ class DigitReader(widgets.VBox):
     def _draw(self, change: object = None) -> None:
         net = self.nets[self.net.value]
         found = probabilities(net, self.image)
-        drawn = {"as the nets see it": self.image} if self.raw is None else {
-            "as drawn": self.raw, "as the nets see it": self.image
+        drawn = {"as read": self.image} if self.raw is None else {
+            "as drawn": self.raw, "as read": self.image
         }  # fmt: skip
         put(captioned(grey(torch.stack(list(drawn.values()))), list(drawn), 2, SEEN), self.seen)
         put(sheet(net, self.image), self.sheet)
