@@ -79,7 +79,7 @@ def test_a_paper_without_seeds_takes_none():
 @pytest.mark.parametrize("paper", ROWS, ids=lambda paper: paper.__name__)
 def test_an_interrupt_is_said_and_mended(paper, tmp_path, monkeypatch):
     whole = paper.measure(tmp_path / "whole", quick=True)
-    real, count = paper.Experiment.run, []
+    real, count = Experiment.run, []
 
     def interrupted(experiment, **options):
         count.append(1)
@@ -89,7 +89,7 @@ def test_an_interrupt_is_said_and_mended(paper, tmp_path, monkeypatch):
         return run
 
     with monkeypatch.context() as patch:
-        patch.setattr(paper.Experiment, "run", interrupted)
+        patch.setattr(Experiment, "run", interrupted)
         with pytest.raises(RuntimeError, match=r"was interrupted at epoch .*: the same command goes on"):
             paper.measure(tmp_path / "cut", quick=True)
     again = paper.measure(tmp_path / "cut", quick=True)
