@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from oracles import seeded
 
 from dlkit.models.convnet import LENET_TABLE, SURVEY_TABLE
-from dlkit.models.convolution import SparseConv2d, Subsample
+from dlkit.models.convolution import KINDS, SparseConv2d, Subsample
 
 TABLES = {
     "LeNet-5": LENET_TABLE,
@@ -146,7 +146,7 @@ def test_other_kinds_and_windows_are_refused():
             Subsample(4, kind=kind)(torch.rand(2, 3, 8, 8))
 
 
-def test_a_table_may_be_a_tensor_but_no_matrix_of_dots():
+def test_a_table_may_be_a_tensor_but_no_matrix_of_dots(unchecked):
     assert SparseConv2d(torch.tensor([[0, 1], [1, 2]]), 3).table == ((0, 1), (1, 2))
     with pytest.raises(ValueError, match="a table of True and False: give the numbers of the maps"):
         SparseConv2d([[True, False], [False, True]], 3)
