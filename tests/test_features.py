@@ -210,4 +210,5 @@ def test_images_and_outputs_of_another_kind_are_told(net, images, message):
 
 
 def test_a_compiled_net_has_a_forward():
-    assert answer(torch.compile(ConvNet(), backend="eager"), IMAGES).shape == (6, 10)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    torch.testing.assert_close(answer(torch.compile(net, backend="eager"), IMAGES), answer(net, IMAGES))

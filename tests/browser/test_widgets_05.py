@@ -139,7 +139,8 @@ def test_pointing_at_the_image_or_the_map_goes_to_a_cell(stepper):
 
 def test_arrow_keys_and_buttons_go_from_cell_to_cell(stepper):
     picture = stepper.locator("img.pointed").first
-    picture.click(position={"x": 60, "y": 60})
+    with change(stepper.inner_text):
+        picture.click(position={"x": 60, "y": 60})
     where = re.compile(r"row (\d+), column (\d+) \(counted")
     row, column = map(int, where.search(stepper.inner_text()).groups())
     keys(picture, "ArrowDown", "ArrowRight", "ArrowRight")
