@@ -1,0 +1,6 @@
+"""Where it runs: engines on this machine, each on a device or on CPU cores of its own."""
+
+from dlkit.cluster.engines import Cluster
+from dlkit.cluster.places import Place, places
+
+__all__ = ["Cluster", "Place", "places"]

@@ -1,0 +1,79 @@
+"""Which rank sits on which GPU or CPU cores: a plan, made before anything starts."""
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Place:
+    """One rank's device and the CPU cores that it, and its torch threads, keep to; no cores: wherever it likes."""
+
+    rank: int
+    gpu: int | None
+    cores: tuple[int, ...]
+    threads: int
+
+    @property
+    def device(self) -> str:
+        return "cpu" if self.gpu is None else f"cuda:{self.gpu}"
+
+    def environment(self) -> dict[str, str]:
+        """What the rank's process has to be started with: the one GPU that it may see, and its number of threads."""
+        threads = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        gpu = "" if self.gpu is None else str(self.gpu)
+        return threads | {"CUDA_VISIBLE_DEVICES": gpu, "DLKIT_CORES": ",".join(map(str, self.cores))}
+
+
+def places(n: int, gpus: int | None = None, cores: Sequence[int] | None = None) -> list[Place]:
+    """A place for each of `n` ranks: GPUs in turn where there are any, and cores in equal parts.
+
+    gpus, cores: how many GPUs and which cores there are; by default this machine's. With more ranks than cores, ranks
+    share them in turn. ValueError for no ranks.
+    """
+    if n < 1:
+        raise ValueError(f"a cluster of {n} engines: at least 1.")
+    gpus = gpus_here() if gpus is None else gpus
+    cores = cores_here() if cores is None else list(cores)
+    found = []
+    for rank in range(n):
+        own = cores[rank * len(cores) // n : (rank + 1) * len(cores) // n] or cores[rank % len(cores) :][:1]
+        found.append(Place(rank, rank % gpus if gpus else None, tuple(own) if pinning() else (), len(own)))
+    return found
+
+
+def remarks(plan: Sequence[Place], gpus: int) -> list[str]:
+    """What is shared, in a sentence each: nothing if every rank has a GPU, or cores, of its own."""
+    n, cores = len(plan), {core for place in plan for core in place.cores}
+    found = []
+    if gpus and n > gpus:
+        found.append(f"{n} engines share {gpus} GPU{'s' * (gpus > 1)}: NCCL takes one rank a GPU, so gloo is used.")
+    if cores and n > len(cores):
+        found.append(
+            f"{n} engines share {len(cores)} core{'s' * (len(cores) > 1)}: more engines than cores save no time."
+        )
+    if not pinning():
+        found.append(f"{platform.system()} pins no process to cores: only the numbers of threads are set.")
+    return found
+
+
+def backend(n: int, gpus: int) -> str:
+    """NCCL where each rank has a GPU of its own, else gloo."""
+    return "nccl" if 0 < n <= gpus else "gloo"
+
+
+def pinning() -> bool:
+    """Can a process be bound to cores here?"""
+    return hasattr(os, "sched_setaffinity")
+
+
+def cores_here() -> list[int]:
+    """The cores that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if pinning() else list(range(os.cpu_count() or 1))
+
+
+def gpus_here() -> int:
+    import torch
+
+    return torch.cuda.device_count()
