@@ -5,7 +5,7 @@ help:
 	@echo "make test       set up what is missing, then run every check: style, types, tests, notebooks"
 	@echo "make setup      only make .venv and install the pinned packages (PYTHON=... chooses the Python)"
 	@echo "make notebooks  run every notebook again and store its outputs"
-	@echo "make bench      measure the training speed of RBM, DBN and CNN on this machine"
+	@echo "make bench      measure the speed of training, and of a cluster's start, on this machine"
 
 setup:
 	@sh tools/setup.sh lab
@@ -24,3 +24,4 @@ bench: setup
 	@.venv/bin/dlkit bench rbm
 	@.venv/bin/dlkit bench dbn
 	@.venv/bin/dlkit bench cnn
+	@.venv/bin/dlkit bench parallel

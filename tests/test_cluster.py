@@ -4,13 +4,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import nbformat
 import psutil
 import pytest
+from nbclient import NotebookClient
 
-from dlkit.cluster import Cluster, Place, places
+from dlkit.cluster import Cluster, ClusterError, Place, places
 from dlkit.cluster.places import backend, remarks
 
 SCRIPT = """
@@ -55,7 +58,7 @@ def test_no_engines_are_refused():
 
 
 def test_a_cluster_that_is_not_started_says_so():
-    with pytest.raises(RuntimeError, match=r"the cluster is not started: `cluster.start\(\)`"):
+    with pytest.raises(ClusterError, match=r"the cluster is not started: `cluster.start\(\)`"):
         Cluster(2).call(os.getpid)
     assert "not started" in repr(Cluster(2))
 
@@ -113,7 +116,7 @@ def test_a_cell_that_is_run_again_takes_up_the_engines_that_are_there(cluster):
     again = Cluster(2).start()
     assert again.call(os.getpid) == cluster.call(os.getpid)
     with pytest.raises(
-        RuntimeError, match=r"a cluster of 2 engines is up: `Cluster.stop_all\(\)` ends it, and then 3 can"
+        ClusterError, match=r"a cluster of 2 engines is up: `Cluster.stop_all\(\)` ends it, and then 3 can"
     ):
         Cluster(3).start()
 
@@ -127,6 +130,46 @@ def test_nothing_listens_beyond_loopback(cluster):
     ]
     assert listening
     assert set(listening) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+def test_a_notebook_runs_cells_on_all_engines_and_sends_its_own_functions_there(tmp_path):
+    cells = [
+        "from dlkit.cluster import Cluster\ncluster = Cluster(2).start()",
+        "%%px\nimport torch.distributed as dist\nprint('rank', dist.get_rank(), 'of', dist.get_world_size())",
+        "def doubled(x):\n    return 2 * x\n\ncluster.call(doubled, 21)",
+        "cluster.stop()\ncluster.running()",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    px, call, stop = ("".join(str(output) for output in cell.outputs) for cell in notebook.cells[1:])
+    assert "rank 0 of 2" in px
+    assert "rank 1 of 2" in px
+    assert "[42, 42]" in call
+    assert "False" in stop
+
+
+def test_an_engine_that_is_killed_is_named_and_all_start_afresh():
+    with Cluster(2) as cluster:
+        pids = cluster.call(os.getpid)
+        begun = time.monotonic()
+
+        def work():
+            import time
+
+            import torch.distributed as dist
+
+            time.sleep(60 * dist.get_rank())
+
+        threading.Timer(1.0, os.kill, (pids[1], signal.SIGKILL)).start()
+        died = rf"engine 1 \(host .*, pid {pids[1]}, .*\) has died: `cluster.stop\(\)`"
+        with pytest.raises(ClusterError, match=died):
+            cluster.call(work)
+        assert time.monotonic() - begun < 30  # and not the minute of rank 1
+        assert [row["state"] for row in cluster.rows()] == ["ready", "gone"]
+        with pytest.raises(ClusterError, match=died):
+            cluster.call(os.getpid)
+        cluster.stop()
+        assert len(set(cluster.start().call(os.getpid)) - set(pids)) == 2
 
 
 def test_when_its_owner_is_killed_no_process_and_no_file_is_left():

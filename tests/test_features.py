@@ -185,6 +185,7 @@ def test_a_convolution_without_a_module_leaves_what_comes_after_it():
     assert layers(Functional(), IMAGES[0][None]) == ["pool"]
 
 
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")  # of Intel GPUs, which is not the point
 def test_convolutions_by_transforms_spread_nothing():
     with torch.backends.mkldnn.flags(enabled=False):  # then torch takes NNPACK's, where it has it
         rows, columns = receptive_field(ConvNet(), IMAGES[0], "c1", 1, 1)

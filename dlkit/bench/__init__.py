@@ -4,7 +4,7 @@ from importlib import import_module
 
 from dlkit.tables import emit
 
-NAMES = ("rbm", "dbn", "cnn")
+NAMES = ("rbm", "dbn", "cnn", "parallel")
 
 
 def run(name: str, as_json: bool = False) -> None:

@@ -11,12 +11,14 @@ from typing import Any, ClassVar
 
 import ipyparallel
 from ipyparallel.cluster.launcher import LocalEngineLauncher, LocalEngineSetLauncher
+from IPython.core.getipython import get_ipython
 from tqdm.auto import tqdm
 
 from dlkit.cluster import worker
 from dlkit.cluster.places import Place, backend, gpus_here, places, remarks
 
 STARTING, GROUP = 60.0, 60.0  # seconds: for engines to answer, and for ranks to wait for each other
+LOOK = 0.5  # seconds between two looks whether the engines that compute are still there
 COLUMNS = ("rank", "host", "pid", "device", "cores", "threads", "backend", "state")
 
 
@@ -57,12 +59,16 @@ class Running:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+class ClusterError(RuntimeError):
+    """The engines are not as they should be; the message names them and the mend."""
+
+
 class Cluster:
     """`n` engines, pinned: to a GPU each where there are any, else to CPU cores. `with Cluster(4) as cluster: ...`
 
     Or `start()` and `stop()`; a cell that is run again takes up the engines that are there. Shown, it is a table of who
-    sits where. `client` is ipyparallel's; torch.distributed is ready on every engine.
-    ValueError for no engines, RuntimeError if a cluster of another size is up.
+    sits where. `client` is ipyparallel's; in a notebook `%%px` runs a cell on every engine, where torch.distributed is
+    ready. ValueError for no engines, ClusterError if a cluster of another size is up.
     """
 
     _up: ClassVar["Cluster | None"] = None
@@ -80,11 +86,13 @@ class Cluster:
         if up is not None and up is not self and up.running():
             if up.n != self.n:
                 mend = f"`Cluster.stop_all()` ends it, and then {self.n} can start"
-                raise RuntimeError(f"a cluster of {up.n} engines is up: {mend}.")
+                raise ClusterError(f"a cluster of {up.n} engines is up: {mend}.")
             self._running = up._running
         elif not self.running():
             self._start()
         Cluster._up = self
+        if get_ipython() is not None:
+            self.client.activate()  # %%px, on all engines
         return self
 
     def _start(self) -> None:
@@ -142,17 +150,40 @@ class Cluster:
 
     @property
     def client(self) -> Any:
-        """ipyparallel's. RuntimeError if the cluster is not started."""
+        """ipyparallel's. ClusterError if the cluster is not started."""
         if self._running is None or self._running.client is None:
-            raise RuntimeError("the cluster is not started: `cluster.start()`, or `with Cluster(n) as cluster:`.")
+            raise ClusterError("the cluster is not started: `cluster.start()`, or `with Cluster(n) as cluster:`.")
         return self._running.client
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Any]:
         """What the function gives on each engine, in the order of ranks; functions of a notebook's cells travel too.
 
-        RuntimeError if the cluster is not started.
+        ClusterError if the cluster is not started, or if an engine has died, before or meanwhile.
         """
-        return self.client[:].apply_async(function, *args, **kwargs).get()
+        self.check()
+        asked = self.client[:].apply_async(function, *args, **kwargs)
+        while not asked.ready():
+            asked.wait(LOOK)
+            if self.gone():
+                self.check()
+        return asked.get()
+
+    def gone(self) -> list[Place]:
+        """The places of engines that have died."""
+        return [place for place in self.plan if place.rank not in self.client.ids]
+
+    def check(self) -> None:
+        """Raise ClusterError, with who they are, if engines have died."""
+        facts = self._running.facts if self._running else []
+        dead = [
+            f"engine {place.rank} (host {facts[place.rank]['host']}, pid {facts[place.rank]['pid']}, {place.device})"
+            if facts
+            else f"engine {place.rank}"
+            for place in self.gone()
+        ]
+        if dead:
+            who = f"{' and '.join(dead)} {'has' if len(dead) == 1 else 'have'} died"
+            raise ClusterError(f"{who}: `cluster.stop()`, then `cluster.start()`, starts all engines afresh.")
 
     def rows(self) -> list[dict[str, Any]]:
         """The table: a row a rank."""
