@@ -1,13 +1,14 @@
 """The map explorer without a browser: what it finds in our nets and in a student's, and that each control shows it."""
 
-import io
 import re
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from oracles import seeded
-from PIL import Image, ImageColor
+from PIL import ImageColor
+from seen import changes, framed, pixels
 from torch import nn
 
 from dlkit.analysis.features import maps, receptive_field, top_images
@@ -15,8 +16,9 @@ from dlkit.analysis.inside import Inside, connections
 from dlkit.models import ConvNet, LeNet5
 from dlkit.models.convnet import LENET_TABLE, SURVEY_TABLE
 from dlkit.models.convolution import SparseConv2d
-from dlkit.ui.maps import BELOW, LARGE, PATCH, WIDE, MapExplorer, connection_table, patches
+from dlkit.ui.maps import BELOW, LARGE, PATCH, WIDE, MapExplorer
 from dlkit.ui.pictures import BLUE, GAP, LINE, ORANGE, fitted
+from dlkit.ui.sheets import connection_table, patches
 
 IMAGES = torch.rand(30, 28, 28, generator=seeded())
 LABELS = torch.arange(30) % 10
@@ -74,16 +76,6 @@ def lenet():
 @pytest.fixture
 def explorer(lenet):
     return MapExplorer(lenet, IMAGES, LABELS)
-
-
-def pixels(picture) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(picture.value)))
-
-
-def framed(picture, colour=ORANGE) -> tuple[int, int, int, int]:
-    """First and last row, first and last column of what has the colour."""
-    rows, columns = (pixels(picture) == ImageColor.getrgb(colour)).all(2).nonzero()
-    return rows.min(), rows.max(), columns.min(), columns.max()
 
 
 def in_table(table, below):
@@ -190,7 +182,7 @@ def test_the_sheet_has_all_maps_on_one_scale(explorer, lenet):
         expected = (127.5 + 127.5 * given[number] / largest).numpy()
         assert np.abs(tile - expected).max() <= 1
     y, x = side + LINE, side + GAP  # map 9
-    assert framed(explorer.maps) == (y, y + side - 1, x, x + side - 1)
+    assert framed(explorer.maps, ORANGE) == (y, y + side - 1, x, x + side - 1)
 
 
 def test_the_unit_is_framed_with_its_value_and_what_it_sees(explorer, lenet):
@@ -199,8 +191,8 @@ def test_the_unit_is_framed_with_its_value_and_what_it_sees(explorer, lenet):
     value = float(maps(lenet, IMAGES[7:8], "c3")[0, 4, 3, 6])
     assert f"Unit at row 3, column 6</b> of map 4: <b>{value:.2f}</b>" in explorer.words.value
     assert "14x14 pixels framed: rows 4 to 17, columns 10 to 23" in explorer.words.value
-    assert framed(explorer.large) == (57, 79, 116, 138)  # 19.6 pixels a unit, and the line around them
-    assert framed(explorer.picture) == (26, 127, 68, 169)  # 7 pixels a pixel, and the line around them
+    assert framed(explorer.large, ORANGE) == (57, 79, 116, 138)  # 19.6 pixels a unit, and the line around them
+    assert framed(explorer.picture, ORANGE) == (26, 127, 68, 169)  # 7 pixels a pixel, and the line around them
     patch = pixels(explorer.patch)
     middles = ((np.arange(14) + 0.5) * LARGE / 14).astype(int)
     expected = (IMAGES[7, 4:18, 10:24] * 255).round().numpy()
@@ -239,12 +231,7 @@ def test_what_excites_a_map_is_shown_with_its_values(explorer, lenet):
 
 
 def test_every_control_changes_what_it_should(explorer):
-    def changed(act) -> set[str]:
-        names = ("picture", "large", "patch", "maps", "below", "best")
-        before = {name: getattr(explorer, name).value for name in names}
-        act()
-        return {name for name in names if getattr(explorer, name).value != before[name]}
-
+    changed = partial(changes, explorer, {"picture", "large", "patch", "maps", "below", "best"})
     assert changed(lambda: setattr(explorer.large, "place", [0.2, 0.2])) == {"picture", "large", "patch"}
     assert changed(lambda: setattr(explorer.map, "value", 2)) == {"large", "maps", "best"}
     assert changed(explorer.back.click) == changed(explorer.on.click) == {"large", "maps", "best"}

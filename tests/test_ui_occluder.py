@@ -1,13 +1,14 @@
 """The occluder without a browser: what patches do, against a plain loop, and that each control shows it."""
 
-import io
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from captum.attr import Occlusion
 from oracles import seeded
-from PIL import Image, ImageColor
+from PIL import ImageColor
+from seen import changes, framed, pixels
 from torch import nn
 
 from dlkit.analysis.occlusion import occluded, occlusion
@@ -43,16 +44,6 @@ def net():
 @pytest.fixture
 def occluder(net):
     return Occluder(net, IMAGES, LABELS)
-
-
-def pixels(picture) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(picture.value)))
-
-
-def framed(picture, colour) -> tuple[int, int, int, int]:
-    """First and last row, first and last column of what has the colour."""
-    rows, columns = (pixels(picture) == ImageColor.getrgb(colour)).all(2).nonzero()
-    return rows.min(), rows.max(), columns.min(), columns.max()
 
 
 def probabilities(net, image):
@@ -177,12 +168,7 @@ def test_both_pictures_move_the_one_patch_and_the_net_is_not_asked_again(occlude
 
 
 def test_every_control_changes_what_it_should(occluder):
-    def changed(act) -> set[str]:
-        names = ("picture", "map", "with_it", "without")
-        before = {name: getattr(occluder, name).value for name in names}
-        act()
-        return {name for name in names if getattr(occluder, name).value != before[name]}
-
+    changed = partial(changes, occluder, {"picture", "map", "with_it", "without"})
     assert changed(lambda: setattr(occluder.picture, "place", [0.3, 0.3])) == {"picture", "map", "with_it"}
     assert changed(lambda: setattr(occluder.size, "value", 4)) == {"picture", "map", "with_it"}
     assert changed(lambda: setattr(occluder.value, "value", 0.5)) == {"picture", "map", "with_it"}
@@ -217,7 +203,7 @@ def test_an_image_of_ones_own_stays_until_another_is_chosen(occluder, net):
     ("make", "message"),
     [
         (lambda: Occluder(Small(), IMAGES, LABELS[:3]), "12 images and 3 labels: give one label an image"),
-        (lambda: Occluder(Small(), IMAGES[:0]), "no images to put a patch on"),
+        (lambda: Occluder(Small(), IMAGES[:0]), "no images to look at: give one at least"),
         (lambda: Occluder(Small(), IMAGES, LABELS + 1), "labels 1 to 5 for a net that tells 5 classes apart: give"),
         (lambda: Occluder(Small(), IMAGES[:, :4]), r"the net does not take images of shape \(4, 14\)"),
         (lambda: Occluder(Small().conv, IMAGES[:, None]), r"the net gives \(3, 8, 12\) for an image: give one that"),

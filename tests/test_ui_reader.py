@@ -1,12 +1,10 @@
 """The pad and the reader without a browser: what is drawn arrives, is centred, read, and each map of it shown."""
 
-import io
-
 import numpy as np
 import pytest
 import torch
 from oracles import seeded
-from PIL import Image
+from seen import pixels
 from torch import nn
 
 from dlkit import data
@@ -33,10 +31,6 @@ def reader():
     return DigitReader({"small": ConvNet(), "large": LeNet5(output="softmax")}, {"Read a test digit": lambda: DIGIT})
 
 
-def picture(widget):
-    return np.array(Image.open(io.BytesIO(widget.value)))
-
-
 def test_what_is_on_the_pad_is_its_drawing():
     pad = DrawingPad()
     assert not pad.drawing.any()
@@ -61,18 +55,17 @@ def test_each_map_is_on_the_sheet_in_its_place():
     net = ConvNet()
     with torch.no_grad():
         c1 = net.c1(net.frame(DIGIT[None]))[0]
-    pixels = sheet(net, DIGIT)
-    assert pixels.shape[1] == WIDTH
+    drawn = sheet(net, DIGIT)
+    assert drawn.shape[1] == WIDTH
     scaled = 255 * (0.5 + 0.5 * c1 / c1.abs().max())
     for number in range(4):
-        shown = pixels[LINE : LINE + TALLEST, number * (TALLEST + GAP) :][:, :TALLEST]
+        shown = drawn[LINE : LINE + TALLEST, number * (TALLEST + GAP) :][:, :TALLEST]
         small = shown[2::4, 2::4]  # 24 values in 96 pixels
         np.testing.assert_allclose(small, scaled[number].numpy(), atol=0.51)
 
 
 def test_a_net_of_many_units_has_a_sheet_too():
-    pixels = sheet(LeNet5(), DIGIT)
-    assert pixels.shape[0] < 520
+    assert sheet(LeNet5(), DIGIT).shape[0] < 520
 
 
 def test_the_other_net_is_shown_when_it_is_chosen(reader):
@@ -89,7 +82,7 @@ def test_other_images_are_read_as_they_are(reader):
     assert torch.equal(reader.image, DIGIT)
     assert not reader.pad.drawing.any()
     assert "As drawn" not in reader.caption.value
-    assert picture(reader.seen).shape[1] > 0
+    assert pixels(reader.seen).shape[1] > 0
 
 
 def test_clearing_a_pad_that_is_empty_takes_another_image_away(reader):

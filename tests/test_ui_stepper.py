@@ -1,14 +1,14 @@
 """The convolution stepper without a browser: each cell's arithmetic against torch's, and that each control shows it."""
 
-import io
 import re
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from oracles import seeded
-from PIL import Image
+from seen import changes, framed, pixels
 from torch import nn
 
 from dlkit.models import ConvNet, LeNet5
@@ -16,8 +16,6 @@ from dlkit.models.convnet import ScaledTanh
 from dlkit.models.convolution import KINDS, SparseConv2d, Subsample
 from dlkit.ui.stepper import CONVOLUTION, MARGIN, SIDE, SUB_SAMPLING, ConvolutionStepper
 from dlkit.ui.steps import convolution_windows, convolved, number, padded, pooled, sub_sampling_windows
-
-ORANGE = (230, 159, 0)
 
 
 @pytest.fixture
@@ -51,15 +49,10 @@ def amounts(html) -> list[float]:
     return [float(amount.replace("−", "-")) for amount in found]
 
 
-def pixels(picture) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(picture.value)))
-
-
 def frame(picture) -> tuple[int, int, int, int]:
     """Left, top, right and bottom of what the orange frame encloses, in a picture's own pixels."""
-    orange = (pixels(picture) == ORANGE).all(2)
-    rows, columns = np.flatnonzero(orange.any(1)), np.flatnonzero(orange.any(0))
-    return columns[0] + 3, rows[0] + 3, columns[-1] - 2, rows[-1] - 2
+    top, bottom, left, right = framed(picture, "#E69F00")
+    return left + 3, top + 3, right - 2, bottom - 2
 
 
 def point(picture, zoom, x, y):
@@ -147,9 +140,9 @@ def test_it_shows_what_sub_sampling_takes(kind, images):
     shown = amounts(stepper.arithmetic.value)
     np.testing.assert_allclose(shown[:9], window, atol=0.0051)
     assert shown[-1] == pytest.approx(value, abs=0.0051)
-    framed = [part.split(">")[0] for part in stepper.arithmetic.value.split("<td")[1:10]]
+    cells = [part.split(">")[0] for part in stepper.arithmetic.value.split("<td")[1:10]]
     taken = {"max": [window.index(max(window))], "strided": [0]}.get(kind, [])
-    assert [place for place, cell in enumerate(framed) if "outline" in cell] == taken
+    assert [place for place, cell in enumerate(cells) if "outline" in cell] == taken
     said = text(stepper.caption.value)
     assert "Map 1, row 1, column 2 (counted from 0): it sees rows 2 to 4 and columns 4 to 6 of map 1" in said
     assert "The windows overlap." in said
@@ -285,13 +278,8 @@ def test_sub_sampling_goes_on_from_the_cell_and_back(stepper):
 
 
 def test_every_control_changes_what_it_should(stepper):
-    def changed(act) -> set[str]:
-        names = ("left", "right", "arithmetic", "caption")
-        before = {name: getattr(stepper, name).value for name in names}
-        act()
-        return {name for name in names if getattr(stepper, name).value != before[name]}
-
     everything = {"left", "right", "arithmetic", "caption"}
+    changed = partial(changes, stepper, everything)
     for mode in (CONVOLUTION, SUB_SAMPLING):
         stepper.mode.value = mode
         stepper.play.value = 3
@@ -323,8 +311,7 @@ def test_both_nets_go_in_as_they_are(images):
     assert repr(ConvolutionStepper(digits, net.c1[0], net.c1[1], net.s1[0])) == (
         "ConvolutionStepper(3 images of 28×28, 4 maps)"
     )
-    framed = lenet.frame(digits)[:, 0]
-    stepper = ConvolutionStepper(framed, lenet.c1[0], lenet.c1[1], lenet.s2[0])
+    stepper = ConvolutionStepper(lenet.frame(digits)[:, 0], lenet.c1[0], lenet.c1[1], lenet.s2[0])
     stepper.map.value = 5
     value = lenet.c1(lenet.frame(digits))[0, 5][stepper.cell]
     assert amounts(stepper.arithmetic.value)[-1] == pytest.approx(float(value.detach()), abs=0.0051)

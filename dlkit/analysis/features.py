@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from dlkit.models.modes import answer
@@ -30,6 +30,16 @@ def maps(net: nn.Module, images: Float[Tensor, "batch ..."], name: str) -> Float
     if not found:
         raise ValueError(f"no image passes {name!r}: the net's forward does not use it.")
     return found[0].to(images.device)
+
+
+def _feature_maps(
+    net: nn.Module, images: Float[Tensor, "batch ..."], name: str
+) -> Float[Tensor, "batch maps height width"]:
+    """`maps`, or ValueError if they have no rows and columns."""
+    found = maps(net, images, name)
+    if found.ndim != 4:
+        raise ValueError(f"{name!r} gives {tuple(found.shape[1:])} for an image, no maps: take a module before it.")
+    return found
 
 
 def layers(net: nn.Module, image: Float[Tensor, "..."]) -> list[str]:
@@ -98,16 +108,12 @@ def receptive_field(
     what sees it becomes NaN. Functions that hide NaN, such as torch.where, deceive it, and so do those that look across
     the batch. ValueError for a unit that is not there, or if the module gives no maps.
     """
-    height = image.shape[-2]
     with direct_convolutions():
-        seen = maps(net, spoiled_lines(image), name)
-    if seen.ndim != 4:
-        raise ValueError(f"{name!r} gives {tuple(seen.shape[1:])} for an image, no maps: take a module before it.")
-    high, wide = seen.shape[2:]
+        touched = _feature_maps(net, spoiled_lines(image), name).isnan().any(1)
+    high, wide = touched.shape[1:]
     if not (0 <= row < high and 0 <= column < wide):
         raise ValueError(f"no unit at ({row}, {column}): the maps of {name!r} have {high} rows and {wide} columns.")
-    touched = seen[:, :, row, column].isnan().any(1)
-    return Field(_extent(touched[:height]), _extent(touched[height:]))
+    return field_of(touched[:, row, column], image.shape[-2])
 
 
 @contextmanager
@@ -126,6 +132,11 @@ def spoiled_lines(image: Float[Tensor, "... height width"]) -> Float[Tensor, "li
     for x in range(width):
         lines[height + x, ..., x] = torch.nan
     return lines
+
+
+def field_of(touched: Bool[Tensor, " lines"], height: int) -> Field:
+    """The field of a unit that these of the `spoiled_lines` of an image of this height touch."""
+    return Field(_extent(touched[:height]), _extent(touched[height:]))
 
 
 def _extent(touched: Tensor) -> slice:
@@ -149,9 +160,7 @@ def top_images(net: nn.Module, images: Float[Tensor, "batch ..."], name: str, nu
     """
     values, places = [], []
     for part in images.split(1000):
-        found = maps(net, part, name)
-        if found.ndim != 4:
-            raise ValueError(f"{name!r} gives {tuple(found.shape[1:])} for an image, no maps: take a module before it.")
+        found = _feature_maps(net, part, name)
         if not 0 <= number < found.shape[1]:
             raise ValueError(f"no map {number}: {name!r} has {found.shape[1]}, 0 to {found.shape[1] - 1}.")
         wide = found.shape[3]

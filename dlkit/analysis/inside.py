@@ -4,10 +4,20 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from dlkit.analysis.features import Best, Field, direct_convolutions, layers, maps, named, spoiled_lines, watching
+from dlkit.analysis.features import (
+    Best,
+    Field,
+    direct_convolutions,
+    field_of,
+    layers,
+    maps,
+    named,
+    spoiled_lines,
+    watching,
+)
 from dlkit.models.convnet import ScaledTanh
 from dlkit.models.convolution import SparseConv2d
 from dlkit.models.modes import answer
@@ -35,38 +45,27 @@ class Inside:
     def __init__(self, net: nn.Module, images: Float[Tensor, "images *maps height width"]):
         if len(images) == 0:
             raise ValueError("no images to look at: give one at least.")
-        self.net = net
-        self._device = next((p.device for p in net.parameters()), images.device)
-        self.names = layers(net, images[0].to(self._device))
+        self.net, self._image = net, images[0]
+        self.names = layers(net, self._image)
         self.ranked_by = {name: unsquashed(net, name) for name in self.names}
         self.searched = min(len(images), SEARCHED)
-        self._fields = self._trial(images[0])
-        self._most, self._where = self._search(images[: self.searched])
+        self._touched = self._trial()
+        self._largest = self._search(images[: self.searched])
         self._tables: dict[str, Tensor | None] = {}
-        self._image = torch.zeros_like(images[0], device=self._device)
 
     def look(self, image: Float[Tensor, "*maps height width"]) -> dict[str, Look]:
         """What each layer makes of the image."""
-        found: dict[str, Look] = {}
-        outputs: dict[str, Tensor] = {}
-
-        def see(name: str, came: Tensor | None, given: Tensor) -> None:
-            below = next((other for other in reversed(outputs) if outputs[other] is came), None)
-            outputs[name] = given
-            found[name] = Look(_kept(given), None if came is None else _kept(came), below)
-
-        self._pass(image[None], self.names, see)
-        return found
+        return look(self.net, image, self.names)
 
     def field(self, name: str, row: int, column: int) -> Field:
         """What the unit sees, as `receptive_field` has it."""
-        top, bottom, left, right = self._fields[name][:, row, column].tolist()
-        return Field(slice(top, bottom), slice(left, right))
+        return field_of(self._touched[name][:, row, column], self._image.shape[-2])
 
     def best(self, name: str, number: int) -> Best:
         """The 16 images that excite the map most, as `top_images` has them of `ranked_by[name]`."""
-        values, images = self._most[name][:, number].topk(min(EXCITING, self.searched))
-        place, wide = self._where[name][images, number], self._fields[name].shape[2]
+        most, where = self._largest[name]
+        values, images = most[:, number].topk(min(EXCITING, self.searched))
+        place, wide = where[images, number], self._touched[name].shape[2]
         return Best(images, place // wide, place % wide, values)
 
     def table(self, name: str) -> Bool[Tensor, "maps below"] | None:
@@ -75,49 +74,60 @@ class Inside:
             self._tables[name] = connections(self.net, self._image, name)
         return self._tables[name]
 
-    def _pass(self, images: Tensor, watched: Iterable[str], see: Callable[[str, Tensor | None, Tensor], None]) -> None:
-        """Call `see(name, came, given)` when something passes a watched module for the first time."""
-        names = {named(self.net, name): name for name in watched}
-
-        def hook(module: nn.Module, came: tuple, given: Tensor) -> None:
-            if module in names:
-                see(names.pop(module), _maps_in(came), given)
-
-        with watching(list(names), hook):
-            answer(self.net, images.to(self._device))
-
-    def _trial(self, image: Tensor) -> dict[str, Tensor]:
-        """The trial of `receptive_field` for all units at once: the ends of the rows and of the columns that each sees.
-
-        (4, high, wide) for each layer: first row, row after the last, first column, column after the last.
-        """
-        height = image.shape[-2]
-        fields: dict[str, Tensor] = {}
+    def _trial(self) -> dict[str, Tensor]:
+        """The trial of `receptive_field` for all layers at once: which lines touch each unit, (lines, high, wide)."""
+        touched: dict[str, Tensor] = {}
 
         def see(name: str, _came: Tensor | None, given: Tensor) -> None:
-            touched = given.isnan().any(1).cpu()
-            fields[name] = torch.stack([*_ends(touched[:height]), *_ends(touched[height:])])
+            touched[name] = given.isnan().any(1).cpu()
 
         with direct_convolutions():
-            self._pass(spoiled_lines(image), self.names, see)
-        return fields
+            _pass(self.net, spoiled_lines(self._image), self.names, see)
+        return touched
 
-    def _search(self, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The largest value of each map of each layer for each image, (images, maps), and at which unit it is."""
-        most: dict[str, list[Tensor]] = {name: [] for name in self.names}
-        where: dict[str, list[Tensor]] = {name: [] for name in self.names}
+    def _search(self, images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """For each layer the largest value of each map for each image, (images, maps), and at which unit it is."""
+        found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.names}
         layer = {by: name for name, by in self.ranked_by.items()}
 
         def see(by: str, _came: Tensor | None, given: Tensor) -> None:
-            name = layer[by]
             value, place = given.flatten(2).max(2)
-            most[name].append(value.float().cpu())
-            where[name].append(place.cpu())
+            found[layer[by]].append((value.float().cpu(), place.cpu()))
 
         for part in images.split(250):
-            self._pass(part, layer, see)
-        together = [{name: torch.cat(parts) for name, parts in found.items()} for found in (most, where)]
-        return together[0], together[1]
+            _pass(self.net, part, layer, see)
+        return {
+            name: (torch.cat([value for value, _ in parts]), torch.cat([place for _, place in parts]))
+            for name, parts in found.items()
+        }
+
+
+def look(net: nn.Module, image: Float[Tensor, "*maps height width"], names: Iterable[str]) -> dict[str, Look]:
+    """What each of these layers makes of the image, by one pass through the net."""
+    found: dict[str, Look] = {}
+    outputs: dict[str, Tensor] = {}
+
+    def see(name: str, came: Tensor | None, given: Tensor) -> None:
+        below = next((other for other in reversed(outputs) if outputs[other] is came), None)
+        outputs[name] = given
+        found[name] = Look(_kept(given), None if came is None else _kept(came), below)
+
+    _pass(net, image[None], names, see)
+    return found
+
+
+def _pass(
+    net: nn.Module, images: Tensor, watched: Iterable[str], see: Callable[[str, Tensor | None, Tensor], None]
+) -> None:
+    """Call `see(name, came, given)` when something passes a watched module for the first time."""
+    names = {named(net, name): name for name in watched}
+
+    def hook(module: nn.Module, came: tuple, given: Tensor) -> None:
+        if module in names:
+            see(names.pop(module), _maps_in(came), given)
+
+    with watching(list(names), hook):
+        answer(net, images)
 
 
 def unsquashed(net: nn.Module, name: str) -> str:
@@ -140,8 +150,7 @@ def connections(
     """
     module = named(net, name)
     came: list[Tensor | None] = []
-    with watching([module], lambda _module, given, _output: came.append(_maps_in(given))):
-        answer(net, image[None])
+    _pass(net, image[None], [name], lambda _name, given, _output: came.append(given))
     if not came or came[0] is None:
         return None
     below = came[0].shape[1]
@@ -177,10 +186,3 @@ def _kept(given: Float[Tensor, "one maps height width"]) -> Float[Tensor, "maps 
 def _maps_in(given: tuple) -> Tensor | None:
     """The maps that a module is given first, if it is given maps."""
     return given[0] if given and isinstance(given[0], Tensor) and given[0].ndim == 4 else None
-
-
-def _ends(touched: Bool[Tensor, "lines high wide"]) -> tuple[Int64[Tensor, "high wide"], Int64[Tensor, "high wide"]]:
-    """For each unit the first line that touches it and the line after the last; 0 and 0 if none does."""
-    some = touched.any(0)
-    first, last = touched.int().argmax(0), len(touched) - touched.flip(0).int().argmax(0)
-    return first * some, last * some

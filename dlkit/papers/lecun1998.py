@@ -6,8 +6,8 @@ validation digits held out of them.
 """
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,24 +33,20 @@ class Training:
     """One row: which net, how; distorted digits are never the same twice, and so worth more epochs."""
 
     name: str
-    net: Callable[..., nn.Module]
+    net: partial[nn.Module]
     published: str
     learner: CrossEntropy
     epochs: int
     lr: float
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def model(self) -> nn.Module:
-        return self.net(**self.options)
 
 
-SOFTMAX = {"output": "softmax"}
+LENET, SOFTMAX, SURVEYS = partial(LeNet5), partial(LeNet5, output="softmax"), partial(ConvNet)
 TRAININGS = (
-    Training("LeNet-5", LeNet5, "0.95", CrossEntropy(rubbish=5.0), 20, 0.003),
-    Training("LeNet-5, distorted digits", LeNet5, "0.8", CrossEntropy(Affine(), rubbish=5.0), 40, 0.003),
-    Training("LeNet-5 with softmax, distorted digits", LeNet5, "", CrossEntropy(Affine()), 40, 0.01, SOFTMAX),
-    Training("the survey's network", ConvNet, "", CrossEntropy(), 20, 0.1),
-    Training("the survey's network, distorted digits", ConvNet, "", CrossEntropy(Affine()), 40, 0.1),
+    Training("LeNet-5", LENET, "0.95", CrossEntropy(rubbish=5.0), 20, 0.003),
+    Training("LeNet-5, distorted digits", LENET, "0.8", CrossEntropy(Affine(), rubbish=5.0), 40, 0.003),
+    Training("LeNet-5 with softmax, distorted digits", SOFTMAX, "", CrossEntropy(Affine()), 40, 0.01),
+    Training("the survey's network", SURVEYS, "", CrossEntropy(), 20, 0.1),
+    Training("the survey's network, distorted digits", SURVEYS, "", CrossEntropy(Affine()), 40, 0.1),
 )
 
 
@@ -70,26 +66,34 @@ def measure(folder: Path, quick: bool, seeds: int | None = None) -> list[PaperRo
     """A row for each net and kind of digits, from what is kept in `folder` where there is something."""
     recipe = QUICK if quick else Recipe()
     recipe = recipe if seeds is None else replace(recipe, seeds=seeds)
-    found: dict[str, list[dict[str, Any]]] = {training.name: [] for training in TRAININGS}
-    tasks = [(seed, training) for seed in range(recipe.seeds) for training in TRAININGS]
-    for seed, training in tqdm(tasks, unit="net", disable=None):
-        place = folder / f"{re.sub('[^A-Za-z0-9-]+', '-', training.name)}-{seed}"
-        cut = replace(training, epochs=min(training.epochs, recipe.most_epochs))
-        found[training.name].append(kept(place / "result.json", partial(trained, cut, recipe.images, seed, place)))
-    return [row(training, recipe, found[training.name]) for training in TRAININGS]
+    trainings = {re.sub("[^A-Za-z0-9-]+", "-", training.name): training for training in TRAININGS}
+    return [row(*pair) for pair in nets(trainings, recipe, folder)]
 
 
-def row(training: Training, recipe: Recipe, found: list[dict[str, Any]]) -> PaperRow:
-    size = sum(p.numel() for p in training.model().parameters())
-    name = f"{training.name}: {size:,} parameters, {min(training.epochs, recipe.most_epochs)} epochs"
+def row(training: Training, found: list[dict[str, Any]]) -> PaperRow:
+    size = sum(p.numel() for p in training.net().parameters())
+    name = f"{training.name}: {size:,} parameters, {training.epochs} epochs"
     return over_seeds(name, training.published, PAPER if training.published else "", found)
+
+
+def nets(
+    trainings: Mapping[str, Training], recipe: Recipe, folder: Path
+) -> list[tuple[Training, list[dict[str, Any]]]]:
+    """Each training, cut to the recipe's epochs, and what came of it with each seed, kept in `folder`/KEY-SEED."""
+    cut = {key: replace(one, epochs=min(one.epochs, recipe.most_epochs)) for key, one in trainings.items()}
+    found: dict[str, list[dict[str, Any]]] = {key: [] for key in cut}
+    tasks = [(seed, key) for seed in range(recipe.seeds) for key in cut]
+    for seed, key in tqdm(tasks, unit="net", disable=None):
+        place = folder / f"{key}-{seed}"
+        found[key].append(kept(place / "result.json", partial(trained, cut[key], recipe.images, seed, place)))
+    return [(training, found[key]) for key, training in cut.items()]
 
 
 def trained(training: Training, images: int, seed: int, folder: Path) -> dict[str, Any]:
     """Train one net, and keep it; its test error in percent."""
     mnist = data.load("mnist")
     experiment = Experiment(
-        training.model,
+        training.net,
         mnist.full_train[:images],
         training.learner,
         batch_size=50,
@@ -99,5 +103,5 @@ def trained(training: Training, images: int, seed: int, folder: Path) -> dict[st
         seed=seed,
     )
     run = whole(experiment.run(checkpoint=folder, **RESUMABLE), folder.name)
-    store(run.model, folder / "net.safetensors", training.options)
+    store(run.model, folder / "net.safetensors", training.net.keywords)
     return {"error": error(by_net(run.model, mnist.test.images), mnist.test), "seconds": run.seconds}

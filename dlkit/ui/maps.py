@@ -1,116 +1,26 @@
 """The maps of a convolutional net one by one: what each is made of, what its units see, and which images excite it."""
 
 from collections import Counter
-from collections.abc import Collection
 
 import ipywidgets as widgets
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
-from PIL import Image, ImageDraw
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from dlkit.analysis.features import Field
 from dlkit.analysis.inside import Inside, Look
-from dlkit.ui.pictures import (
-    BLUE,
-    EDGE,
-    GAP,
-    GREY,
-    LINE,
-    ORANGE,
-    captioned,
-    fitted,
-    grey,
-    own_image,
-    photo,
-    png,
-    put,
-    said,
-)
+from dlkit.ui.pictures import BLUE, GAP, ORANGE, captioned, fitted, photo, png, put, said
 from dlkit.ui.pointer import PointedImage
+from dlkit.ui.sheets import columns_for, connection_table, listed, patches, scaled, sheet
+from dlkit.ui.viewer import Viewer
 
 LARGE, SIDE = 196, 112  # pixels: a large picture, a map on a sheet at most
 WIDE, BELOW, PAGE = 412, 376, 120  # pixels: the sheet of maps, that of those below; maps on a sheet
 PATCH = 44  # pixels: an image that excites a map
-PITCH = 20  # pixels: a place in the connection table
 
 
-def scaled(maps: Float[Tensor, "maps high wide"], largest: float) -> UInt8[np.ndarray, "maps high wide"]:
-    """The maps in grey: 0 is grey, `largest` white, and -`largest` black."""
-    return grey(0.5 + 0.5 * maps / max(largest, 1e-12))
-
-
-def sheet(
-    maps: UInt8[np.ndarray, "maps high wide"], first: int, columns: int, side: int, framed: Collection[int], colour: str
-) -> UInt8[np.ndarray, "rows columns 3"]:
-    """The maps, each with its number, from `first` on; those whose numbers are in `framed` have a frame."""
-    numbers = range(first, first + len(maps))
-    pixels = captioned(maps, [str(number) for number in numbers], columns, side)
-    picture = Image.fromarray(pixels).convert("RGB")
-    pen, tall = ImageDraw.Draw(picture), max(side * maps.shape[1] // maps.shape[2], 1)
-    for place, number in enumerate(numbers):
-        y, x = place // columns * (tall + LINE), place % columns * (side + GAP)
-        outline, width = (colour, 3) if number in framed else (EDGE, 1)
-        pen.rectangle([x, y, x + side - 1, y + tall - 1], outline=outline, width=width)
-    return np.array(picture)
-
-
-def columns_for(count: int) -> int:
-    """How many maps to put in a row, so that their numbers can be read and the sheet is no higher than wide."""
-    few = count if count <= 4 else -(-count // 2)
-    return few if count <= 16 else 8 if count <= 32 else 12 if count <= 72 else 15
-
-
-def patches(
-    images: Float[Tensor, "images *maps height width"], fields: list[Field], side: int
-) -> UInt8[np.ndarray, "images side side 3"]:
-    """The part of each image that is its field, all enlarged alike, so that the longest is `side` pixels long."""
-    drawn = np.full((len(fields), side, side, 3), GREY, dtype=np.uint8)
-    longest = max(part.stop - part.start for field in fields for part in field)
-    for canvas, image, (rows, columns) in zip(drawn, images, fields, strict=True):
-        crop = photo(image[..., rows, columns])
-        if crop.size:
-            small = fitted(crop, max(round(side * max(crop.shape[:2]) / longest), 1))
-            y, x = ((side - length) // 2 for length in small.shape[:2])
-            canvas[y : y + len(small), x : x + small.shape[1]] = small
-    return drawn
-
-
-def connection_table(sees: Bool[Tensor, "maps below"], chosen: int) -> str:
-    """An SVG of a dot for each connection: a column for each map, a row for each map below; a column is lit.
-
-    Source: LeCun, Bottou, Bengio, Haffner 1998, table I.
-    """
-    maps, below = sees.shape
-    width, height = (maps + 1) * PITCH, (below + 1) * PITCH
-    lit = (chosen + 1) * PITCH
-    drawn = [f'<rect x="{lit}" width="{PITCH}" height="{height}" rx="4" fill="{ORANGE}" fill-opacity="0.45"/>']
-    for o in range(maps):
-        weight = ' font-weight="bold"' * (o == chosen)
-        drawn.append(f'<text x="{(o + 1.5) * PITCH}" y="{0.7 * PITCH}"{weight}>{o}</text>')
-    for i in range(below):
-        weight = ' font-weight="bold"' * bool(sees[chosen, i])
-        drawn.append(f'<text x="{0.5 * PITCH}" y="{(i + 1.7) * PITCH}"{weight}>{i}</text>')
-    for o, i in sees.nonzero().tolist():
-        size = 'r="6"' if o == chosen else 'r="4" fill-opacity="0.5"'
-        drawn.append(f'<circle cx="{(o + 1.5) * PITCH}" cy="{(i + 1.5) * PITCH}" {size}/>')
-    fed = _listed(sees[chosen].nonzero()[:, 0].tolist())
-    return (
-        f'<div style="overflow-x: auto"><svg width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-        f'role="img" aria-label="Connection table: map {chosen} sees {fed} below" font-family="sans-serif" '
-        f'font-size="11" fill="currentColor" text-anchor="middle">{"".join(drawn)}</svg></div>'
-    )
-
-
-def _listed(numbers: list[int]) -> str:
-    """Maps by their numbers, in words."""
-    if len(numbers) < 2:
-        return f"map {numbers[0]}" if numbers else "no map"
-    return f"maps {', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
-
-
-class MapExplorer(widgets.VBox):
+class MapExplorer(Viewer):
     """The maps of a net for an image, one by one, and for each map its units, what feeds it and what excites it.
 
     `net` is any module that takes images (batch, *maps, height, width); arrow keys or the pointer on the large map
@@ -123,31 +33,24 @@ class MapExplorer(widgets.VBox):
         images: Float[Tensor, "images *maps height width"],
         labels: Int64[Tensor, " labels"] | None = None,
     ):
-        if labels is not None and len(images) != len(labels):
-            raise ValueError(f"{len(images)} images and {len(labels)} labels: give one label an image.")
-        self.images, self.labels = images.cpu(), None if labels is None else torch.as_tensor(labels).cpu()
+        super().__init__(images, labels)
         self.inside = Inside(net, self.images)
-        self._own: Tensor | None = None
         self._looks = self.inside.look(self.images[0])
         options = []
         for name, look in self._looks.items():
             count, high, wide = look.given.shape
-            options.append((f"{name}: {count} {_plural('map', count)} of {high}x{wide}", name))
+            options.append((f"{name}: {count} map{'s' * (count > 1)} of {high}x{wide}", name))
         style = {"description_width": "initial"}
         self.layer = widgets.Dropdown(options=options, description="Layer", layout={"width": "260px"}, style=style)
         self.map = widgets.BoundedIntText(description="Map", min=0, layout={"width": "120px"}, style=style)
         self.back = widgets.Button(icon="chevron-left", tooltip="Previous map", layout={"width": "40px"})
         self.on = widgets.Button(icon="chevron-right", tooltip="Next map", layout={"width": "40px"})
-        self.image = widgets.BoundedIntText(
-            description="Image", min=0, max=len(images) - 1, layout={"width": "150px"}, style=style
-        )
         self.caption, self.words, self.made_of, self.wiring, self.exciting = (widgets.HTML() for _ in range(5))
         self.picture, self.patch, self.maps, self.below, self.best = (widgets.Image(format="png") for _ in range(5))
         self.large = PointedImage(layout={"margin": "2px"})
         self.titles = [widgets.HTML() for _ in range(4)]
         self.layer.observe(self._enter, "value")
         self.map.observe(self._choose, "value")
-        self.image.observe(self._look, "value")
         self.large.observe(self._point, "place")
         self.back.on_click(lambda _: self._step(-1))
         self.on.on_click(lambda _: self._step(+1))
@@ -164,27 +67,19 @@ class MapExplorer(widgets.VBox):
             ),
         ]
         wrap = {"flex_flow": "row wrap", "align_items": "flex-start"}
-        super().__init__(
-            [
-                widgets.HBox([self.layer, self.map, self.back, self.on, self.image], layout=wrap),
-                self.caption,
-                widgets.HBox(
-                    [*pictures, widgets.Box([self.words], layout={"width": "164px", "margin": "4px 0 0 0"})],
-                    layout=wrap,
-                ),
-                widgets.HBox(sheets, layout=wrap),
-                self.exciting,
-                self.best,
-            ]
-        )
+        self.children = [
+            widgets.HBox([self.layer, self.map, self.back, self.on, self.image], layout=wrap),
+            self.caption,
+            widgets.HBox(
+                [*pictures, widgets.Box([self.words], layout={"width": "164px", "margin": "4px 0 0 0"})], layout=wrap
+            ),
+            widgets.HBox(sheets, layout=wrap),
+            self.exciting,
+            self.best,
+        ]
 
     def __repr__(self) -> str:
         return f"MapExplorer(layers {', '.join(self.inside.names)}, {len(self.images)} images)"
-
-    def show(self, image: Float[Tensor, "*maps height width"]) -> None:
-        """Look at an image of your own, until another image is chosen. ValueError if it is of another size."""
-        self._own = own_image(image, self.images[0])
-        self._look()
 
     def _step(self, steps: int) -> None:
         self.map.value = (self.map.value + steps) % (self.map.max + 1)
@@ -198,16 +93,9 @@ class MapExplorer(widgets.VBox):
         if kept:
             self._choose()
 
-    def _look(self, change: object = None) -> None:
-        """Look at another image."""
-        if change is not None:
-            self._own = None
+    def _look(self) -> None:
         self._looks = self.inside.look(self._shown)
         self._draw()
-
-    @property
-    def _shown(self) -> Tensor:
-        return self.images[self.image.value] if self._own is None else self._own
 
     def _choose(self, change: object = None) -> None:
         """Show what another map is made of, and what excites it."""
@@ -244,15 +132,12 @@ class MapExplorer(widgets.VBox):
         columns = columns_for(len(drawn))
         put(sheet(drawn, first, columns, min((WIDE + GAP) // columns - GAP, SIDE), {number}, ORANGE), self.maps)
         shown = f"the {count}" if count <= PAGE else f"{len(drawn)} of the {count}"
-        self.titles[3].value = f"<b>{name}</b>: {shown} {_plural('map', count)}, map {number} framed"
-        whose = "your own image" if self._own is not None else f"image {self.image.value}"
-        if self._own is None and self.labels is not None:
-            whose += f", labelled {int(self.labels[self.image.value])}"
+        self.titles[3].value = f"<b>{name}</b>: {shown} map{'s' * (count > 1)}, map {number} framed"
         self.caption.value = said(
-            f"<b>Layer {name}</b> for {whose}: {count} {_plural('map', count)} of {high}x{wide} units. Grey is 0; "
-            f"white and black are {self._limit:.2f} and {-self._limit:.2f}, the layer's largest magnitude."
+            f"<b>Layer {name}</b> for {self._whose()}: {count} map{'s' * (count > 1)} of {high}x{wide} units. Grey is "
+            f"0; white and black are {self._limit:.2f} and {-self._limit:.2f}, the layer's largest magnitude."
         )
-        self.titles[0].value = whose.capitalize()
+        self.titles[0].value = self._whose().capitalize()
         self._draw_below(name, number, look)
         self._point()
 
@@ -274,7 +159,7 @@ class MapExplorer(widgets.VBox):
             text = f"map {number} of those {place}, as each map of {name} is of the one of its number."
         else:
             text = (
-                f"{_listed(fed)} of the {count} {place}. In the table a column is a map of {name}, a row one of those "
+                f"{listed(fed)} of the {count} {place}. In the table a column is a map of {name}, a row one of those "
                 f"{place}, and a dot a connection."
             )
         self.made_of.value = said(f"<b>What map {number} is made of:</b> {text}")
@@ -308,7 +193,3 @@ class MapExplorer(widgets.VBox):
             f"{sees if tall else 'It sees no pixel of the image (or something on the way hides NaN).'}<br>"
             "Point at the map, or click on it and use the arrow keys."
         )
-
-
-def _plural(noun: str, count: int) -> str:
-    return noun if count == 1 else f"{noun}s"

@@ -2,14 +2,14 @@
 
 import ipywidgets as widgets
 import numpy as np
-import torch
 from jaxtyping import Float, Int64, UInt8
 from PIL import ImageColor
 from torch import Tensor, nn
 
 from dlkit.analysis.occlusion import log_probabilities, occluded, patch_field
-from dlkit.ui.pictures import BLACK, BLUE, VERMILION, bars, fitted, own_image, photo, png, said
+from dlkit.ui.pictures import BLACK, BLUE, VERMILION, bars, fitted, photo, png, said
 from dlkit.ui.pointer import PointedImage
+from dlkit.ui.viewer import Viewer
 
 LARGE, WIDE = 252, 250  # pixels: the image, and the heat map; the bars
 LARGEST = 14  # pixels of the image: the patch's side at most
@@ -23,7 +23,7 @@ def heat(drops: Float[Tensor, "height width"]) -> UInt8[np.ndarray, "height widt
     return (255 + np.abs(x) * (np.where(x > 0, above, below) - 255)).round().astype(np.uint8)
 
 
-class Occluder(widgets.VBox):
+class Occluder(Viewer):
     """An image under a patch that the pointer or the arrow keys move, what the net makes of it, and of every place.
 
     `net` gives logits for images (batch, *maps, height, width); pixels are between 0 and 1. ValueError if it does not,
@@ -36,16 +36,9 @@ class Occluder(widgets.VBox):
         images: Float[Tensor, "images *maps height width"],
         labels: Int64[Tensor, " labels"] | None = None,
     ):
-        if len(images) == 0:
-            raise ValueError("no images to put a patch on: give one at least.")
-        if labels is not None and len(images) != len(labels):
-            raise ValueError(f"{len(images)} images and {len(labels)} labels: give one label an image.")
-        self.net, self.images = net, images.cpu()
-        self.labels = None if labels is None else torch.as_tensor(labels).cpu()
-        self._device = next((p.device for p in net.parameters()), images.device)
-        self._own: Tensor | None = None
-        self._cache: dict[tuple[int | None, int, float], Tensor] = {}
-        classes = log_probabilities(net, images[:1].to(self._device)).shape[1]
+        super().__init__(images, labels)
+        self.net = net
+        classes = log_probabilities(net, self.images[:1]).shape[1]
         if self.labels is not None and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < classes:
             raise ValueError(
                 f"labels {int(self.labels.min())} to {int(self.labels.max())} for a net that tells {classes} classes "
@@ -53,9 +46,6 @@ class Occluder(widgets.VBox):
             )
         height, width = self.images.shape[-2:]
         style = {"description_width": "initial"}
-        self.image = widgets.BoundedIntText(
-            description="Image", min=0, max=len(images) - 1, layout={"width": "150px"}, style=style
-        )
         self.label = widgets.Dropdown(
             options=range(classes), description="Class to watch", layout={"width": "160px"}, style=style
         )
@@ -68,7 +58,6 @@ class Occluder(widgets.VBox):
         self.titles = [widgets.HTML(), widgets.HTML()]
         self.with_it, self.without, self.caption, self.map_caption = (widgets.HTML() for _ in range(4))
         self._at = self.picture.cell()
-        self.image.observe(self._look, "value")
         self.label.observe(self._paint, "value")
         self.size.observe(self._cover, "value")
         self.value.observe(self._cover, "value")
@@ -77,43 +66,28 @@ class Occluder(widgets.VBox):
         self._look()
         right = {"margin": "0 16px 0 0"}
         wrap = {"flex_flow": "row wrap", "align_items": "flex-start"}
-        super().__init__(
-            [
-                widgets.HBox([self.image, self.label, self.size, self.value], layout=wrap),
-                self.caption,
-                widgets.HBox(
-                    [
-                        widgets.VBox([self.titles[0], self.picture], layout=right),
-                        widgets.VBox([self.titles[1], self.map], layout=right),
-                        widgets.VBox([self.with_it, self.without]),
-                    ],
-                    layout=wrap,
-                ),
-                self.map_caption,
-            ]
-        )
+        self.children = [
+            widgets.HBox([self.image, self.label, self.size, self.value], layout=wrap),
+            self.caption,
+            widgets.HBox(
+                [
+                    widgets.VBox([self.titles[0], self.picture], layout=right),
+                    widgets.VBox([self.titles[1], self.map], layout=right),
+                    widgets.VBox([self.with_it, self.without]),
+                ],
+                layout=wrap,
+            ),
+            self.map_caption,
+        ]
 
     def __repr__(self) -> str:
         return f"Occluder({len(self.images)} images of {'x'.join(map(str, self.images.shape[1:]))})"
 
-    def show(self, image: Float[Tensor, "*maps height width"]) -> None:
-        """Look at an image of your own, until another image is chosen. ValueError if it is of another size."""
-        self._own = own_image(image, self.images[0])
-        self._look()
-
-    @property
-    def _shown(self) -> Tensor:
-        return self.images[self.image.value] if self._own is None else self._own
-
-    def _look(self, change: object = None) -> None:
+    def _look(self) -> None:
         """Take another image, and watch its label, or else the net's answer."""
-        if change is not None:
-            self._own = None
-        self._cache = {key: found for key, found in self._cache.items() if key[0] is not None}
-        self._whole = log_probabilities(self.net, self._shown[None].to(self._device))[0].cpu()
-        known = None if self._own is not None or self.labels is None else int(self.labels[self.image.value])
-        self._whose = "your own image" if self._own is not None else f"image {self.image.value}"
-        self._whose += "" if known is None else f", labelled {known}"
+        self._covered: dict[tuple[int, float], Tensor] = {}
+        self._whole = log_probabilities(self.net, self._shown[None])[0].cpu()
+        known = self._known()
         self.label.unobserve(self._paint, "value")
         self.label.value = int(self._whole.argmax()) if known is None else known
         self.label.observe(self._paint, "value")
@@ -121,10 +95,10 @@ class Occluder(widgets.VBox):
 
     def _cover(self, change: object = None) -> None:
         """Put the patch at every place."""
-        key = None if self._own is not None else self.image.value, self.size.value, self.value.value
-        if key not in self._cache:
-            self._cache[key] = occluded(self.net, self._shown.to(self._device), *key[1:]).cpu()
-        self._everywhere = self._cache[key]
+        patch = self.size.value, self.value.value
+        if patch not in self._covered:
+            self._covered[patch] = occluded(self.net, self._shown, *patch).cpu()
+        self._everywhere = self._covered[patch]
         self._paint()
 
     def _paint(self, change: object = None) -> None:
@@ -164,9 +138,10 @@ class Occluder(widgets.VBox):
         self.with_it.value = bars(covered.exp().tolist(), "Probabilities with the patch", WIDE)
         self.without.value = bars(self._whole.exp().tolist(), "Without it", WIDE)
         kind = f"{size}x{size} {self.value.label} around row {row}, column {column}"
-        self.picture.alt = f"{self._whose.capitalize()}, with a {kind}."
+        whose = self._whose().capitalize()
+        self.picture.alt = f"{whose}, with a {kind}."
         self.map.alt = f"Heat map of what a patch does to class {label}; the patch's place is framed."
-        self.titles[0].value, self.titles[1].value = self._whose.capitalize(), f"Drop of log p({label})"
+        self.titles[0].value, self.titles[1].value = whose, f"Drop of log p({label})"
         first, now = (int(logs.argmax()) for logs in (self._whole, covered))
         net = f"The net still answers {now}" if now == first else f"The net answered {first} and now answers {now}"
         drop = float(self._whole[label] - covered[label])

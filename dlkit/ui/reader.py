@@ -9,31 +9,23 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
-from dlkit.analysis.features import layers, maps
+from dlkit.analysis.features import layers
+from dlkit.analysis.inside import look
 from dlkit.data.drawing import as_mnist, shrunk
 from dlkit.models.modes import logits
 from dlkit.ui.pad import DrawingPad
 from dlkit.ui.pictures import GREY, LINE, bars, captioned, grey, put, said
+from dlkit.ui.sheets import scaled
 
 WIDTH, GAP = 640, 4  # pixels: the sheet of maps; between two of them
 TALLEST, SMALLEST = 96, 10  # pixels: of a map on the sheet
 SEEN = 112  # pixels: the drawing, as it is and as MNIST has it
 
 
-def probabilities(net: nn.Module, image: Float[Tensor, "height width"]) -> Float[Tensor, " classes"]:
-    """p(class | image) of a net that ends in logits."""
-    return logits(net, image[None]).softmax(1)[0].cpu()
-
-
 def sheet(net: nn.Module, image: Float[Tensor, "height width"]) -> UInt8[np.ndarray, "rows columns"]:
     """All maps of all layers for this image, a strip a layer; grey is 0, and each layer has a scale of its own."""
-    strips = [_strip(name, maps(net, image[None], name)[0]) for name in layers(net, image)]
-    canvas = np.full((sum(len(strip) + GAP for strip in strips), WIDTH), 255, dtype=np.uint8)
-    top = 0
-    for strip in strips:
-        canvas[top : top + len(strip)] = strip
-        top += len(strip) + GAP
-    return canvas
+    looks = look(net, image, layers(net, image))
+    return np.concatenate([_strip(name, found.given) for name, found in looks.items()])
 
 
 def _strip(name: str, found: Float[Tensor, "maps height width"]) -> UInt8[np.ndarray, "rows columns"]:
@@ -41,14 +33,13 @@ def _strip(name: str, found: Float[Tensor, "maps height width"]) -> UInt8[np.nda
     count, height, width = found.shape
     columns = min(count, (WIDTH + GAP) // (SMALLEST + GAP))
     room = min(TALLEST, (WIDTH + GAP) // columns - GAP)
-    pixels = grey(0.5 + 0.5 * found / found.abs().amax().clamp_min(1e-12))
     tall, wide = (max(room * length // max(height, width), 1) for length in (height, width))
     rows = -(-count // columns)
-    strip = Image.new("L", (WIDTH, LINE + rows * (tall + GAP) - GAP), "white")
+    strip = Image.new("L", (WIDTH, LINE + rows * (tall + GAP)), "white")
     draw = ImageDraw.Draw(strip)
     text = f"{name}: {count} maps of {height}x{width}" if height * width > 1 else f"{name}: {count} units"
     draw.text((0, 1), text, fill="black", font=ImageFont.load_default(12))
-    for place, one in enumerate(pixels):
+    for place, one in enumerate(scaled(found, float(found.abs().max()))):
         row, column = divmod(place, columns)
         x, y = column * (wide + GAP), LINE + row * (tall + GAP)
         strip.paste(Image.fromarray(one).resize((wide, tall), Image.Resampling.NEAREST), (x, y))
@@ -112,28 +103,28 @@ class DigitReader(widgets.VBox):
         self._draw()
 
     def _draw(self, change: object = None) -> None:
-        net = self.nets[self.net.value]
-        found = probabilities(net, self.image)
-        drawn = {"as read": self.image} if self.raw is None else {
-            "as drawn": self.raw, "as read": self.image
-        }  # fmt: skip
+        read = self._read(self.image)
+        drawn = ({} if self.raw is None else {"as drawn": self.raw}) | {"as read": self.image}
         put(captioned(grey(torch.stack(list(drawn.values()))), list(drawn), 2, SEEN), self.seen)
-        put(sheet(net, self.image), self.sheet)
-        self.chart.value = bars(found.tolist(), f"p(digit), {self.net.value}")
-        self.caption.value = said(self._words())
+        put(sheet(self.nets[self.net.value], self.image), self.sheet)
+        self.chart.value = bars(read[self.net.value].tolist(), f"p(digit), {self.net.value}")
+        self.caption.value = said(self._words(read))
 
-    def _words(self) -> str:
+    def _read(self, image: Tensor) -> dict[str, Tensor]:
+        """p(class | image), as each net has it."""
+        return {name: logits(net, image[None]).softmax(1)[0].cpu() for name, net in self.nets.items()}
+
+    def _words(self, read: dict[str, Tensor]) -> str:
         how = "Draw a digit, large, with mouse, pen or finger; or with arrow keys and Space."
         if not self.image.any():
             return f"{how} When the pen is lifted, the nets read it, and each of their maps is drawn."
-        read = ", ".join(f"{name} reads {_best(net, self.image)}" for name, net in self.nets.items())
-        text = f"<b>{read}.</b> White is positive, black negative, grey 0; each layer has a scale of its own."
+        answers = ", ".join(f"{name} reads {_best(p)}" for name, p in read.items())
+        text = f"<b>{answers}.</b> White is positive, black negative, grey 0; each layer has a scale of its own."
         if self.raw is not None:
-            raw = ", ".join(f"{name} would read {_best(net, self.raw)}" for name, net in self.nets.items())
+            raw = ", ".join(f"{name} would read {_best(p)}" for name, p in self._read(self.raw).items())
             text += f" As drawn, neither scaled nor centred, {raw}."
         return f"{text}<br>{how}"
 
 
-def _best(net: nn.Module, image: Tensor) -> str:
-    found = probabilities(net, image)
-    return f"{int(found.argmax())} (p = {float(found.max()):.2f})"
+def _best(p: Float[Tensor, " classes"]) -> str:
+    return f"{int(p.argmax())} (p = {float(p.max()):.2f})"

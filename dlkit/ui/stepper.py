@@ -15,6 +15,7 @@ from dlkit.analysis.features import Field
 from dlkit.models.convolution import Subsample
 from dlkit.ui.pictures import GREY, ORANGE, grey, png, said
 from dlkit.ui.pointer import PointedImage
+from dlkit.ui.sheets import scaled
 from dlkit.ui.steps import (
     check_parts,
     convolution_html,
@@ -142,7 +143,7 @@ class ConvolutionStepper(widgets.VBox):
         maps = self.activation(F.conv2d(image[None, None], weight, bias, stride))  # the image has its padding
         large, small = maps[0, of], self.sub_sampling(maps)[0, of]
         most = max(_largest(large), _largest(small))
-        large_grey, small_grey = (grey(0.5 + 0.5 * each[None] / most)[0] for each in (large, small))
+        large_grey, small_grey = (scaled(each[None], most)[0] for each in (large, small))
         if self.mode.value == CONVOLUTION:
             least, greatest = self.images.min(), self.images.max()
             before, after = grey((image[None] - least) / (greatest - least).clamp_min(1e-12))[0], large_grey
