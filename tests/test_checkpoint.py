@@ -10,13 +10,16 @@ import torch
 from oracles import random_states, seeded
 
 from dlkit import Experiment
-from dlkit.models import DBN, RBM, GaussianRBM
-from dlkit.training import CD, PCD, UpDown, linear, steps
+from dlkit.models import DBN, RBM, GaussianRBM, LeNet5
+from dlkit.training import CD, PCD, CrossEntropy, UpDown, linear, steps
 
 IMAGES = random_states(50, 12, seed=3, probability=0.3)
 TIMING = "images_per_second"
 adam = partial(torch.optim.Adam, amsgrad=True)
 gaussian = {"model": partial(GaussianRBM, 12, 6), "data": torch.randn(50, 12, generator=seeded()), "lr": 0.01}
+
+PICTURES = random_states(50, 784, seed=4).view(50, 28, 28), torch.arange(50) % 10
+DRAWN = {"data": PICTURES, "learner": CrossEntropy()}
 
 CASES = {
     "cd": {},
@@ -27,6 +30,8 @@ CASES = {
     "centred pcd, adam": {"learner": PCD(k=2, centred=True), "optimizer": adam, "lr": 0.01},
     "up-down, persistent": {"model": partial(DBN.of, (12, 6, 5), untied=True), "learner": UpDown(2, persistent=True)},
     "gaussian": gaussian | {"learner": CD(k=2)},
+    # Kernels are kept in an order of their own in memory, and fused optimizers go by it.
+    "convolutions, momentum": {"model": LeNet5, "momentum": 0.9, "lr": 0.002} | DRAWN,
 }
 
 

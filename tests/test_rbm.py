@@ -10,7 +10,7 @@ from oracles import every_state, random_gaussian, random_rbm, random_states, see
 from safetensors.torch import save_file
 
 from dlkit.models import RBM, GaussianRBM
-from dlkit.models.rbm import bernoulli
+from dlkit.models.draws import bernoulli
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 BOTH = pytest.mark.parametrize("kind", [RBM, GaussianRBM])

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from dlkit.analysis.likelihood import LogProbability, LogZ
 from dlkit.models.dbn import DBN
-from dlkit.models.rbm import GaussianRBM, bernoulli
+from dlkit.models.draws import bernoulli
+from dlkit.models.rbm import GaussianRBM
 from dlkit.models.tops import LabelledRBM
 
 TINY = 1e-7

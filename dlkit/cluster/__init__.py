@@ -1,6 +1,18 @@
 """Where it runs: engines on this machine, each on a device or on CPU cores of its own."""
 
-from dlkit.cluster.engines import Cluster, ClusterError
+from typing import TYPE_CHECKING
+
 from dlkit.cluster.places import Place, places
 
+if TYPE_CHECKING:
+    from dlkit.cluster.engines import Cluster, ClusterError
+
 __all__ = ["Cluster", "ClusterError", "Place", "places"]
+
+
+def __getattr__(name: str):
+    if name in ("Cluster", "ClusterError"):  # ipyparallel is for who starts engines: ranks do without it
+        from dlkit.cluster import engines
+
+        return getattr(engines, name)
+    raise AttributeError(f"module 'dlkit.cluster' has no attribute {name!r}")

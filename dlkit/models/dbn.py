@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from dlkit.models import files
 from dlkit.models.directed import DirectedLayer
-from dlkit.models.rbm import RBM, GaussianRBM, bernoulli
+from dlkit.models.draws import bernoulli
+from dlkit.models.rbm import RBM, GaussianRBM
 from dlkit.models.tops import CodeRBM, LabelledRBM
 from dlkit.models.unrolled import autoencoder, check_chain, classifier
 

@@ -10,25 +10,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from dlkit.models import files
+from dlkit.models.draws import bernoulli, normal
 from dlkit.models.products import matmul
 
 M = TypeVar("M", bound="RBM")
-
-
-def bernoulli(p: Float[Tensor, "*shape"], generator: torch.Generator | None = None) -> Float[Tensor, "*shape"]:
-    """0/1 samples with probability `p`; `torch.bernoulli` takes four times as long on a CPU.
-
-    A generator on another device draws there, so that a GPU can be given the CPU's numbers.
-    """
-    device = generator.device if generator is not None else p.device
-    u = torch.empty(p.shape, dtype=p.dtype, device=device).uniform_(generator=generator)
-    return u.to(p.device).lt_(p)
-
-
-def normal(mean: Float[Tensor, "*shape"], generator: torch.Generator | None = None) -> Float[Tensor, "*shape"]:
-    """Samples of N(0, 1) in the shape of `mean`, drawn on the generator's device as `bernoulli` draws."""
-    device = generator.device if generator is not None else mean.device
-    return torch.empty(mean.shape, dtype=mean.dtype, device=device).normal_(generator=generator).to(mean.device)
 
 
 def check_rows(v: Tensor, W: Tensor) -> None:

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from dlkit.models.draws import bernoulli, categorical, normal
 from dlkit.models.products import matmul
-from dlkit.models.rbm import RBM, bernoulli, check_rows, normal
+from dlkit.models.rbm import RBM, check_rows
 
 Labels = Int64[Tensor, " batch"]
 
@@ -79,9 +80,8 @@ class LabelledRBM(RBM):
     ) -> Float[Tensor, "batch visible"]:
         """Features drawn each for itself, and one label."""
         features, labels = self.split(mean)
-        device = generator.device if generator is not None else mean.device
-        label = torch.multinomial(labels.to(device), 1, generator=generator).to(mean.device)
-        return torch.cat([bernoulli(features, generator), torch.zeros_like(labels).scatter_(1, label, 1.0)], dim=1)
+        label = torch.zeros_like(labels).scatter_(1, categorical(labels, generator), 1.0)
+        return torch.cat([bernoulli(features, generator), label], dim=1)
 
     @torch.no_grad()
     def set_visible_bias(self, images: Float[Tensor, "images visible"]) -> None:

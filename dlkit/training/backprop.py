@@ -4,13 +4,14 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dlkit.data import check
 from dlkit.models.autoencoder import Autoassociator
+from dlkit.models.draws import Part, bernoulli
 from dlkit.models.modes import answer, logits
 from dlkit.models.products import fast_linear
-from dlkit.models.rbm import bernoulli
 from dlkit.training.distortions import Distortion
 from dlkit.training.learner import Batch
 
@@ -41,15 +42,27 @@ class CrossEntropy:
     def fill_grad(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Backpropagate -log p(label | image)."""
         model.zero_grad()
-        assert batch.labels is not None  # `start` has seen to it
-        x = batch.images if self.distortion is None else self.distortion(batch.images, generator)
+        x = self.inputs(batch, generator)
         with fast_linear(model, len(x)):
             found = model(x)
-        classes = found if self.rubbish is None else F.pad(found, (0, 1), value=-self.rubbish)
-        loss = F.cross_entropy(classes, batch.labels)
+        loss, report = self.loss(found, batch)
         loss.backward()
+        return report
+
+    def inputs(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """What the net is given of a batch."""
+        return batch.images if self.distortion is None else self.distortion(batch.images, generator)
+
+    def loss(self, found: Float[Tensor, "batch classes"], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """What is backpropagated from the net's answer, and the report."""
+        assert batch.labels is not None  # `start` has seen to it
+        classes = found if self.rubbish is None else F.pad(found, (0, 1), value=-self.rubbish)
+        loss = F.cross_entropy(classes, batch.labels) * batch.weight
         wrong = found.detach().argmax(1) != batch.labels
-        return {"loss": loss.detach(), "error": 100 * wrong.float().mean()}
+        return loss, {"loss": loss.detach(), "error": 100 * batch.weight * wrong.float().mean()}
+
+    def split(self, rank: int, ranks: int) -> dict[str, Part]:
+        return {}
 
 
 @dataclass
@@ -91,10 +104,9 @@ class Reconstruction:
     def fill_grad(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Backpropagate the cost of what comes back."""
         model.zero_grad()
-        x = batch.images.flatten(1)
-        kept = x * bernoulli(torch.full_like(x, 1 - self.corruption), generator) if self.corruption else x
-        pull = x.new_zeros(())
-        with fast_linear(model, len(x)):
+        kept = self.inputs(batch, generator)
+        pull = kept.new_zeros(())
+        with fast_linear(model, len(kept)):
             if self.sparsity_target is not None and isinstance(model, Autoassociator):
                 h = model.hidden_given(kept)
                 back = model.visible_given(h)
@@ -102,9 +114,26 @@ class Reconstruction:
                 pull = -self.sparsity_cost * (p * q.log() + (1 - p) * (1 - q).log()).sum()
             else:
                 back = model(kept)
-        if self.cost == "squared":
-            loss = F.mse_loss(back, x, reduction="sum") / len(x)
-        else:
-            loss = F.binary_cross_entropy(back, x, reduction="sum") / len(x)
+        loss, report = self.loss(back, batch)
         (loss + pull).backward()
-        return {"loss": loss.detach()}
+        return report
+
+    def inputs(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """What the net is given of a batch."""
+        x = batch.images.flatten(1)
+        return x * bernoulli(torch.full_like(x, 1 - self.corruption), generator) if self.corruption else x
+
+    def loss(self, back: Float[Tensor, "batch pixels"], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """What is backpropagated from what came back, and the report."""
+        x = batch.images.flatten(1)
+        cost = F.mse_loss if self.cost == "squared" else F.binary_cross_entropy
+        loss = cost(back, x, reduction="sum") / len(x) * batch.weight
+        return loss, {"loss": loss.detach()}
+
+    def split(self, rank: int, ranks: int) -> dict[str, Part]:
+        """ValueError with a sparsity target, which is of a whole batch's mean activity."""
+        if self.sparsity_target is not None:
+            raise ValueError(
+                "a sparsity target needs the mean activity of a whole batch, and a worker sees a part: leave it out."
+            )
+        return {}

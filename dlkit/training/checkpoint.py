@@ -65,7 +65,11 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor
     """Put back what `pack_optimizer` took."""
     state: dict[int, dict[str, Any]] = {}
     found = {key.removeprefix("optimizer."): value for key, value in tensors.items() if key.startswith("optimizer.")}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for key, value in (found | numbers).items():
         index, name = key.split(".", 1)
+        like = parameters[int(index)]
+        if isinstance(value, Tensor) and value.shape == like.shape:  # fused optimizers go by the order in memory
+            value = torch.empty_like(like).copy_(value)
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

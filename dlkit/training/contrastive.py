@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dlkit.data import check
+from dlkit.models.draws import Part, part_of, rows
 from dlkit.models.rbm import RBM, GaussianRBM
 from dlkit.models.sampling import noise
 from dlkit.training.learner import Batch, expect
@@ -56,7 +58,7 @@ class CD:
         expect(model, RBM, "contrastive divergence")
         labels = data.labels if model.labels else None
         check(data.images, labels, shape=(model.features,), values=model.pixel_range, classes=model.labels)
-        images = model.observed(*data)
+        images = model.observed(data.images, data.labels)
         if self.visible_bias_from_data:
             model.set_visible_bias(images)
         first = images[:1000]
@@ -67,17 +69,19 @@ class CD:
     @torch.no_grad()
     def fill_grad(self, model: RBM, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Set .grad of W, a, b (and of a learned variance) from one batch."""
-        x = model.observed(*batch)
+        x = model.observed(batch.images, batch.labels)
         bf16 = self.products == "bfloat16"
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
             input_x = model.hidden_input(x)
             positive = model.hidden_mean(input_x)
             v, reconstruction = self.chain(model, positive, generator)
+            chain_weight = self.chain_weight(batch)
             input_v = model.hidden_input(v)
             negative = model.hidden_mean(input_v)
             # One call for both halves: one product twice as deep, which bfloat16 rounds once, after the difference.
             halves = torch.cat([x, v]), torch.cat([positive, negative])
-            gradient = model.energy_gradient(*halves, difference(len(x), len(v), x.dtype, x.device))
+            weight = difference(batch.weight / len(x), len(x), chain_weight / len(v), len(v), x.dtype, x.device)
+            gradient = model.energy_gradient(*halves, weight)
         if self.centred:
             self.state["hidden_mean"].lerp_(positive.mean(0), 0.01)
             self.state["visible_offset"].lerp_(model.scaled(x.mean(0, keepdim=True))[0], 0.01)
@@ -91,9 +95,20 @@ class CD:
             if parameter.requires_grad:
                 parameter.grad = gradient[name]
         if reconstruction is not None:
-            return {"loss": F.mse_loss(x, reconstruction, reduction="sum") / len(x)}
-        gap = model.free_energy_given(x, input_x).mean() - model.free_energy_given(v, input_v).mean()
-        return {"loss": gap}
+            return {"loss": F.mse_loss(x, reconstruction, reduction="sum") / len(x) * batch.weight}
+        of_data, of_chains = model.free_energy_given(x, input_x).mean(), model.free_energy_given(v, input_v).mean()
+        return {"loss": of_data * batch.weight - of_chains * chain_weight}
+
+    def split(self, rank: int, ranks: int) -> dict[str, Part]:
+        """ValueError where means over the whole batch enter by products, which no sum over its parts gives."""
+        for wanted, name in ((self.centred, "centred=True"), (self.sparsity_target is not None, "a sparsity target")):
+            if wanted:
+                raise ValueError(f"{name} needs the means of a whole batch, and a worker sees a part: leave it out.")
+        return {}
+
+    def chain_weight(self, batch: Batch) -> float:
+        """The share of all chains that is here: they start at the batch."""
+        return batch.weight
 
     def chain(
         self, model: RBM, positive: Float[Tensor, "batch hidden"], generator: torch.Generator
@@ -119,9 +134,11 @@ class CD:
 
 
 @cache
-def difference(images: int, chains: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, " both"]:
-    """1 over their number for the images, and less that for the chains."""
-    parts = [(images, 1 / images), (chains, -1 / chains)]
+def difference(
+    positive: float, images: int, negative: float, chains: int, dtype: torch.dtype, device: torch.device
+) -> Float[Tensor, " both"]:
+    """`positive` for each image, and less `negative` for each chain."""
+    parts = [(images, positive), (chains, -negative)]
     return torch.cat([torch.full((count,), value, dtype=dtype, device=device) for count, value in parts])
 
 
@@ -136,6 +153,7 @@ class PCD(CD):
 
     sample_visible: bool = True
     chains: int | None = None
+    part: Part | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self):
         super().__post_init__()
@@ -153,8 +171,27 @@ class PCD(CD):
     ) -> tuple[Float[Tensor, "chains visible"], None]:
         """k more Gibbs steps of the persistent chains."""
         v = self.state["chains"]
-        for _ in range(self.k):
-            mean = model.visible_given(model.draw_hidden(model.hidden_given(v), generator))
-            v = self.visible_state(model, mean, generator)
+        with rows(generator, self.part):
+            for _ in range(self.k):
+                mean = model.visible_given(model.draw_hidden(model.hidden_given(v), generator))
+                v = self.visible_state(model, mean, generator)
         self.state["chains"].copy_(v)
         return v, None
+
+    def split(self, rank: int, ranks: int) -> dict[str, Part]:
+        """The chains stay with their workers. ValueError if there are fewer of them than workers."""
+        return super().split(rank, ranks) | keep_chains(self, rank, ranks)
+
+    def chain_weight(self, batch: Batch) -> float:
+        """The share of all chains that is here: they were dealt out once."""
+        return 1.0 if self.part is None else self.part.count / self.part.whole
+
+
+def keep_chains(learner: Any, rank: int, ranks: int) -> dict[str, Part]:
+    """Leave a worker its part of the persistent chains in `learner.state`, and set `learner.part`."""
+    chains = learner.state["chains"]
+    if len(chains) < ranks:
+        raise ValueError(f"{len(chains)} chains for {ranks} workers: give each at least one.")
+    learner.part = part_of(len(chains), rank, ranks)
+    learner.state["chains"] = chains[learner.part.start : learner.part.stop].clone()
+    return {"chains": learner.part}

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dlkit.data import check
+from dlkit.models.draws import Part
 from dlkit.models.products import matmul
 from dlkit.models.sparse_coding import SparseCoding
 from dlkit.training.learner import Batch, expect
@@ -32,6 +33,9 @@ class DictionaryLearning:
         v = batch.images.flatten(1)
         h = model.hidden_given(v)
         left = v - model.visible_given(h)
-        model.D.grad = matmul(h.T, left) / -len(v)
-        loss = (0.5 * (left**2).sum() + model.penalty * h.sum()) / len(v)
-        return {"loss": loss, "active": 100 * (h > 0).float().mean()}
+        model.D.grad = matmul(h.T, left) / -len(v) * batch.weight
+        loss = (0.5 * (left**2).sum() + model.penalty * h.sum()) / len(v) * batch.weight
+        return {"loss": loss, "active": 100 * batch.weight * (h > 0).float().mean()}
+
+    def split(self, rank: int, ranks: int) -> dict[str, Part]:
+        return {}

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from dlkit import data
+from dlkit.models.draws import Draws
 from dlkit.training import checkpoint as files
 from dlkit.training.history import History, Row
 from dlkit.training.learner import Batch, Learner
 from dlkit.training.schedules import Schedule, at
+from dlkit.training.share import Share, Strategy
 
 M = TypeVar("M", bound=nn.Module)
 Callback = Callable[["Run"], Mapping[str, float] | None]
@@ -71,6 +73,7 @@ class Experiment(Generic[M]):
     def run(
         self,
         *,
+        strategy: Strategy | None = None,
         steps: int | None = None,
         device: str | torch.device | None = None,
         noise: str | None = None,
@@ -78,21 +81,24 @@ class Experiment(Generic[M]):
         checkpoint_every: int | None = None,
         resume: bool = False,
         callbacks: Sequence[Callback] = (),
+        watch: Callable[["Run"], object] | None = None,
         stop: threading.Event | None = None,
         progress: bool = True,
     ) -> "Run[M]":
         """Train in this process and return the Run; Ctrl-C (or ■) ends it early and keeps what was learnt.
 
+        strategy: how to split the run over the processes of a torch.distributed group, which all call this; in a
+        notebook `cluster.run(experiment, strategy)` does it. Callbacks are called in all of them.
         steps: end after so many steps in place of `epochs`. device: CUDA where there is one, else the CPU.
         noise: the device that draws random numbers, by default the run's; "cpu" gives a GPU the CPU's numbers.
         checkpoint: a folder, written at the end and every `checkpoint_every` steps; with `resume` the run goes on
         from what is there, to the bit (lr, momentum and epochs may have changed), else it is replaced.
-        callbacks see the run at each row, and may return columns to add to it.
+        callbacks see the run at each row, and may return columns to add to it; `watch` sees it after each step.
         """
         for name, count in (("steps", steps), ("checkpoint_every", checkpoint_every)):
             if count is not None and count < 1:
                 raise ValueError(f"{name}={count}: it must be at least 1, or None.")
-        run = Run(self, steps, torch.device(device or default_device()), noise)
+        run = Run(self, steps, torch.device(device or default_device()), noise, strategy)
         folder = Path(checkpoint) if checkpoint is not None else None
         if folder is None and (checkpoint_every or resume):
             raise ValueError("checkpoint_every and resume need checkpoint=, the folder to keep the run in.")
@@ -101,15 +107,25 @@ class Experiment(Generic[M]):
             if resume:
                 run._read(folder)
         with (
-            _interrupts(run),
+            on_interrupt(run._interrupted),
             tqdm(
-                total=run.total_steps, initial=run.step, disable=not progress, unit="step", delay=1, mininterval=0.2
+                total=run.total_steps,
+                initial=run.step,
+                disable=not progress or run.share.rank > 0,
+                unit="step",
+                delay=1,
+                mininterval=0.2,
             ) as bar,
         ):
             for _ in run._steps():
                 bar.update()
                 if stop is not None and stop.is_set():
-                    run.stop("stopped")
+                    run.ask_to_stop("stopped")
+                if watch is not None:
+                    watch(run)
+                why = run.share.agreed(run._asked, run.step)
+                if why:
+                    run.stop(why)
                 if run._row_due():
                     run._add_row(callbacks)
                     text = f"loss {run.history.rows[-1]['loss']:.4g}, {run.throughput:,.0f} images/s"
@@ -120,7 +136,15 @@ class Experiment(Generic[M]):
             run._write(folder)  # before the row of a part, which a run that goes on will not have
         if run._sums:
             run._add_row(callbacks)
+        run._put_together()
         return run
+
+    def initial_model(self, device: str | torch.device = "cpu") -> M:
+        """The model as it is before training: the same for each call."""
+        gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # manual_seed seeds them too
+        with torch.random.fork_rng(devices=gpus):
+            torch.manual_seed(self.seed)
+            return self.model().to(device)
 
 
 def default_device() -> str:
@@ -131,33 +155,43 @@ def default_device() -> str:
 class Run(Generic[M]):
     """A training in progress, or what came of it: `model`, `history`, `seconds`, `throughput`, `stopped`."""
 
-    def __init__(self, experiment: Experiment[M], steps: int | None, device: torch.device, noise: str | None):
+    def __init__(
+        self,
+        experiment: Experiment[M],
+        steps: int | None,
+        device: torch.device,
+        noise: str | None,
+        strategy: Strategy | None = None,
+    ):
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f'device="{device}", but torch finds no CUDA GPU: leave device out to train on the CPU.')
         self.experiment = experiment
         self.device = device
         self.data = resolve(experiment.data)
-        images, labels = self.data
+        images, labels = self.data.images, self.data.labels
         if len(images) < experiment.batch_size:
             raise ValueError(f"{len(images)} images for batches of {experiment.batch_size}: make batch_size smaller.")
         self._on_device = Batch(images.to(device), None if labels is None else labels.to(device))
         self.steps_per_epoch = -(-len(images) // experiment.batch_size)
         self.total_steps = steps if steps is not None else experiment.epochs * self.steps_per_epoch
-        gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # manual_seed seeds them too
-        with torch.random.fork_rng(devices=gpus):
-            torch.manual_seed(experiment.seed)
-            self.model: M = experiment.model().to(device)
+        self.model = experiment.initial_model(device)
         for name, parameter in self.model.named_parameters():
             if parameter.dtype != images.dtype:
                 raise ValueError(f"{name} is {parameter.dtype} and the images {images.dtype}: make the model .float().")
+        self._kind = type(self.model).__name__
+        self._shapes = {name: list(value.shape) for name, value in self.model.state_dict().items()}
         self.learner = copy.deepcopy(experiment.learner)
-        self.optimizer = self._make_optimizer()
-        self.generator = torch.Generator(noise or device).manual_seed(experiment.seed)
+        self.generator = Draws(noise or device)
+        self.generator.manual_seed(experiment.seed)
         self.learner.start(self.model, self._on_device, experiment.batch_size, self.generator)
+        self.share = strategy.share(self) if strategy is not None else Share(self.model, self.learner)
+        self.model: M = self.share.model  # type: ignore[assignment]
+        self.optimizer = self._make_optimizer()
         self.history = History()
         self.step = 0
         self.seconds = 0.0
         self.stopped: str | None = None
+        self._asked: str | None = None  # this process, to stop; the others may not know of it
         self._sums: dict[str, Tensor] = {}
         self._row_start = (0, 0.0, 0)  # step, seconds, images at the last row
         self._images = 0
@@ -174,9 +208,27 @@ class Run(Generic[M]):
         """Images a second over the whole run; callbacks and checkpoints are not counted."""
         return self._images / self.seconds if self.seconds else 0.0
 
+    @property
+    def loss(self) -> float:
+        """The mean since the last row of the history."""
+        steps = self.step - self._row_start[0]
+        return float(self._sums["loss"]) / steps if steps else float(self.history.rows[-1]["loss"] or 0.0)
+
     def stop(self, why: str) -> None:
-        """End the run after this step; `run.stopped` says why."""
+        """End the run after this step; `run.stopped` says why. Of a run that is split, all processes must do it."""
         self.stopped = self.stopped or why
+
+    def ask_to_stop(self, why: str) -> None:
+        """As `stop`; but of a run that is split each process may be asked alone, and all stop after a common step."""
+        self._asked = self._asked or why
+        if self.share.ranks == 1:
+            self.stop(why)
+
+    def _interrupted(self) -> bool:
+        """Is this the first reason to stop? A second Ctrl-C means it."""
+        first = not (self.stopped or self._asked)
+        self.ask_to_stop("interrupted")
+        return first
 
     def __repr__(self) -> str:
         loss = f", loss {self.history['loss'][-1]:.4g}" if len(self.history) else ""
@@ -209,7 +261,7 @@ class Run(Generic[M]):
             if order_of != epoch:
                 order, order_of = self._order(epoch), epoch
             picked = order[position * self.experiment.batch_size :][: self.experiment.batch_size]
-            images, labels = self._on_device
+            images, labels = self._on_device.images, self._on_device.labels
             batch = Batch(images.index_select(0, picked), None if labels is None else labels.index_select(0, picked))
             report = self._learn(batch)
             for name, value in report.items():
@@ -226,11 +278,12 @@ class Run(Generic[M]):
         reports: list[dict[str, Tensor]] = []
 
         def closure() -> Any:
-            reports.append(self.learner.fill_grad(self.model, batch, self.generator))
+            reports.append(self.share.fill_grad(batch, self.generator))
             return reports[-1]["loss"]
 
         self._set_schedules()
         self.optimizer.step(closure)
+        self.share.stepped(self.step + 1)
         return reports[0]
 
     def _order(self, epoch: int) -> Tensor:
@@ -250,7 +303,8 @@ class Run(Generic[M]):
 
     def _add_row(self, callbacks: Sequence[Callback]) -> None:
         step, seconds, images = self._row_start
-        means = {name: float(value) / (self.step - step) for name, value in self._sums.items()}
+        sums = self.share.totals(self._sums)
+        means = {name: float(value) / (self.step - step) for name, value in sums.items()}
         rate = (self._images - images) / max(self.seconds - seconds, 1e-9)
         lr = float(self.optimizer.param_groups[0]["lr"])
         row: Row = {"step": self.step, "epoch": self.epoch, **means, "lr": lr, "images_per_second": rate}
@@ -263,16 +317,25 @@ class Run(Generic[M]):
             columns = callback(self) or {}
             row.update({name: value.item() if hasattr(value, "item") else value for name, value in columns.items()})
 
+    def _put_together(self) -> None:
+        """The model whole again, where this process had a part of it."""
+        self.share.close()
+        if self.share.model_is_whole:
+            return
+        state = self.share.model_state()
+        self.model = self.experiment.initial_model(self.device)
+        self.model.load_state_dict(state)
+
     # Checkpoints.
 
     @cached_property
     def _fingerprint(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to be this run's."""
-        shapes = {name: list(value.shape) for name, value in self.model.state_dict().items()}
         labels = self._on_device.labels
-        return {
-            "model": type(self.model).__name__,
-            "shapes": shapes,
+        replicas = {"replicas": self.share.replicas} if self.share.replicas > 1 else {}
+        return replicas | {
+            "model": self._kind,
+            "shapes": self._shapes,
             "learner": re.sub(" at 0x[0-9a-f]+", "", repr(self.learner)),  # an address is another in each process
             "optimizer": type(self.optimizer).__name__,
             "batch_size": self.experiment.batch_size,
@@ -284,10 +347,10 @@ class Run(Generic[M]):
         }
 
     def _write(self, folder: Path) -> None:
-        optimizer, numbers = files.pack_optimizer(self.optimizer)
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        tensors |= {f"learner.{name}": value for name, value in self.learner.state.items()}
-        tensors |= {f"sum.{name}": value for name, value in self._sums.items()}
+        optimizer, numbers = self.share.optimizer_state(self.optimizer)
+        tensors = {f"model.{name}": value for name, value in self.share.model_state().items()}
+        tensors |= {f"learner.{name}": value for name, value in self.share.learner_state().items()}
+        tensors |= {f"sum.{name}": self.share.gather(f"sum.{name}", value) for name, value in self._sums.items()}
         tensors |= optimizer | {"generator": self.generator.get_state()}
         for name, value in tensors.items():
             if value.is_floating_point() and not value.isfinite().all():
@@ -303,15 +366,16 @@ class Run(Generic[M]):
             "optimizer": numbers,
             "history": self.history.rows,
         }
-        files.write(folder, tensors, state)
+        if self.share.rank == 0:
+            files.write(folder, tensors, state)
 
     def _read(self, folder: Path) -> None:
         found = files.read(folder)
         if found is None:
             return
         tensors, state = found
-        for name, mine in self._fingerprint.items():
-            theirs = state["fingerprint"].get(name)
+        for name in self._fingerprint | state["fingerprint"]:
+            mine, theirs = self._fingerprint.get(name), state["fingerprint"].get(name)
             if theirs != mine:
                 raise ValueError(
                     f"the checkpoint in {folder} is of another run ({name}: {theirs} there, {mine} here): "
@@ -321,11 +385,11 @@ class Run(Generic[M]):
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
-        self.model.load_state_dict(part("model."))
-        for name, value in part("learner.").items():
-            self.learner.state[name] = value.to(self.device)
-        self._sums = {name: value.to(self.device) for name, value in part("sum.").items()}
-        files.unpack_optimizer(self.optimizer, tensors, state["optimizer"])
+        self.share.load_model(part("model."))
+        self.share.load_learner(part("learner."), self.device)
+        sums = {name: self.share.scatter(f"sum.{name}", value) for name, value in part("sum.").items()}
+        self._sums = {name: value.to(self.device) for name, value in sums.items()}
+        self.share.load_optimizer(self.optimizer, tensors, state["optimizer"])
         self.generator.set_state(tensors["generator"])
         self.step, self.seconds, self._images = state["step"], state["seconds"], state["images"]
         self._row_start = tuple(state["row_start"])
@@ -345,13 +409,12 @@ def resolve(source: Any) -> Batch:
 
 
 @contextmanager
-def _interrupts(run: Run) -> Iterator[None]:
-    """Turn Ctrl-C into a stop between two steps, so that no step is left half done."""
+def on_interrupt(ask: Callable[[], bool]) -> Iterator[None]:
+    """Turn Ctrl-C into a call of `ask`, so that no step is left half done; where it gives False, into an interrupt."""
 
     def on_signal(signum, frame):
-        if run.stopped:  # a second Ctrl-C means it
+        if not ask():
             raise KeyboardInterrupt
-        run.stop("interrupted")
 
     in_main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, on_signal) if in_main else None

@@ -6,14 +6,20 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from dlkit.models.draws import Part
+
 M_contra = TypeVar("M_contra", bound=nn.Module, contravariant=True)
 
 
 class Batch(NamedTuple):
-    """Images (batch, height, width) or (batch, pixels), and their labels (batch,) where there are any."""
+    """Images (batch, height, width) or (batch, pixels), and their labels (batch,) where there are any.
+
+    `weight`: where a batch is split over workers, the share of its images that is here.
+    """
 
     images: Float[Tensor, "batch ..."]
     labels: Int64[Tensor, " batch"] | None = None
+    weight: float = 1.0
 
     def __len__(self) -> int:  # of images, not of fields
         return len(self.images)
@@ -39,5 +45,33 @@ class Learner(Protocol[M_contra]):
         ...
 
     def fill_grad(self, model: M_contra, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Set .grad of every parameter; return scalars to report, still on the device, `"loss"` first."""
+        """Set .grad of every parameter; return scalars to report, still on the device, `"loss"` first.
+
+        All are means over the batch, times `batch.weight`: those of its parts add up to those of the whole.
+        """
+        ...
+
+
+@runtime_checkable
+class Splits(Protocol):
+    """A learner that can learn from a part of a batch; it draws all random numbers by `models.draws`."""
+
+    def split(self, rank: int, ranks: int) -> dict[str, Part]:
+        """Called after `start` on each of several workers: keep this one's part of what has rows of its own.
+
+        Returns the names in `state` that are parts now. ValueError, with the reason, if no part of a batch will do.
+        """
+        ...
+
+
+@runtime_checkable
+class Backprop(Protocol):
+    """A learner whose gradient is that of a loss of the net's answer, so that the net can be run by others."""
+
+    def inputs(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """What the net is given of a batch."""
+        ...
+
+    def loss(self, found: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """What is to be backpropagated from the net's answer, and the report."""
         ...

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from dlkit.models.rbm import bernoulli
+from dlkit.models.draws import bernoulli
 from dlkit.models.unrolled import check_chain
 from dlkit.training.experiment import Callback, Experiment, Run, resolve
 from dlkit.training.learner import Batch

@@ -9,10 +9,10 @@ from torch import Tensor
 from dlkit.data import check
 from dlkit.models.dbn import DBN
 from dlkit.models.directed import DirectedLayer
+from dlkit.models.draws import Part, bernoulli, rows
 from dlkit.models.products import matmul
-from dlkit.models.rbm import bernoulli
 from dlkit.models.sampling import noise
-from dlkit.training.contrastive import difference
+from dlkit.training.contrastive import difference, keep_chains
 from dlkit.training.learner import Batch, expect
 
 
@@ -34,6 +34,7 @@ class UpDown:
     k: int = 3
     persistent: bool = False
     state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+    part: Part | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self):
         if self.k < 1:
@@ -65,12 +66,14 @@ class UpDown:
         positive = top.hidden_given(x)
         back = top.visible_given(top.draw_hidden(positive, generator))
         v = self.state["chains"] if self.persistent else top.draw_visible(back, generator)
-        for _ in range(self.k if self.persistent else self.k - 1):
-            mean = top.visible_given(top.draw_hidden(top.hidden_given(v), generator))
-            v = top.draw_visible(mean, generator)
+        with rows(generator, self.part):
+            for _ in range(self.k if self.persistent else self.k - 1):
+                mean = top.visible_given(top.draw_hidden(top.hidden_given(v), generator))
+                v = top.draw_visible(mean, generator)
         if self.persistent:
             self.state["chains"].copy_(v)
-        weight = difference(len(x), len(v), x.dtype, x.device)
+        chain_weight = batch.weight if self.part is None else self.part.count / self.part.whole
+        weight = difference(batch.weight / len(x), len(x), chain_weight / len(v), len(v), x.dtype, x.device)
         gradient = top.energy_gradient(torch.cat([x, v]), torch.cat([positive, top.hidden_given(v)]), weight)
         for name, parameter in top.named_parameters():
             parameter.grad = gradient[name]
@@ -78,26 +81,32 @@ class UpDown:
         asleep = [v[:, : top.features]]
         for layer in reversed(lower):
             mean = layer.visible_given(asleep[0])
-            asleep.insert(0, mean if layer is lower[0] else bernoulli(mean, generator))
+            with rows(generator, self.part):
+                asleep.insert(0, mean if layer is lower[0] else bernoulli(mean, generator))
 
         loss = awake[0].new_zeros(())
         for place, layer in enumerate(lower):
             below, above = awake[place : place + 2]
             picture = layer.visible_given(above)
-            loss = F.mse_loss(picture, below, reduction="sum") / len(below) if place == 0 else loss
-            _delta_rule(layer.G, layer.a, above, picture - below, transposed=True)
+            if place == 0:
+                loss = F.mse_loss(picture, below, reduction="sum") / len(below) * batch.weight
+            _delta_rule(layer.G, layer.a, above, picture - below, batch.weight, transposed=True)
             below, above = asleep[place : place + 2]
-            _delta_rule(layer.R, layer.b, below, layer.hidden_given(below) - above, transposed=False)
+            _delta_rule(layer.R, layer.b, below, layer.hidden_given(below) - above, chain_weight, transposed=False)
 
         report = {"loss": loss}
         if model.labels is not None and batch.labels is not None:
             wrong = back[:, top.features :].argmax(1) != batch.labels
-            report["error"] = 100 * wrong.float().mean()
+            report["error"] = 100 * batch.weight * wrong.float().mean()
         return report
 
+    def split(self, rank: int, ranks: int) -> dict[str, Part]:
+        """Persistent chains stay with their workers. ValueError if there are fewer of them than workers."""
+        return keep_chains(self, rank, ranks) if self.persistent else {}
 
-def _delta_rule(W: Tensor, bias: Tensor, given: Tensor, error: Tensor, *, transposed: bool) -> None:
-    """.grad of the mean cross-entropy of sigmoid units whose probabilities are off by `error`, given their input."""
-    error = error / len(error)
+
+def _delta_rule(W: Tensor, bias: Tensor, given: Tensor, error: Tensor, weight: float, *, transposed: bool) -> None:
+    """.grad of `weight` times the mean cross-entropy of sigmoid units whose probabilities are off by `error`."""
+    error = error * weight / len(error)
     W.grad = matmul(error.T, given) if transposed else matmul(given.T, error)
     bias.grad = error.sum(0)

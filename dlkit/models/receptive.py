@@ -1,0 +1,161 @@
+"""Local receptive fields that share no weights: the layer, and a small network of it."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dlkit.models.convnet import Frame, Layers
+
+
+class LocallyConnected2d(nn.Module):
+    """As a convolution, but the units of each place (y, x) have kernels of their own.
+
+    `weight` (high, wide, out_maps, in_maps * size * size) is one matrix a place, its columns in the order of a kernel
+    of `nn.Conv2d`: units that share a receptive field are one dense product. `bias` (high, wide, out_maps). First
+    values are uniform, within 1/√inputs of a unit, as torch's are. `input` is the (height, width) of the maps that
+    come in; what the steps leave over, below and to the right, is lost.
+    Given only rows a to b of `weight` and `bias`, it is a band of itself: it takes the rows of the input that these
+    see, from a * stride on (b - a - 1) * stride + size of them, and gives rows a to b of the whole's output.
+    ValueError for kernels larger than the input, or an input that is not one row of places for each row of weights.
+    Sources: Le, Ranzato, Monga, Devin, Chen, Corrado, Dean, Ng 2012, Building high-level features using large scale
+    unsupervised learning; Coates, Huval, Wang, Wu, Catanzaro, Ng 2013, Deep learning with COTS HPC systems.
+    """
+
+    def __init__(
+        self,
+        in_maps: int,
+        out_maps: int,
+        size: int,
+        input: tuple[int, int],
+        stride: int = 1,
+        *,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        if min(in_maps, out_maps) < 1:
+            raise ValueError(f"{in_maps} maps to {out_maps}: at least 1 to 1 is needed.")
+        if min(size, stride) < 1:
+            raise ValueError(f"kernels of {size}x{size} at steps of {stride}: at least 1x1 and 1 are needed.")
+        if not isinstance(input, Sequence) or len(input) != 2:
+            raise ValueError(f"input={input}: give the size of the maps that come in, (height, width).")
+        if min(input) < size:
+            raise ValueError(
+                f"kernels of {size}x{size} for maps of {input[0]}x{input[1]}: none fits, make them smaller."
+            )
+        self.in_maps, self.out_maps, self.size, self.stride = in_maps, out_maps, size, stride
+        inputs = in_maps * size**2
+        shape = (*(places(length, size, stride) for length in input), out_maps)
+        uniform = [2 * torch.rand(each, generator=generator) - 1 for each in ((*shape, inputs), shape)]
+        self.weight = nn.Parameter(uniform[0] * inputs**-0.5)
+        self.bias = nn.Parameter(uniform[1] * inputs**-0.5)
+
+    def extra_repr(self) -> str:
+        high, wide = self.weight.shape[:2]
+        return f"{self.in_maps}, {self.out_maps}, size={self.size}, stride={self.stride}, places={high}x{wide}"
+
+    def forward(self, x: Float[Tensor, "batch in height width"]) -> Float[Tensor, "batch out high wide"]:
+        high, wide, out_maps, inputs = self.weight.shape
+        there = tuple(places(length, self.size, self.stride) for length in x.shape[2:])
+        if x.ndim != 4 or x.shape[1] != self.in_maps or there != (high, wide):
+            height, width = ((length - 1) * self.stride + self.size for length in (high, wide))
+            raise ValueError(
+                f"an input of shape {tuple(x.shape)} for {self.in_maps} maps with weights at {high}x{wide} places: "
+                f"(batch, {self.in_maps}, {height}, {width})."
+            )
+        # The batch comes last, so that windows are copied in runs as long as it, and not as a kernel is wide.
+        rows = x.permute(2, 3, 1, 0).contiguous().unfold(0, self.size, self.stride)
+        windows = rows.unfold(1, self.size, self.stride).permute(0, 1, 2, 4, 5, 3)
+        patches = windows.reshape(high * wide, inputs, len(x))
+        found = torch.baddbmm(self.bias.flatten(0, 1)[:, :, None], self.weight.flatten(0, 1), patches)
+        return found.view(high, wide, out_maps, len(x)).permute(3, 2, 0, 1)
+
+
+class L2Pool(nn.Module):
+    """√(ε + the sum of squares) of each window of size x size of each map; no window sticks out.
+
+    ε, small, gives it a slope where all is 0. Source: Le et al. 2012, as above: their pooling, and the ε of their cost.
+    """
+
+    def __init__(self, size: int = 3, stride: int = 2, epsilon: float = 1e-4):
+        super().__init__()
+        if min(size, stride) < 1:
+            raise ValueError(f"windows of {size}x{size} at steps of {stride}: at least 1x1 and 1 are needed.")
+        self.size, self.stride, self.epsilon = size, stride, epsilon
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}, stride={self.stride}"
+
+    def forward(self, x: Float[Tensor, "batch maps height width"]) -> Float[Tensor, "batch maps high wide"]:
+        if x.ndim != 4 or min(x.shape[2:]) < self.size:
+            raise ValueError(
+                f"an input of shape {tuple(x.shape)} for windows of {self.size}x{self.size}: (batch, maps, height, "
+                f"width), both at least {self.size}."
+            )
+        return (F.avg_pool2d(x.square(), self.size, self.stride) * self.size**2 + self.epsilon).sqrt()
+
+
+class ContrastNorm(nn.Module):
+    """At each place the maps less their mean, over their standard deviation, or over `floor` where that is larger.
+
+    Local contrast normalisation, subtractive and divisive, in windows of one place.
+    Source: Jarrett, Kavukcuoglu, Ranzato, LeCun 2009, What is the best multi-stage architecture for object recognition?
+    """
+
+    def __init__(self, floor: float = 0.01):
+        super().__init__()
+        self.floor = floor
+
+    def extra_repr(self) -> str:
+        return f"floor={self.floor}"
+
+    def forward(self, x: Float[Tensor, "batch maps height width"]) -> Float[Tensor, "batch maps height width"]:
+        centred = x - x.mean(1, keepdim=True)
+        variance = centred.square().mean(1, keepdim=True)
+        return centred * variance.clamp(min=self.floor**2).rsqrt()  # the root of 0 would have a slope that is NaN
+
+
+class LocalNet(Layers):
+    """Stages of untied filters, L2 pooling and contrast normalisation, as DistBelief's; a fully connected output.
+
+    Stage 1 is `filter1`, `pool1`, `norm1`, with maps[0] maps, and so on: maps (batch, maps, height, width). Filters are
+    linear, of size x size; pooling has windows of 3x3 at steps of 2, which overlap. The whole gives logits
+    (batch, classes). `shape` is that of an image, (height, width) or (maps, height, width).
+    ValueError for images too small for it.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...] = (28, 28),
+        classes: int = 10,
+        *,
+        maps: tuple[int, ...] = (4, 8),
+        size: int = 4,
+    ):
+        if not isinstance(shape, Sequence) or len(shape) not in (2, 3):
+            raise ValueError(f"shape={shape}: give that of an image, (height, width) or (maps, height, width).")
+        below, height, width = shape if len(shape) == 3 else (1, *shape)
+        least = 1
+        for _ in maps:
+            least = 2 * (least - 1) + 3 + size - 1
+        if min(height, width) < least:
+            raise ValueError(
+                f"images of {height}x{width} are too small for {len(maps)} stages of {size}x{size} filters and "
+                f"pooling: at least {least}x{least}."
+            )
+        super().__init__()
+        self.frame = Frame((below, height, width))
+        for stage, count in enumerate(maps, 1):
+            self.add_module(f"filter{stage}", LocallyConnected2d(below, count, size, (height, width)))
+            self.add_module(f"pool{stage}", L2Pool(3, 2))
+            self.add_module(f"norm{stage}", ContrastNorm())
+            below, (height, width) = count, (places(length - size + 1, 3, 2) for length in (height, width))
+        self.flatten = nn.Flatten()
+        self.output = nn.Linear(below * height * width, classes)
+
+
+def places(length: int, size: int, stride: int) -> int:
+    """How many windows of `size`, at steps of `stride`, lie within `length`."""
+    return max((length - size) // stride + 1, 0)

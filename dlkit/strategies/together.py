@@ -1,0 +1,81 @@
+"""What all strategies share: ranks that begin, stop and are counted together."""
+
+import uuid
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from dlkit.cluster.collectives import Group, enter_group
+from dlkit.cluster.timeline import Recorder, Span, now
+from dlkit.models.draws import Draws
+from dlkit.training.learner import Batch, Learner
+from dlkit.training.share import Share
+
+
+class Together(Share):
+    """A share whose ranks stop after the same step; `group` is that of all ranks."""
+
+    def __init__(self, model: nn.Module, learner: Learner):
+        super().__init__(model, learner)
+        enter_group()
+        self.recorder = Recorder()
+        self.group = Group(recorder=self.recorder)
+        self.rank, self.ranks = self.group.rank, self.group.size
+        name = self.group.gather_objects(uuid.uuid4().hex)[0]
+        self.store = dist.PrefixStore(name, dist.distributed_c10d._get_default_store())
+        self._begun = 0.0
+
+    def fill_grad(self, batch: Batch, generator: Draws) -> dict[str, Tensor]:
+        self._begun = now()
+        try:
+            return self.fill(batch, generator)
+        finally:
+            generator.part = None
+
+    def fill(self, batch: Batch, generator: Draws) -> dict[str, Tensor]:
+        """What a strategy does in place of `Share.fill_grad`."""
+        return super().fill_grad(batch, generator)
+
+    def stepped(self, step: int) -> None:
+        self.recorder.add(Span("step", "step", self._begun, now(), number=step))
+
+    def last_common(self, step: int) -> int:
+        """A step after `step` that no rank can be past while rank 0 has just taken `step`."""
+        return step + 1
+
+    def agreed(self, asked: str | None, step: int) -> str | None:
+        """Rank 0 names the step after which all stop. No rank is past it: none takes a step without rank 0."""
+        if self.group.backend == "nccl":
+            torch.cuda.synchronize()  # or a rank's Python would be steps ahead of what its GPU has exchanged
+        if asked and self.rank > 0 and not self.store.check(["asked"]):
+            self.store.set("asked", asked)
+        if self.rank == 0 and not self.store.check(["stop"]):
+            why = asked or (self.store.get("asked").decode() if self.store.check(["asked"]) else None)
+            if why:
+                self.store.set("stop", f"{self.last_common(step)} {why}")
+        if not self.store.check(["stop"]):
+            return None
+        last, why = self.store.get("stop").decode().split(" ", 1)
+        return why if step >= int(last) else None
+
+
+def refuse_what_differs(model: nn.Module, name: str) -> None:
+    """ValueError for layers that would do otherwise on a part of a batch, or on one of several ranks."""
+    for path, module in model.named_modules():
+        kind = type(module).__name__
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise ValueError(
+                f"{path}, a {kind}, takes its statistics from a whole batch, and under {name} a rank sees a part: "
+                "use nn.GroupNorm or nn.LayerNorm."
+            )
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
+            raise ValueError(
+                f"{path}, a {kind}, draws from torch's own generator, which {name} cannot keep in step: "
+                "drop inputs by `CrossEntropy(distortion=InputDropout())`."
+            )
+
+
+def kind(thing: Any) -> str:
+    return type(thing).__name__

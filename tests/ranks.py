@@ -1,0 +1,75 @@
+"""Processes of a torch.distributed group, for tests: started once, and used by all tests that ask for so many."""
+
+import atexit
+import os
+import tempfile
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+import torch
+import torch.multiprocessing as mp
+
+_teams: dict[int, "Team"] = {}
+
+
+def team(n: int) -> "Team":
+    """`n` ranks, over gloo on loopback, that met by a file."""
+    if n not in _teams or not _teams[n].alive():
+        _teams[n] = Team(n)
+    return _teams[n]
+
+
+class Team:
+    def __init__(self, n: int):
+        context = mp.get_context("spawn")
+        self.folder = tempfile.TemporaryDirectory(prefix="dlkit-ranks-")
+        self.pipes, self.processes = [], []
+        for rank in range(n):
+            mine, theirs = context.Pipe()
+            process = context.Process(target=serve, args=(theirs, rank, n, self.folder.name), daemon=True)
+            process.start()
+            self.pipes.append(mine)
+            self.processes.append(process)
+        atexit.register(self.stop)
+
+    def alive(self) -> bool:
+        return all(process.is_alive() for process in self.processes)
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Any]:
+        """What the function gives on each rank. The error of the lowest rank that has one is raised here."""
+        for pipe in self.pipes:
+            pipe.send_bytes(cloudpickle.dumps((function, args, kwargs)))
+        answers = [cloudpickle.loads(pipe.recv_bytes()) for pipe in self.pipes]
+        failed = [(value, text) for value, text in answers if text]
+        if failed:
+            error, text = failed[0]
+            error.add_note(text)
+            self.stop()  # collectives may be out of step now
+            raise error
+        return [value for value, _ in answers]
+
+    def stop(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.join()
+        self.folder.cleanup()
+
+
+def serve(pipe: Any, rank: int, n: int, folder: str) -> None:
+    import torch.distributed as dist
+
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/rendezvous", n), rank=rank, world_size=n)
+    while True:
+        try:
+            function, args, kwargs = cloudpickle.loads(pipe.recv_bytes())
+        except EOFError:
+            return
+        try:
+            answer = (function(*args, **kwargs), "")
+        except Exception as error:
+            answer = (error, traceback.format_exc())
+        pipe.send_bytes(cloudpickle.dumps(answer))
