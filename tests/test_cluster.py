@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import nbformat
@@ -13,16 +14,27 @@ import psutil
 import pytest
 from nbclient import NotebookClient
 
-from dlkit.cluster import Cluster, ClusterError, Place, places
+from dlkit.cluster import Cluster, ClusterError, Place, engines, places
 from dlkit.cluster.places import backend, remarks
 
 SCRIPT = """
-import time
+import os, signal, time
 from dlkit.cluster import Cluster
 cluster = Cluster(2).start()
-print(cluster._running.folder, flush=True)
+os.kill(cluster.call(os.getpid)[1], signal.SIGKILL)
+cluster.mend()  # at once: for a moment, the process still looks alive
+print(cluster._running.folder, *cluster.call(os.getpid), flush=True)
 time.sleep(600)
 """
+
+
+def total():
+    import torch
+    import torch.distributed as dist
+
+    value = torch.tensor([float(1 + dist.get_rank())])
+    dist.all_reduce(value)
+    return value.item()
 
 
 def test_cores_are_dealt_out_in_equal_parts_and_each_rank_computes_with_as_many_threads():
@@ -69,6 +81,11 @@ def cluster():
         yield started
 
 
+def by_value(function):
+    """A function of this module, as one that was defined in a notebook: engines cannot import this module."""
+    return types.FunctionType(function.__code__, {"__name__": "__main__"})
+
+
 def family(cluster):
     """The processes of the cluster: its controller, engines, and what these have started."""
     children = psutil.Process().children(recursive=True)
@@ -92,15 +109,7 @@ def test_answers_come_in_the_order_of_ranks_from_the_places_planned(cluster):
 
 
 def test_the_group_adds_up(cluster):
-    def total():
-        import torch
-        import torch.distributed as dist
-
-        value = torch.tensor([float(1 + dist.get_rank())])
-        dist.all_reduce(value)
-        return value.item(), dist.get_world_size()
-
-    assert cluster.call(total) == [(3.0, 2)] * 2
+    assert cluster.call(by_value(total)) == [3.0] * 2
 
 
 def test_the_table_has_a_row_a_rank(cluster):
@@ -137,57 +146,265 @@ def test_a_notebook_runs_cells_on_all_engines_and_sends_its_own_functions_there(
         "from dlkit.cluster import Cluster\ncluster = Cluster(2).start()",
         "%%px\nimport torch.distributed as dist\nprint('rank', dist.get_rank(), 'of', dist.get_world_size())",
         "def doubled(x):\n    return 2 * x\n\ncluster.call(doubled, 21)",
+        "def inverse(x):\n    return 1 / x  # the guilty line\n\ncluster.call(inverse, 0)",
+        "import os, signal\nos.kill(cluster.call(os.getpid)[1], signal.SIGKILL)\ncluster.mend()",
+        "%%px\nprint('again', dist.get_rank() if 'dist' in globals() else 'afresh')",
         "cluster.stop()\ncluster.running()",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+    notebook.cells[3].metadata.tags = ["raises-exception"]
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    px, call, stop = ("".join(str(output) for output in cell.outputs) for cell in notebook.cells[1:])
+    px, call, wrong, mended, again, stop = (
+        "".join(str(output) for output in cell.outputs) for cell in notebook.cells[1:]
+    )
     assert "rank 0 of 2" in px
     assert "rank 1 of 2" in px
     assert "[42, 42]" in call
+    assert "ZeroDivisionError" in wrong
+    assert "on engine 0" in wrong
+    assert "return 1 / x  # the guilty line" in wrong.split("on engine 0")[1]  # the cell's source is here, not there
+    assert mended.count("ready") == 4  # two rows, as text and as HTML
+    assert "again 0" in again
+    assert "again afresh" in again
     assert "False" in stop
 
 
-def test_an_engine_that_is_killed_is_named_and_all_start_afresh():
-    with Cluster(2) as cluster:
-        pids = cluster.call(os.getpid)
-        begun = time.monotonic()
+def test_what_fails_on_an_engine_fails_here_with_its_traceback(cluster):
+    class Wrong(Exception):
+        pass
 
-        def work():
-            import time
+    def work():
+        import torch.distributed as dist
 
-            import torch.distributed as dist
+        if dist.get_rank() == 1:
+            try:
+                [][3]
+            except IndexError as error:
+                raise Wrong("too far") from error
 
-            time.sleep(60 * dist.get_rank())
+    with pytest.raises(Wrong, match="too far") as failed:
+        cluster.call(work)
+    (note,) = failed.value.__notes__
+    assert note.startswith(f"on engine 1 (host {cluster.rows()[1]['host']}, pid {cluster.rows()[1]['pid']}, ")
+    assert "[][3]" in note
+    assert "IndexError: list index out of range" in note  # its cause
+    assert "worker.py" not in note
 
-        threading.Timer(1.0, os.kill, (pids[1], signal.SIGKILL)).start()
-        died = rf"engine 1 \(host .*, pid {pids[1]}, .*\) has died: `cluster.stop\(\)`"
-        with pytest.raises(ClusterError, match=died):
-            cluster.call(work)
-        assert time.monotonic() - begun < 30  # and not the minute of rank 1
-        assert [row["state"] for row in cluster.rows()] == ["ready", "gone"]
-        with pytest.raises(ClusterError, match=died):
-            cluster.call(os.getpid)
-        cluster.stop()
-        assert len(set(cluster.start().call(os.getpid)) - set(pids)) == 2
+
+def test_of_several_that_fail_the_lowest_rank_is_heard(cluster):
+    def work():
+        import time
+
+        import torch.distributed as dist
+
+        time.sleep(0.3 * (1 - dist.get_rank()))
+        raise ValueError(f"rank {dist.get_rank()}")
+
+    with pytest.raises(ValueError, match="rank 0"):
+        cluster.call(work)
+
+
+def test_an_error_that_would_not_arrive_is_told_in_words(cluster):
+    def odd():
+        class Odd(Exception):
+            def __init__(self, one, other):
+                super().__init__(f"{one} is not {other}")
+
+        raise Odd(1, 2)
+
+    with pytest.raises(RuntimeError, match="Odd: 1 is not 2"):
+        cluster.call(odd)
+    with pytest.raises(RuntimeError, match="SystemExit: 3"):
+        cluster.call(sys.exit, 3)
+
+
+def test_what_cannot_travel_is_refused(cluster, tmp_path):
+    lock = threading.Lock()
+
+    def locked():
+        return lock
+
+    def gives_one():
+        import threading
+
+        return threading.Lock()
+
+    mend = "make that inside the function"
+    with pytest.raises(TypeError, match=rf"`locked`.* cannot travel to the engines \(.*_thread.lock.*\): {mend}"):
+        cluster.call(locked)
+    with pytest.raises(TypeError, match=rf"`<lambda>`.* cannot travel to the engines \(.*generator.*\): {mend}"):
+        cluster.call(lambda x: x, (i for i in range(3)))
+    with (
+        (tmp_path / "open").open("w") as file,
+        pytest.raises(TypeError, match=rf"cannot travel to the engines \(.*file.*\): {mend}"),
+    ):
+        cluster.call(lambda x: x, x=file)
+    with pytest.raises(TypeError, match=r"what `gives_one` gives cannot travel back \(.*_thread.lock"):
+        cluster.call(gives_one)
+
+
+def test_those_that_wait_for_one_that_failed_are_freed_and_the_cause_is_told(cluster):
+    def work():
+        import torch
+        import torch.distributed as dist
+
+        if dist.get_rank() == 1:
+            [][3]
+        dist.all_reduce(torch.ones(1))
+
+    with pytest.raises(IndexError) as failed:  # and not that the connection was closed, on rank 0
+        cluster.call(work)
+    assert "on engine 1" in failed.value.__notes__[0]
+    assert cluster.call(by_value(total)) == [3.0] * 2
+
+
+def test_a_group_made_anew_leaves_no_files(cluster):
+    for _ in range(3):
+        cluster.regroup()
+        assert cluster.call(by_value(total)) == [3.0] * 2
+    assert len(list(Path(cluster._running.folder).glob("group-*"))) <= 1
+
+
+def test_an_interrupt_reaches_the_one_who_waits_and_not_the_engines(cluster):
+    assert all(os.getsid(process.pid) != os.getsid(0) for process in family(cluster))
+    assert all(os.getpgid(process.pid) != os.getpgid(0) for process in family(cluster))
+
+    def work():
+        import builtins
+        import time
+
+        time.sleep(1.5)
+        builtins.done = True
+
+    def done():
+        import builtins
+
+        return builtins.__dict__.pop("done", False)
+
+    threading.Timer(0.5, signal.raise_signal, (signal.SIGINT,)).start()
+    with pytest.raises(KeyboardInterrupt):
+        cluster.call(work)
+    assert cluster.call(done) == [True, True]
+
+
+def test_a_call_after_one_that_was_interrupted_is_not_mixed_up_with_it(cluster):
+    def half():
+        import torch
+        import torch.distributed as dist
+
+        if dist.get_rank() == 0:
+            dist.all_reduce(torch.ones(1))  # alone: rank 1 has ended
+
+    threading.Timer(1.0, signal.raise_signal, (signal.SIGINT,)).start()
+    with pytest.raises(KeyboardInterrupt):
+        cluster.call(half)
+    assert cluster.call(by_value(total)) == [3.0] * 2
+
+
+def test_where_nothing_is_amiss_nothing_is_mended(cluster):
+    pids, groups = cluster.call(os.getpid), cluster._running.groups
+    assert cluster.mend() is cluster
+    assert (cluster.call(os.getpid), cluster._running.groups) == (pids, groups)
+
+
+def keep(what):
+    import builtins
+
+    builtins.kept = what
+
+
+def kept():
+    import builtins
+
+    return getattr(builtins, "kept", None)
+
+
+@pytest.mark.parametrize(
+    ("how", "state", "what"),
+    [(signal.SIGKILL, "gone", "died"), (signal.SIGSTOP, "stopped", r"been stopped \(SIGSTOP\)")],
+)
+def test_an_engine_that_is_lost_is_named_and_mended_and_the_other_keeps_what_it_holds(cluster, how, state, what):
+    cluster.call(by_value(keep), what)
+    pids = cluster.call(os.getpid)
+
+    def work():
+        import time
+
+        import torch
+        import torch.distributed as dist
+
+        time.sleep(600 * dist.get_rank())
+        dist.all_reduce(torch.ones(1))
+
+    threading.Timer(1.0, os.kill, (pids[1], how)).start()
+    lost = rf"^engine 1 \(host .*, pid {pids[1]}, .*\) has {what}: `cluster.mend\(\)` starts it afresh in its place\.$"
+    with pytest.raises(ClusterError, match=lost):
+        cluster.call(work)
+    assert [row["state"] for row in cluster.rows()] == ["ready", state]
+    with pytest.raises(ClusterError, match=lost):
+        cluster.call(os.getpid)
+    assert cluster.mend() is cluster
+    assert not psutil.pid_exists(pids[1])
+    after = cluster.call(os.getpid)
+    assert after[0] == pids[0]
+    assert after[1] != pids[1]
+    assert [(row["pid"], row["state"]) for row in cluster.rows()] == [(pid, "ready") for pid in after]
+    assert cluster.call(by_value(kept)) == [what, None]
+    assert cluster.call(by_value(total)) == [3.0] * 2
+    if hasattr(os, "sched_getaffinity"):
+        assert [tuple(sorted(os.sched_getaffinity(pid))) for pid in after] == [place.cores for place in cluster.plan]
+    places = [psutil.Process(pid).environ() for pid in after]
+    assert all(place.environment().items() <= found.items() for place, found in zip(cluster.plan, places, strict=True))
+
+
+def test_an_engine_that_stays_busy_is_started_afresh_too_and_it_is_said(cluster, monkeypatch, capsys):
+    monkeypatch.setattr(engines, "FREE", 1.0)
+    pids = cluster.call(os.getpid)
+    threading.Timer(0.5, os.kill, (pids[1], signal.SIGKILL)).start()
+    with pytest.raises(ClusterError, match="engine 1"):
+        cluster.call(time.sleep, 600)
+    cluster.mend()
+    assert f"engine 0 (host {cluster.rows()[0]['host']}, pid {pids[0]}, " in capsys.readouterr().out
+    assert not set(pids) & set(cluster.call(os.getpid))
+    assert cluster.call(by_value(total)) == [3.0] * 2
+
+
+def test_a_mended_cluster_stops_as_a_whole_and_can_start_again(cluster):
+    pids = cluster.call(os.getpid)
+    both = [psutil.Process(pid) for pid in pids]
+    for process in both:
+        process.kill()
+    psutil.wait_procs(both, timeout=10)
+    lost = r"engine 0 .* has died and engine 1 .* has died: `cluster.mend\(\)` starts them afresh in their places\.$"
+    with pytest.raises(ClusterError, match=lost):
+        cluster.call(by_value(total))
+    cluster.mend()
+    os.kill(cluster.call(os.getpid)[0], signal.SIGSTOP)  # one that would not hear that it is to stop
+    members = family(cluster)
+    assert len(members) >= 3
+    cluster.stop()
+    _, left = psutil.wait_procs(members, timeout=10)
+    assert not left
+    assert not set(cluster.start().call(os.getpid)) & {*pids, *(member.pid for member in members)}
 
 
 def test_when_its_owner_is_killed_no_process_and_no_file_is_left():
     owner = subprocess.Popen([sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, text=True)
     children = []
     try:
-        folder = Path(owner.stdout.readline().strip())
+        folder, first, _afresh = owner.stdout.readline().split()
         children = psutil.Process(owner.pid).children(recursive=True)
         assert len(children) >= 3  # a controller and two engines, at the least
-        assert folder.is_dir()
+        assert Path(folder).is_dir()
+        os.kill(int(first), signal.SIGSTOP)  # it cannot see for itself that its owner has gone
         owner.send_signal(signal.SIGKILL)
         owner.wait()
         _, left = psutil.wait_procs(children, timeout=10)
         assert not left
         end = time.monotonic() + 5
-        while folder.exists() and time.monotonic() < end:
+        while Path(folder).exists() and time.monotonic() < end:
             time.sleep(0.1)
-        assert not folder.exists()
+        assert not Path(folder).exists()
     finally:
         owner.kill()
         for child in children:

@@ -4,7 +4,9 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -19,6 +21,19 @@ class Wire(Protocol):
     """An interconnect to emulate: the seconds that an exchange of `size` bytes among `ranks` takes on it."""
 
     def seconds(self, name: str, size: int, ranks: int) -> float: ...
+
+
+_wire: ContextVar[Wire | None] = ContextVar("wire", default=None)
+
+
+@contextmanager
+def emulating(wire: Wire | None) -> Iterator[None]:
+    """Groups made inside it take as long for their exchanges as they would over `wire`, if that is longer."""
+    before = _wire.set(wire)
+    try:
+        yield
+    finally:
+        _wire.reset(before)
 
 
 class Group:
@@ -36,9 +51,10 @@ class Group:
     ):
         self.process_group = process_group
         self.rank, self.size = dist.get_rank(process_group), dist.get_world_size(process_group)
-        self.recorder, self.name, self.wire = recorder or Recorder(), name, wire
+        self.recorder, self.name, self.wire = recorder or Recorder(), name, wire or _wire.get()
         self.backend = dist.get_backend(process_group)
         self._number = 0
+        self._free = 0.0  # when the emulated link has carried all so far
 
     def all_reduce(self, tensor: Tensor) -> None:
         """The sum over all ranks, in place. Sends 2 (n-1)/n of the tensor's bytes."""
@@ -101,7 +117,7 @@ class Group:
             if filled[peer] is not tensor:
                 tensor.copy_(filled[peer])
         size = sum(nbytes(tensor) for tensor in sends.values())
-        self._note(name, begin, number, size, size)
+        self._note(name, begin, number, size, max(size, sum(nbytes(tensor) for tensor in receives.values())))
 
     def gather_objects(self, thing: Any) -> list[Any]:
         """What each rank gives, in their order; for small things that are not tensors. Neither counted nor timed."""
@@ -117,13 +133,12 @@ class Group:
         self._number += 1
         return self._number
 
-    def _note(
-        self, name: str, begin: float, number: int, size: int, whole: int, waited: float | None = None
-    ) -> None:
+    def _note(self, name: str, begin: float, number: int, size: int, whole: int, waited: float | None = None) -> None:
         if self.wire is not None and self.size > 1:
             latest = torch.tensor([begin], dtype=torch.float64)
             dist.all_reduce(latest, dist.ReduceOp.MAX, group=self.process_group)
-            time.sleep(max(0.0, latest.item() + self.wire.seconds(name, whole, self.size) - now()))
+            self._free = max(latest.item(), self._free) + self.wire.seconds(name, whole, self.size)
+            time.sleep(max(0.0, self._free - now()))
         self.recorder.add(Span("exchange", name, begin, now(), self.name, number, size, waited))
 
 

@@ -1,66 +1,24 @@
 """A cluster of ipyparallel engines on this machine, each at a place of its own, with the process group ready."""
 
-import logging
-import os
-import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from html import escape
 from typing import Any, ClassVar
 
-import ipyparallel
-from ipyparallel.cluster.launcher import LocalEngineLauncher, LocalEngineSetLauncher
+import ipyparallel.serialize
 from IPython.core.getipython import get_ipython
 from tqdm.auto import tqdm
 
 from dlkit.cluster import worker
-from dlkit.cluster.places import Place, backend, gpus_here, places, remarks
+from dlkit.cluster.launchers import Local
+from dlkit.cluster.places import backend, gpus_here, places, remarks
+from dlkit.cluster.remote import M, SplitRun, run_on
+from dlkit.cluster.running import ClusterError, Running
+from dlkit.training.experiment import Experiment
+from dlkit.training.share import Strategy
 
-STARTING, GROUP = 60.0, 60.0  # seconds: for engines to answer, and for ranks to wait for each other
-LOOK = 0.5  # seconds between two looks whether the engines that compute are still there
+FREE = 5.0  # seconds for an engine to come free when those that it may have waited for are gone
 COLUMNS = ("rank", "host", "pid", "device", "cores", "threads", "backend", "state")
-
-
-class Engine(LocalEngineLauncher):
-    """Starts rank r as engine r, in the environment of its place: ipyparallel gives all engines the same one."""
-
-    plan: ClassVar[list[Place]] = []
-    shared: ClassVar[dict[str, str]] = {}
-
-    def start(self) -> Any:
-        place, cluster = Engine.plan[int(self.identifier)], self.parent.parent  # type: ignore[union-attr]
-        controller = {"DLKIT_CONTROLLER": worker.mark(cluster.controller.process.pid)}
-        self.environment = {**self.environment, **Engine.shared, **controller, **place.environment()}
-        wake = "--IPEngine.startup_command=from dlkit.cluster import worker; worker.wake()"
-        self.engine_args = [*self.engine_args, f"--IPEngine.id={place.rank}", wake]
-        return super().start()
-
-
-class Engines(LocalEngineSetLauncher):
-    launcher_class = Engine
-
-
-@dataclass
-class Running:
-    """What is up: shared by all that took up the same engines, so that all know when it has ended."""
-
-    cluster: Any
-    folder: str
-    client: Any = None
-    facts: list[dict[str, Any]] = field(default_factory=list)
-
-    def stop(self) -> None:
-        client, cluster, self.client, self.cluster = self.client, self.cluster, None, None
-        if client is not None:
-            client.close()
-        if cluster is not None:
-            cluster.stop_cluster_sync()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-class ClusterError(RuntimeError):
-    """The engines are not as they should be; the message names them and the mend."""
 
 
 class Cluster:
@@ -97,30 +55,16 @@ class Cluster:
 
     def _start(self) -> None:
         folder = tempfile.mkdtemp(prefix="dlkit-cluster-")
-        Engine.plan = self.plan
-        Engine.shared = {"DLKIT_OWNER": worker.mark(os.getpid()), "DLKIT_FOLDER": folder}
-        cluster = ipyparallel.Cluster(
-            n=self.n,
-            controller_ip="127.0.0.1",
-            load_profile=False,
-            profile_dir=folder,
-            engine_launcher_class=Engines,
-            delay=0.0,
-            log_level=logging.CRITICAL,
-        )
-        self._running = running = Running(cluster, folder)
+        ipyparallel.serialize.use_cloudpickle()
+        cluster = Local(self.plan, folder)
+        self._running = running = Running(self.plan, self.backend, folder, cluster)
         try:
-            with tqdm(total=3, desc=f"{self.n} engines", delay=2, bar_format="{desc}: {n} of {total} steps") as bar:
+            with steps(f"{self.n} engines") as bar:
                 cluster.start_cluster_sync()
                 bar.update()
-                running.client = client = cluster.connect_client_sync()
-                client.wait_for_engines(self.n, timeout=STARTING, interactive=False)
-                bar.update()
-                client[:].use_cloudpickle()
-                each = [(folder, rank, self.n, self.backend, GROUP) for rank in range(self.n)]
-                client[:].map_async(worker.join, *zip(*each, strict=True)).get(timeout=GROUP)
-                running.facts = self.call(worker.facts)
-                bar.update()
+                running.client = cluster.connect_client_sync()
+                for _ in running.assemble():
+                    bar.update()
         except BaseException:
             self.stop()
             raise
@@ -151,47 +95,76 @@ class Cluster:
     @property
     def client(self) -> Any:
         """ipyparallel's. ClusterError if the cluster is not started."""
+        return self._there.client
+
+    @property
+    def _there(self) -> Running:
         if self._running is None or self._running.client is None:
             raise ClusterError("the cluster is not started: `cluster.start()`, or `with Cluster(n) as cluster:`.")
-        return self._running.client
+        return self._running
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Any]:
         """What the function gives on each engine, in the order of ranks; functions of a notebook's cells travel too.
 
-        ClusterError if the cluster is not started, or if an engine has died, before or meanwhile.
+        ClusterError if the cluster is not started, or if an engine has died or been stopped, before or meanwhile.
+        TypeError if the function or an argument cannot travel. What the function raises on an engine is raised here
+        too, from the lowest rank if it fails on several, with that engine's traceback as a note.
         """
-        self.check()
-        asked = self.client[:].apply_async(function, *args, **kwargs)
-        while not asked.ready():
-            asked.wait(LOOK)
-            if self.gone():
-                self.check()
-        return asked.get()
+        return self._there.wait(self._there.ask(function, *args, **kwargs))
 
-    def gone(self) -> list[Place]:
-        """The places of engines that have died."""
-        return [place for place in self.plan if place.rank not in self.client.ids]
+    def run(
+        self, experiment: Experiment[M], strategy: Strategy, *, resume: bool = False, **settings: Any
+    ) -> SplitRun[M]:
+        """The experiment, split over the engines by the strategy; Ctrl-C (or ■) ends it after a step that all took.
+
+        settings: those of `Experiment.run`, and `links`, an interconnect to emulate. Callbacks are called on all ranks.
+        `resume` goes on from what is in `checkpoint`, and mends the cluster first if engines have died or been stopped.
+        ClusterError, with who it is, if that happens meanwhile; ValueError if the run cannot be split so.
+        """
+        if resume:
+            self.mend()
+        return run_on(self._there, experiment, strategy, resume=resume, **settings)
 
     def check(self) -> None:
-        """Raise ClusterError, with who they are, if engines have died."""
-        facts = self._running.facts if self._running else []
-        dead = [
-            f"engine {place.rank} (host {facts[place.rank]['host']}, pid {facts[place.rank]['pid']}, {place.device})"
-            if facts
-            else f"engine {place.rank}"
-            for place in self.gone()
-        ]
-        if dead:
-            who = f"{' and '.join(dead)} {'has' if len(dead) == 1 else 'have'} died"
-            raise ClusterError(f"{who}: `cluster.stop()`, then `cluster.start()`, starts all engines afresh.")
+        """Raise ClusterError, with who they are, if engines have died or been stopped."""
+        self._there.check()
+
+    def regroup(self) -> None:
+        """Make the process group anew, on all engines, as after a failure on one; waits for those still busy."""
+        self._there.regroup()
+
+    def mend(self) -> "Cluster":
+        """Start engines that have died, or been stopped, afresh in their places; the others keep what they hold.
+
+        Then the process group is made anew. An engine that stays busy even so is started afresh too, and it is said.
+        Where nothing is amiss, nothing is done.
+        """
+        running = self._there
+        lost = running.lost()
+        if running.grouped and not lost:
+            return self
+        running.grouped = False
+        with steps(f"{len(lost)} of {self.n} engines afresh") as bar:
+            running.kill(rank for rank in lost if running.state(rank) != "starting")
+            told = running.tell((place.rank for place in self.plan if place.rank not in lost), worker.leave)
+            running.client.wait(list(told.values()), timeout=FREE)
+            if busy := [rank for rank, one in told.items() if not one.ready()]:
+                print(f"{' and '.join(map(running.who, busy))} stayed busy for {FREE:.0f} s: started afresh too.")
+                running.kill(busy)
+            afresh = [place for place in self.plan if running.state(place.rank) in ("gone", "stopped")]
+            if afresh:
+                running.launch(afresh)
+            bar.update()
+            for _ in running.assemble():
+                bar.update()
+        return self
 
     def rows(self) -> list[dict[str, Any]]:
         """The table: a row a rank."""
         running = self._running if self.running() else None
         found = []
         for place in self.plan:
-            facts = running.facts[place.rank] if running else {}
-            state = "not started" if running is None else "ready" if place.rank in running.client.ids else "gone"
+            facts = running.facts.get(place.rank, {}) if running else {}
             values = (
                 place.rank,
                 facts.get("host", ""),
@@ -200,7 +173,7 @@ class Cluster:
                 ", ".join(map(str, place.cores)) or "any",
                 place.threads,
                 self.backend,
-                state,
+                running.state(place.rank) if running else "not started",
             )
             found.append(dict(zip(COLUMNS, values, strict=True)))
         return found
@@ -218,3 +191,8 @@ class Cluster:
         )
         said = "".join(f"<p>{escape(remark)}</p>" for remark in self.remarks)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{said}"
+
+
+def steps(what: str) -> Any:
+    """A progress bar of three steps, for what takes more than two seconds."""
+    return tqdm(total=3, desc=what, delay=2, bar_format="{desc}: {n} of {total} steps")

@@ -110,7 +110,9 @@ class Timeline:
             there = f"there are {numbers[0]} to {numbers[-1]}" if numbers else "no step was noted down on all ranks"
             raise ValueError(f"steps {first} to {last}: {there}.")
         begin, end = min(s.begin for s in self._steps[first]), max(s.end for s in self._steps[last])
-        return self.between(begin - self._zero, end - self._zero)
+        part = self.between(begin - self._zero, end - self._zero)
+        part._steps = {number: spans for number, spans in self._steps.items() if first <= number <= last}
+        return part
 
     def pieces(self, rank: int) -> list[Piece]:
         """What the rank did, in order, one thing at a time; the time between two of them is other."""

@@ -1,13 +1,17 @@
-"""What runs on an engine: it keeps to its place, ends with the process that started it, and joins the group."""
+"""What runs on an engine: it keeps to its place, ends with its owner, joins the group, and answers calls."""
 
 import contextlib
+import gc
 import os
 import shutil
 import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
+from traceback import TracebackException
+from typing import Any
 
 WATCH = 1.0  # seconds between two looks whether the owner is still there
 
@@ -18,8 +22,10 @@ def wake() -> None:
     if cores:
         os.sched_setaffinity(0, cores)
     threading.Thread(target=watch, name="dlkit-watch", daemon=True).start()
+    import ipyparallel.serialize
     import torch
 
+    ipyparallel.serialize.use_cloudpickle()  # for those who call the client itself
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
@@ -31,7 +37,18 @@ def watch() -> None:
     if alive(*controller):
         end(controller[0])
     shutil.rmtree(os.environ["DLKIT_FOLDER"], ignore_errors=True)
+    end_stopped(os.environ["DLKIT_FOLDER"])
     os._exit(0)
+
+
+def end_stopped(folder: str) -> None:
+    """Kill the engines of this cluster that have been stopped (SIGSTOP): they cannot end themselves."""
+    import psutil
+
+    for found in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if found.status() == psutil.STATUS_STOPPED and found.environ().get("DLKIT_FOLDER") == folder:
+                found.kill()
 
 
 def end(pid: int) -> None:
@@ -67,13 +84,68 @@ def alive(pid: int, born: float) -> bool:
         return False
 
 
-def join(folder: str, rank: int, world_size: int, backend: str, timeout: float) -> None:
-    """Make the process group, by a file in `folder`: no port is opened for it, and gloo keeps to loopback."""
+def join(path: str, world_size: int, backend: str, timeout: float) -> None:
+    """Make the process group, by a file that was not used before: no port is opened, and gloo keeps to loopback."""
     import torch.distributed as dist
+    import torch.distributed.nn.functional  # noqa: F401  imported later, its default arguments would hold the group
 
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
-    store = dist.FileStore(os.path.join(folder, "rendezvous"), world_size)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=timeout))
+    rank, seconds = int(os.environ["DLKIT_RANK"]), timedelta(seconds=timeout)
+    store = dist.FileStore(path, world_size)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=seconds)
+
+
+def leave() -> None:
+    """Leave the process group, if there is one: peers that wait for this rank in a collective get an error at once."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    gc.collect()  # a traceback may hold a frame that holds the group
+
+
+def pack(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bytes:
+    """For `answer`. TypeError if the function, or what it needs, cannot travel."""
+    import cloudpickle
+
+    try:
+        return cloudpickle.dumps((function, args, kwargs))
+    except Exception as error:
+        name = getattr(function, "__name__", repr(function))
+        what = f"`{name}`, or an argument of it, cannot travel to the engines ({error})"
+        raise TypeError(f"{what}: make that inside the function.") from None
+
+
+def answer(packed: bytes) -> tuple[bool, bytes]:
+    """Call what was packed: (True, what it gave) or (False, (its error, the traceback)), pickled."""
+    import cloudpickle
+
+    name = "the function"
+    try:
+        function, args, kwargs = cloudpickle.loads(packed)
+        name = getattr(function, "__name__", name)
+        value = function(*args, **kwargs)
+    except BaseException as error:
+        trace = TracebackException.from_exception(error, lookup_lines=False)  # a cell's source is where it was asked
+        del trace.stack[:1]  # this function
+        return False, cloudpickle.dumps((portable(error), trace))
+    try:
+        return True, cloudpickle.dumps(value)
+    except Exception as error:
+        wrong = TypeError(f"what `{name}` gives cannot travel back ({error}): give tensors, numbers or text.")
+        return False, cloudpickle.dumps((wrong, TracebackException.from_exception(wrong)))
+
+
+def portable(error: BaseException) -> Exception:
+    """The error, or a RuntimeError with its text: if it would not arrive whole, or would end who asked."""
+    import cloudpickle
+
+    try:
+        if isinstance(error, Exception) and type(cloudpickle.loads(cloudpickle.dumps(error))) is type(error):
+            return error
+    except Exception:
+        pass
+    return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def facts() -> dict[str, object]:

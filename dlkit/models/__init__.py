@@ -4,6 +4,18 @@ from dlkit.models.convnet import ConvNet, LeNet5
 from dlkit.models.dbn import DBN
 from dlkit.models.directed import DirectedLayer
 from dlkit.models.rbm import RBM, GaussianRBM
+from dlkit.models.receptive import LocallyConnected2d, LocalNet
 from dlkit.models.tops import CodeRBM, LabelledRBM
 
-__all__ = ["DBN", "RBM", "CodeRBM", "ConvNet", "DirectedLayer", "GaussianRBM", "LabelledRBM", "LeNet5"]
+__all__ = [
+    "DBN",
+    "RBM",
+    "CodeRBM",
+    "ConvNet",
+    "DirectedLayer",
+    "GaussianRBM",
+    "LabelledRBM",
+    "LeNet5",
+    "LocalNet",
+    "LocallyConnected2d",
+]

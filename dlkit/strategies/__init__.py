@@ -1,5 +1,20 @@
 """How a run is split over the ranks of a cluster; the same strategies serve notebooks and scripts under torchrun."""
 
-from dlkit.strategies.data_parallel import DataParallel, ModelAveraging
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["DataParallel", "ModelAveraging"]
+from dlkit.strategies.data_parallel import DataParallel, ModelAveraging
+from dlkit.strategies.spatial_parallel import SpatialParallel
+from dlkit.strategies.tensor_parallel import TensorParallel
+
+if TYPE_CHECKING:
+    from dlkit.strategies.pipeline import Pipeline
+
+__all__ = ["DataParallel", "ModelAveraging", "Pipeline", "SpatialParallel", "TensorParallel"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Pipeline":  # torch.distributed.pipelining takes most of a second to import
+        from dlkit.strategies.pipeline import Pipeline
+
+        return Pipeline
+    raise AttributeError(f"module 'dlkit.strategies' has no attribute {name!r}")

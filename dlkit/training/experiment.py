@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from dlkit import data
 from dlkit.models.draws import Draws
 from dlkit.training import checkpoint as files
+from dlkit.training.compare import compare
 from dlkit.training.history import History, Row
 from dlkit.training.learner import Batch, Learner
 from dlkit.training.schedules import Schedule, at
@@ -213,6 +214,17 @@ class Run(Generic[M]):
         """The mean since the last row of the history."""
         steps = self.step - self._row_start[0]
         return float(self._sums["loss"]) / steps if steps else float(self.history.rows[-1]["loss"] or 0.0)
+
+    @property
+    def held(self) -> int:
+        """Bytes of the parameters, gradients and optimizer state that this process keeps."""
+        model = self.share.model
+        kept: list[Tensor] = [*model.state_dict().values()]
+        kept += [p.grad for p in model.parameters() if p.grad is not None]
+        kept += [x for state in self.optimizer.state.values() for x in state.values() if isinstance(x, Tensor)]
+        return sum(tensor.nbytes for tensor in kept)
+
+    compare = staticmethod(compare)
 
     def stop(self, why: str) -> None:
         """End the run after this step; `run.stopped` says why. Of a run that is split, all processes must do it."""

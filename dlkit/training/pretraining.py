@@ -14,13 +14,14 @@ from tqdm.auto import tqdm
 
 from dlkit.models.draws import bernoulli
 from dlkit.models.unrolled import check_chain
-from dlkit.training.experiment import Callback, Experiment, Run, resolve
+from dlkit.training.experiment import Callback, Experiment, resolve
 from dlkit.training.learner import Batch
 
 
 def pretrain(
     layers: Sequence[Experiment],
     *,
+    run: Callable[..., Any] = Experiment.run,
     stochastic: bool = False,
     checkpoint: str | Path | None = None,
     checkpoint_every: int | None = None,
@@ -28,12 +29,13 @@ def pretrain(
     device: str | torch.device | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
-) -> list[Run]:
+) -> list[Any]:
     """Train each layer on what the one below makes of the images, from the bottom up; return the runs.
 
     `layers[0].data` are the images; of the others `data` is replaced (write None), and each layer's model must have
     `hidden_given`. Each layer's features are computed once: their means or, if `stochastic`, one sample of them.
     `checkpoint` is a folder, with a folder in it for each layer; the rest is as for `Experiment.run`.
+    `run` is what trains each: partial(cluster.run, strategy=DataParallel()) does it on a cluster.
     An interrupt ends the layer it meets and the layers above are not begun: `runs[-1].stopped` says so.
     ValueError if there are no layers, if they do not chain, or if one has label units and the data have no labels.
     Source: Bengio, Lamblin, Popovici, Larochelle 2007, Greedy layer-wise training of deep networks.
@@ -42,13 +44,14 @@ def pretrain(
         raise ValueError("an empty stack: give one experiment at least, that of the layer next to the images.")
     data = resolve(layers[0].data)
     _check(layers, data)
-    runs: list[Run] = []
+    runs: list[Any] = []
     for number, layer in enumerate(layers, 1):
         folder = Path(checkpoint) / f"layer-{number}" if checkpoint is not None else None
         if runs:
             generator = torch.Generator().manual_seed(layer.seed) if stochastic else None
             data = Batch(features(runs[-1].model, data.images, generator, progress), data.labels)
-        run = replace(layer, data=data).run(
+        trained = run(
+            replace(layer, data=data),
             checkpoint=folder,
             checkpoint_every=checkpoint_every,
             resume=resume,
@@ -56,8 +59,8 @@ def pretrain(
             callbacks=callbacks,
             progress=progress,
         )
-        runs.append(run)
-        if run.stopped == "interrupted":
+        runs.append(trained)
+        if trained.stopped == "interrupted":
             break
     return runs
 
