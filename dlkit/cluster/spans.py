@@ -26,15 +26,20 @@ class Span(NamedTuple):
 
 
 class Recorder:
-    """The spans of one rank, the last `KEPT` of them, and the bytes that it has sent in all."""
+    """The spans of one rank, the last `KEPT` of them, and the bytes that it has sent.
+
+    While `counts` is False nothing is added: what a checkpoint gathers between steps is no part of a step's bill.
+    """
 
     def __init__(self):
         self.spans: deque[Span] = deque(maxlen=KEPT)
         self.sent = 0
+        self.counts = True
 
     def add(self, span: Span) -> None:
-        self.spans.append(span)
-        self.sent += span.size
+        if self.counts:
+            self.spans.append(span)
+            self.sent += span.size
 
 
 now = time.perf_counter

@@ -3,13 +3,14 @@
 from typing import TYPE_CHECKING, Any
 
 from dlkit.strategies.data_parallel import DataParallel, ModelAveraging
+from dlkit.strategies.hybrid import Hybrid, OneWeirdTrick
 from dlkit.strategies.spatial_parallel import SpatialParallel
 from dlkit.strategies.tensor_parallel import TensorParallel
 
 if TYPE_CHECKING:
     from dlkit.strategies.pipeline import Pipeline
 
-__all__ = ["DataParallel", "ModelAveraging", "Pipeline", "SpatialParallel", "TensorParallel"]
+__all__ = ["DataParallel", "Hybrid", "ModelAveraging", "OneWeirdTrick", "Pipeline", "SpatialParallel", "TensorParallel"]
 
 
 def __getattr__(name: str) -> Any:

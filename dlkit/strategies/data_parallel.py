@@ -101,8 +101,8 @@ class DataShare(Replica):
         self.wrapped = DistributedDataParallel(model) if strategy.reduce == "ddp" else None
 
     def close(self) -> None:
-        for hook in self.buckets.hooks if self.buckets is not None else ():
-            hook.remove()
+        if self.buckets is not None:
+            self.buckets.close()
 
     def fill(self, batch: Batch, generator: Draws) -> dict[str, Tensor]:
         part = self.part(batch, generator)
@@ -168,6 +168,11 @@ class Buckets:
             put_back(flat, gradients)
         self.sent = []
         return {name: value[0] for name, value in found.items()}
+
+    def close(self) -> None:
+        """Leave the parameters as they were found."""
+        for hook in self.hooks:
+            hook.remove()
 
 
 def put_back(flat: Tensor, tensors: Sequence[Tensor]) -> None:

@@ -28,7 +28,7 @@ class Together(Share):
         self._begun = 0.0
 
     def fill_grad(self, batch: Batch, generator: Draws) -> dict[str, Tensor]:
-        self._begun = now()
+        self._begun, self.recorder.counts = now(), True
         try:
             return self.fill(batch, generator)
         finally:
@@ -40,6 +40,7 @@ class Together(Share):
 
     def stepped(self, step: int) -> None:
         self.recorder.add(Span("step", "step", self._begun, now(), number=step))
+        self.recorder.counts = False
 
     def last_common(self, step: int) -> int:
         """A step after `step` that no rank can be past while rank 0 has just taken `step`."""

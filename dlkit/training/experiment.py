@@ -331,12 +331,11 @@ class Run(Generic[M]):
 
     def _put_together(self) -> None:
         """The model whole again, where this process had a part of it."""
+        if not self.share.model_is_whole:
+            state = self.share.model_state()
+            self.model = self.experiment.initial_model(self.device)
+            self.model.load_state_dict(state)
         self.share.close()
-        if self.share.model_is_whole:
-            return
-        state = self.share.model_state()
-        self.model = self.experiment.initial_model(self.device)
-        self.model.load_state_dict(state)
 
     # Checkpoints.
 
