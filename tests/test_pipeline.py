@@ -16,8 +16,9 @@ from dlkit.cluster.timeline import Span
 from dlkit.models import DBN, LeNet5
 from dlkit.models.autoencoder import Autoassociator
 from dlkit.models.rbm import RBM
-from dlkit.strategies import pipeline
-from dlkit.strategies.pipeline import Pipeline, best_cut, bubble, chain, cut_at_weights, measured_bubble, weigh
+from dlkit.strategies import stage_cuts
+from dlkit.strategies.pipeline import Pipeline, bubble, measured_bubble
+from dlkit.strategies.stage_cuts import best_cut, chain, cut_at_weights, weigh
 from dlkit.training import CrossEntropy, InputDropout, Reconstruction, UpDown
 from dlkit.training.fine_tuning import LineSearches
 
@@ -258,7 +259,7 @@ def test_the_cut_is_the_best_of_all(seed):
 
 
 def test_a_layer_weighs_as_many_multiplications_as_both_its_passes_have(monkeypatch):
-    monkeypatch.setattr(pipeline, "VALUE", 0)
+    monkeypatch.setattr(stage_cuts, "VALUE", 0)
     net = DBN([RBM(784, 60), RBM(60, 50)]).classifier(10)
     costs, between = weigh(cut_at_weights(net), torch.rand(2, 784))
     assert costs == [2 * 2 * 784 * 60, 2 * 3 * 60 * 50, 2 * 3 * 50 * 10]  # the first has no gradient to hand on
@@ -316,7 +317,7 @@ REFUSED = [
         {},
         "1, a Transposed, does not give a row for each image",
     ),
-    (replace(LINEAR, optimizer=LineSearches, momentum=None), {}, "LineSearches looks at all parameters at once"),
+    (replace(LINEAR, optimizer=LineSearches, momentum=None), {}, "LineSearches looks at whole parameters at once"),
     (LINEAR, {"microbatches": 8}, "a batch of 100 does not divide into 8 microbatches: 4, 5 or 10 do."),
     (LINEAR, {"microbatches": 1}, "microbatches=1 does not fill 2 stages: 1F1B needs one for each"),
     (

@@ -432,7 +432,7 @@ REFUSED = {
     ),
     "line searches over parts": (
         replace(EXPERIMENTS["LocalNet"], optimizer=LineSearches, lr=1.0, momentum=None, weight_decay=0.0),
-        "LineSearches looks at all parameters at once, and of filter1.weight a rank has its rows alone",
+        "LineSearches looks at whole parameters at once, and under SpatialParallel a rank has parts of them",
     ),
 }
 

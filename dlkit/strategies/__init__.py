@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from dlkit.strategies.data_parallel import DataParallel, ModelAveraging
+from dlkit.strategies.data_parallel import DataParallel
 from dlkit.strategies.hybrid import Hybrid, OneWeirdTrick
+from dlkit.strategies.model_averaging import ModelAveraging
 from dlkit.strategies.spatial_parallel import SpatialParallel
 from dlkit.strategies.tensor_parallel import TensorParallel
 

@@ -34,6 +34,7 @@ class Item:
     `part` is what the rank computes, along `along`: of the "images" of a batch, of the "units" or maps that the layer
     gives, of the "inputs" that it adds up, of the "rows" of its maps; or of the "layer": all of it or nothing.
     `gives`: the shape of its whole output for an image. `activations`: what the rank makes of that for the batch.
+    `whole`: the parameters of the whole layer, of which `parameters` are here.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Item:
     gives: tuple[int, ...]
     along: str
     part: Part
+    whole: int
     parameters: int
     activations: int
     forward: int = 0
@@ -127,7 +129,7 @@ def steps(net: nn.Module, image: Tensor) -> list[Step]:
 
 
 def item(step: Any, along: str, part: Part, parameters: int, activations: int) -> Item:
-    return Item(step.name, kind(step.module), step.gives, along, part, parameters, activations)
+    return Item(step.name, kind(step.module), step.gives, along, part, size(step.module), parameters, activations)
 
 
 def joined(items: list[Item]) -> list[Item]:
@@ -296,13 +298,13 @@ def of_rbm(rbm: RBM, batch: int, ranks: int, how: str) -> list[list[Item]]:
         images, units = part_of(batch, rank, ranks), part_of(rbm.hidden, rank, ranks)
         if how == "data":
             held, made = size(rbm), 4 * images.count * rbm.hidden
-            one = Item("W", kind(rbm), (rbm.hidden,), "images", images, held, made)
+            one = Item("W", kind(rbm), (rbm.hidden,), "images", images, size(rbm), held, made)
             one.exchanged = ring_bytes(held, ranks, 2)
         elif how == "neurons":
             if rbm.hidden < ranks:
                 raise ValueError(f"{rbm.hidden} hidden units for {ranks} ranks: give each at least one.")
-            held = size(rbm) - 4 * (rbm.visible + 1) * (rbm.hidden - units.count)
-            one = Item("W", kind(rbm), (rbm.hidden,), "units", units, held, 4 * batch * units.count)
+            held, made = size(rbm) - 4 * (rbm.visible + 1) * (rbm.hidden - units.count), 4 * batch * units.count
+            one = Item("W", kind(rbm), (rbm.hidden,), "units", units, size(rbm), held, made)
             one.forward = ring_bytes(4 * batch * rbm.visible, ranks, 2)
         else:
             raise ValueError(f"{kind(rbm)} has one layer, and no maps: it is split by data or by neurons.")

@@ -16,8 +16,8 @@ from dlkit.models.draws import Draws, part_of
 from dlkit.models.receptive import LocallyConnected2d
 from dlkit.strategies.data_parallel import Buckets, Replica, split
 from dlkit.strategies.split_layers import split_net
-from dlkit.strategies.tensor_parallel import gather_part, refuse_optimizer, scatter_whole, split_model
-from dlkit.strategies.together import Together, kind, refuse_what_differs
+from dlkit.strategies.tensor_parallel import gather_part, scatter_whole, split_model
+from dlkit.strategies.together import Together, kind, refuse_optimizer, refuse_what_differs
 from dlkit.training.learner import Backprop, Batch, Learner
 
 BUCKET = 1 << 20  # bytes of gradient that are sent together
@@ -99,7 +99,7 @@ class OneWeirdTrick:
         refuse_optimizer(run.experiment, "OneWeirdTrick")
         if not isinstance(run.learner, Backprop):
             raise ValueError(f"{kind(run.learner)} has no backward pass: OneWeirdTrick is for nets that have.")
-        return WeirdShare(run.model, run.learner)
+        return WeirdShare(run)
 
 
 class WeirdShare(Together):
@@ -107,8 +107,9 @@ class WeirdShare(Together):
 
     model_is_whole = False
 
-    def __init__(self, model: nn.Module, learner: Learner):
-        super().__init__(model, learner)
+    def __init__(self, run: Any):
+        super().__init__(run.model, run.learner)
+        model = self.model
         dense = behind_convolutions(model)
         inside = [p for name, child in model.named_children() if name not in dense for p in child.parameters()]
         self.layout = split_net(dense_part := nn.Sequential(dense), self.group)

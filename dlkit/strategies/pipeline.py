@@ -1,30 +1,24 @@
 """By layers: every rank has some that follow one another, and microbatches flow through the ranks as down a line."""
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
-from torch.utils.flop_counter import FlopCounterMode
+from torch.distributed.pipelining import Schedule1F1B, ScheduleGPipe
 
-from dlkit.cluster.collectives import nbytes
-from dlkit.cluster.timeline import Recorder, Span, now
 from dlkit.models.draws import Draws
 from dlkit.models.products import fast_linear
-from dlkit.strategies.together import Together, kind, refuse_what_differs
+from dlkit.strategies.stage_cuts import Piece, best_cut, cut_at_weights, divisors, weigh
+from dlkit.strategies.stages import Log, OnWire, Stage, bubble, measured_bubble
+from dlkit.strategies.together import Together, kind, refuse_optimizer, refuse_what_differs
 from dlkit.training.learner import Backprop, Batch, Splits
-from dlkit.training.schedules import at
 from dlkit.training.share import trained
 
-SCHEDULES = {"1f1b": Schedule1F1B, "gpipe": ScheduleGPipe}
-VALUE = 100  # multiplications that cost as much as making a value: so LeNet-5 is cut as measured times would have it
+__all__ = ["Pipeline", "bubble", "measured_bubble"]
 
-Piece = list[tuple[str, nn.Module]]
+SCHEDULES = {"1f1b": Schedule1F1B, "gpipe": ScheduleGPipe}
 
 
 @dataclass(frozen=True)
@@ -64,13 +58,7 @@ class Pipeline:
             )
         if isinstance(run.learner, Splits):
             run.learner.split(0, 1)  # a microbatch is a part of a batch
-        optimizer = run.experiment.optimizer(
-            [{"params": [nn.Parameter(torch.zeros(1))]}], lr=at(run.experiment.lr, 0.0)
-        )
-        if isinstance(optimizer, torch.optim.LBFGS):
-            raise ValueError(
-                f"{kind(optimizer)} looks at all parameters at once, and a stage has some of them: use SGD or Adam."
-            )
+        refuse_optimizer(run.experiment, "Pipeline", torch.optim.LBFGS)
         refuse_what_differs(run.model, "Pipeline")
         size = run.experiment.batch_size
         if size % self.microbatches:
@@ -210,191 +198,3 @@ def renumbered(numbers: Mapping[str, Any], before: list[str], after: list[str]) 
     parted = [(*key.split(".", 1), value) for key, value in numbers.items()]
     named = [(before[int(index)], what, value) for index, what, value in parted]
     return {f"{after.index(name)}.{what}": value for name, what, value in named if name in after}
-
-
-class OnWire(nn.Module):
-    """A stage between two others: what comes is taken to `device`, and what goes to `goes`, in one piece of memory."""
-
-    def __init__(self, net: nn.Module, device: torch.device, goes: torch.device):
-        super().__init__()
-        self.net, self.device, self.goes = net, device, goes
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x.to(self.device)).to(self.goes).contiguous()
-
-
-@dataclass
-class Log:
-    """What the stages of a rank, one for each size of batch, note down together."""
-
-    recorder: Recorder
-    device: torch.device
-    batches: int = 0
-    numbers: Counter[str] = field(default_factory=Counter)
-
-    def moment(self) -> float:
-        """Now, when what this rank computes is done, and what it waits for is here."""
-        if self.device.type == "cuda":
-            torch.cuda.current_stream(self.device).synchronize()
-        return now()
-
-    def computed(self, name: str, begin: float) -> None:
-        self.recorder.add(Span("compute", name, begin, self.moment(), number=self.batches))
-
-    def exchanged(self, name: str, way: tuple[int, int], begin: float, end: float, size: int = 0) -> None:
-        group = "stage {} to {}".format(*way)
-        self.numbers[group] += 1
-        self.recorder.add(Span("exchange", name, begin, end, group, self.numbers[group], size))
-
-
-class Stage(PipelineStage):
-    """torch's stage, which notes down its passes, what it sends, and how long it waits for what comes."""
-
-    log: Log
-    waits = 0.0  # since when, for what is to come next
-
-    def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
-        begin = self.log.moment()
-        if not self.is_first:
-            self.log.exchanged("receive activations", (self.stage_index - 1, self.stage_index), self.waits, begin)
-        found = super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
-        self.log.computed(f"F{fwd_chunk_id}", begin)
-        return found
-
-    def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> None:
-        begin = self.log.moment()
-        if not self.is_last:
-            self.log.exchanged("receive gradients", (self.stage_index + 1, self.stage_index), self.waits, begin)
-        super().backward_one_chunk(bwd_chunk_id, *args, **kwargs)
-        self.log.computed(f"B{bwd_chunk_id}", begin)
-
-    def get_fwd_recv_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
-        self.waits = now()
-        return super().get_fwd_recv_ops(fwd_chunk_id)
-
-    def get_bwd_recv_ops(self, bwd_chunk_id: int) -> list[dist.P2POp]:
-        self.waits = now()
-        return super().get_bwd_recv_ops(bwd_chunk_id)
-
-    def get_fwd_send_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
-        return self.sent("send activations", super().get_fwd_send_ops(fwd_chunk_id), self.stage_index + 1)
-
-    def get_bwd_send_ops(self, bwd_chunk_id: int) -> list[dist.P2POp]:
-        return self.sent("send gradients", super().get_bwd_send_ops(bwd_chunk_id), self.stage_index - 1)
-
-    def sent(self, name: str, ops: list[dist.P2POp], to: int) -> list[dist.P2POp]:
-        if ops:
-            moment = now()
-            self.log.exchanged(name, (self.stage_index, to), moment, moment, sum(nbytes(op.tensor) for op in ops))
-        return ops
-
-
-def cut_at_weights(net: nn.Module) -> list[Piece]:
-    """What cannot be parted: a module that has something to train, and those up to the next one that has.
-
-    ValueError if the net is no chain, or uses weights twice.
-    """
-    pieces: list[Piece] = [[]]
-    found: list[nn.Parameter] = []
-    for name, module in chain(net):
-        weights = [p for p in module.parameters() if p.requires_grad]
-        if weights and found:
-            pieces.append([])
-        pieces[-1].append((name, module))
-        found += weights
-    if len({id(p) for p in found}) < len(found):
-        raise ValueError(f"layers of this {kind(net)} share weights, which would be on two ranks: give each its own.")
-    return pieces
-
-
-def chain(net: nn.Module) -> Piece:
-    """The modules, by name, that a batch goes through one after another: Sequentials inside are taken apart."""
-    if not is_chain(net):
-        raise ValueError(
-            f"{kind(net)} is no chain of layers: Pipeline cuts an nn.Sequential, or a class made of it that has no "
-            "forward of its own."
-        )
-    found: Piece = []
-    for name, module in net._modules.items():  # named_children() leaves out a module's second place
-        assert module is not None
-        found += [(f"{name}.{inner}", one) for inner, one in chain(module)] if is_chain(module) else [(name, module)]
-    return found
-
-
-def is_chain(net: nn.Module) -> bool:
-    return isinstance(net, nn.Sequential) and type(net).forward is nn.Sequential.forward
-
-
-def weigh(pieces: list[Piece], x: Tensor) -> tuple[list[int], list[Tensor]]:
-    """What both passes of each piece cost for these inputs; and those inputs, what follows each piece, the answer.
-
-    ValueError for a module that does not give a row for each image.
-    """
-    costs, between = [], [x]
-    for piece in pieces:
-        values = 0
-        x = between[-1].detach().requires_grad_(len(between) > 1)  # nobody needs the images' gradient
-        with FlopCounterMode(display=False) as counter:
-            for name, module in piece:
-                x = module(x)
-                if not isinstance(x, Tensor) or len(x) != len(between[0]):
-                    raise ValueError(
-                        f"{name}, a {kind(module)}, does not give a row for each image, which Pipeline needs: let it "
-                        "keep the first dimension."
-                    )
-                values += x.numel()
-            x.sum().backward()
-        costs.append(counter.get_total_flops() // 2 + VALUE * values)
-        between.append(x.detach())
-    return costs, between
-
-
-def best_cut(costs: Sequence[int], stages: int) -> tuple[int, ...]:
-    """The places with which the second and later stages begin, so that the most costly stage costs least."""
-
-    @cache
-    def best(begin: int, left: int) -> tuple[int, tuple[int, ...]]:
-        if left == 1:
-            return sum(costs[begin:]), ()
-        found = []
-        for place in range(begin + 1, len(costs) - left + 2):
-            worst, places = best(place, left - 1)
-            found.append((max(sum(costs[begin:place]), worst), (place, *places)))
-        return min(found)
-
-    return best(0, stages)[1]
-
-
-def divisors(n: int) -> list[int]:
-    return [each for each in range(1, n + 1) if n % each == 0]
-
-
-def bubble(stages: int, microbatches: int) -> float:
-    """The part of the time in which ranks have nothing to do, if all stages are equally fast and sends take no time.
-
-    Source: Huang et al. 2019, GPipe: efficient training of giant neural networks using pipeline parallelism, §2.3.
-    """
-    return (stages - 1) / (microbatches + stages - 1)
-
-
-def measured_bubble(ranks: Sequence[Iterable[Span]]) -> float:
-    """The same of a run, from the spans of all ranks: 1 - busy / (ranks x elapsed), the first batch left out.
-
-    ValueError where there are no others.
-    """
-    passes: list[dict[int, list[Span]]] = []
-    for spans in ranks:
-        passes.append(defaultdict(list))
-        for span in spans:
-            if span.kind == "compute":
-                passes[-1][span.number].append(span)
-    first = max(min(each, default=0) for each in passes)  # of the oldest that is kept some may be missing
-    common = [n for n in set.intersection(*(set(each) for each in passes)) if n > first]
-    if not common:
-        raise ValueError("these spans are not of two batches or more that went through a pipeline: train for longer.")
-    busy = elapsed = 0.0
-    for number in common:
-        spans = [span for each in passes for span in each[number]]
-        busy += sum(span.end - span.begin for span in spans)
-        elapsed += max(span.end for span in spans) - min(span.begin for span in spans)
-    return 1 - busy / (len(passes) * elapsed)

@@ -18,7 +18,7 @@ from dlkit.models.draws import Draws
 from dlkit.models.modes import looking
 from dlkit.models.receptive import ContrastNorm, LocallyConnected2d
 from dlkit.strategies.data_parallel import put_back
-from dlkit.strategies.together import Together, kind, refuse_what_differs
+from dlkit.strategies.together import Together, kind, refuse_optimizer, refuse_what_differs
 from dlkit.training.learner import Backprop, Batch
 
 CONVOLUTIONS = (nn.Conv2d, SparseConv2d)
@@ -27,7 +27,6 @@ EACH_PLACE = (  # what they give for a place is of that place alone
     *(nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Softplus, nn.Hardtanh),
     *(nn.Tanh, nn.Sigmoid, ScaledTanh, ContrastNorm),
 )
-LOOK_AT_ALL = (torch.optim.LBFGS, torch.optim.Adafactor, torch.optim.Muon)
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,8 @@ class BandShare(Together):
         given = run.learner.inputs(image, Draws(run.generator.device))
         self.bands = Bands(run.model, given, self.group)
         self.model: nn.Module = self.bands
-        refuse_what_looks_at_all(run.experiment, self.bands)
+        if self.bands.cut:
+            refuse_optimizer(run.experiment, "SpatialParallel")
 
     def fill(self, batch: Batch, generator: Draws) -> dict[str, Tensor]:
         report = self.learner.fill_grad(self.model, batch, generator)
@@ -231,13 +231,3 @@ class Bands(nn.Sequential):
             return whole
         rows = self.cut[name][self.group.rank]
         return whole[rows.start : rows.stop].clone()
-
-
-def refuse_what_looks_at_all(experiment: Any, bands: Bands) -> None:
-    """ValueError for an optimizer whose steps follow from whole tensors, or from all, where a rank has some rows."""
-    probe = experiment.optimizer([{"params": [nn.Parameter(torch.zeros(1, 1))], "weight_decay": 0.0}], lr=0.1)
-    if isinstance(probe, LOOK_AT_ALL) and bands.cut:
-        raise ValueError(
-            f"{kind(probe)} looks at all parameters at once, and of {next(iter(bands.cut))} a rank has its rows alone: "
-            "use one that goes number by number, such as SGD or Adam."
-        )

@@ -12,14 +12,9 @@ from dlkit.models.rbm import RBM
 from dlkit.strategies.dtensors import DTensorShare
 from dlkit.strategies.split_layers import Layout, own_part, split_net
 from dlkit.strategies.split_rbm import split_hidden
-from dlkit.strategies.together import Together, kind
+from dlkit.strategies.together import Together, kind, refuse_optimizer, refuse_random
 from dlkit.training.contrastive import CD
-from dlkit.training.experiment import Experiment
 from dlkit.training.learner import Backprop, Learner
-from dlkit.training.schedules import at
-
-# Not element by element: dot products, norms or factors of whole parameters.
-LOOK_AT_ALL = (torch.optim.LBFGS, torch.optim.Adafactor, torch.optim.Muon)
 
 
 @dataclass(frozen=True)
@@ -101,24 +96,3 @@ def gather_part(name: str, part: Tensor, layout: Layout, group: Group) -> Tensor
 def scatter_whole(name: str, whole: Tensor, layout: Layout, group: Group) -> Tensor:
     """The part of a whole that this rank of the group has."""
     return own_part(whole, layout[name], group) if name in layout else whole
-
-
-def refuse_random(model: nn.Module, name: str) -> None:
-    """ValueError for layers that draw from torch's own generator, which is another on each rank."""
-    for path, module in model.named_modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
-            raise ValueError(
-                f"{path}, a {kind(module)}, draws from torch's own generator, which {name} cannot keep in step: "
-                "drop inputs by `CrossEntropy(distortion=InputDropout())`."
-            )
-
-
-def refuse_optimizer(experiment: Experiment, name: str) -> torch.optim.Optimizer:
-    """The experiment's, of one parameter. ValueError if it takes more than each value's own gradient into account."""
-    optimizer = experiment.optimizer([{"params": [nn.Parameter(torch.zeros(1, 1))]}], lr=at(experiment.lr, 0.0))
-    if isinstance(optimizer, LOOK_AT_ALL):
-        raise ValueError(
-            f"{kind(optimizer)} looks at whole parameters at once, and under {name} a rank has parts of them: "
-            "use SGD or Adam."
-        )
-    return optimizer

@@ -10,8 +10,13 @@ from torch import Tensor, nn
 from dlkit.cluster.collectives import Group, enter_group
 from dlkit.cluster.timeline import Recorder, Span, now
 from dlkit.models.draws import Draws
+from dlkit.training.experiment import Experiment
 from dlkit.training.learner import Batch, Learner
+from dlkit.training.schedules import at
 from dlkit.training.share import Share
+
+# Not element by element: dot products, norms or factors of whole parameters.
+LOOK_AT_ALL = (torch.optim.LBFGS, torch.optim.Adafactor, torch.optim.Muon)
 
 
 class Together(Share):
@@ -65,17 +70,33 @@ class Together(Share):
 def refuse_what_differs(model: nn.Module, name: str) -> None:
     """ValueError for layers that would do otherwise on a part of a batch, or on one of several ranks."""
     for path, module in model.named_modules():
-        kind = type(module).__name__
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             raise ValueError(
-                f"{path}, a {kind}, takes its statistics from a whole batch, and under {name} a rank sees a part: "
-                "use nn.GroupNorm or nn.LayerNorm."
+                f"{path}, a {kind(module)}, takes its statistics from a whole batch, and under {name} a rank sees a "
+                "part: use nn.GroupNorm or nn.LayerNorm."
             )
+    refuse_random(model, name)
+
+
+def refuse_random(model: nn.Module, name: str) -> None:
+    """ValueError for layers that draw from torch's own generator, which is another on each rank."""
+    for path, module in model.named_modules():
         if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
             raise ValueError(
-                f"{path}, a {kind}, draws from torch's own generator, which {name} cannot keep in step: "
+                f"{path}, a {kind(module)}, draws from torch's own generator, which {name} cannot keep in step: "
                 "drop inputs by `CrossEntropy(distortion=InputDropout())`."
             )
+
+
+def refuse_optimizer(experiment: Experiment, name: str, *refused: type[torch.optim.Optimizer]) -> torch.optim.Optimizer:
+    """The experiment's, of one parameter. ValueError if it is `refused`, by default if it looks at whole tensors."""
+    optimizer = experiment.optimizer([{"params": [nn.Parameter(torch.zeros(1, 1))]}], lr=at(experiment.lr, 0.0))
+    if isinstance(optimizer, refused or LOOK_AT_ALL):
+        raise ValueError(
+            f"{kind(optimizer)} looks at whole parameters at once, and under {name} a rank has parts of them: "
+            "use SGD or Adam."
+        )
+    return optimizer
 
 
 def kind(thing: Any) -> str:
