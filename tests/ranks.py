@@ -5,11 +5,14 @@ import os
 import tempfile
 import traceback
 from collections.abc import Callable
+from multiprocessing.connection import wait
 from typing import Any
 
 import cloudpickle
 import torch
 import torch.multiprocessing as mp
+
+ALONE = 10.0  # seconds that ranks may go on after one has failed
 
 _teams: dict[int, "Team"] = {}
 
@@ -41,14 +44,25 @@ class Team:
         """What the function gives on each rank. The error of the lowest rank that has one is raised here."""
         for pipe in self.pipes:
             pipe.send_bytes(cloudpickle.dumps((function, args, kwargs)))
-        answers = [cloudpickle.loads(pipe.recv_bytes()) for pipe in self.pipes]
-        failed = [(value, text) for value, text in answers if text]
+        answers: dict[int, tuple[Any, str]] = {}
+        patience = None
+        while len(answers) < len(self.pipes):
+            ready = wait([pipe for rank, pipe in enumerate(self.pipes) if rank not in answers], patience)
+            for rank, pipe in enumerate(self.pipes):
+                if pipe in ready:
+                    answers[rank] = cloudpickle.loads(pipe.recv_bytes())
+            if any(text for _, text in answers.values()):
+                patience = ALONE
+            if not ready:
+                break
+        failed = [answers[rank] for rank in sorted(answers) if answers[rank][1]]
         if failed:
             error, text = failed[0]
             error.add_note(text)
-            self.stop()  # collectives may be out of step now
+            if {str(one) for one, _ in failed} != {str(error)} or len(failed) < len(self.pipes):
+                self.stop()  # collectives may be out of step now: not so if all refused the same
             raise error
-        return [value for value, _ in answers]
+        return [answers[rank][0] for rank in range(len(self.pipes))]
 
     def stop(self) -> None:
         for process in self.processes:

@@ -287,6 +287,13 @@ def test_a_strategy_without_ranks_says_where_to_get_them(unchecked):
         EXPERIMENTS["CD"].run(strategy=DataParallel(), progress=False)
 
 
+def test_a_strategy_s_class_is_not_a_strategy(unchecked):
+    with pytest.raises(
+        TypeError, match=r"strategy=DataParallel is the class itself: give a strategy, DataParallel\(\)"
+    ):
+        EXPERIMENTS["CD"].run(strategy=DataParallel, progress=False)
+
+
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [

@@ -99,6 +99,10 @@ class Experiment(Generic[M]):
         for name, count in (("steps", steps), ("checkpoint_every", checkpoint_every)):
             if count is not None and count < 1:
                 raise ValueError(f"{name}={count}: it must be at least 1, or None.")
+        if isinstance(strategy, type):
+            raise TypeError(
+                f"strategy={strategy.__name__} is the class itself: give a strategy, {strategy.__name__}()."
+            )
         run = Run(self, steps, torch.device(device or default_device()), noise, strategy)
         folder = Path(checkpoint) if checkpoint is not None else None
         if folder is None and (checkpoint_every or resume):
