@@ -1,4 +1,7 @@
-"""How long a cluster takes until it is ready, against ipyparallel on its own."""
+"""How long a cluster takes until it is ready; then how fast runs are that are split over two engines.
+
+Each against a reference: ipyparallel on its own, torch's DDP in a script, one engine, what a step cannot do without.
+"""
 
 import contextlib
 import logging
@@ -10,17 +13,28 @@ from statistics import median
 import ipyparallel
 from tqdm.auto import tqdm
 
+from dlkit.bench.parallel_data import against_torch, speed_ups
+from dlkit.bench.parallel_floors import floors
 from dlkit.bench.timing import Seconds, ratio
 from dlkit.cluster import Cluster
+from dlkit.cluster.places import gpus_here
 from dlkit.tables import BenchRow
 
-TITLE = "A cluster: from nothing to engines that have imported torch"
-ENGINES, ROUNDS = (2, 4), 5
+TITLE = "A cluster: its start, and runs on two engines of a core each"
+ENGINES, ROUNDS, STEPS = (2, 4), 5, 100
 
 
 def measure() -> list[BenchRow]:
-    """A row for each number of engines."""
-    return [start_up(n) for n in ENGINES]
+    """The start, for each number of engines; then a cluster of two. ValueError where there are GPUs to be seen."""
+    if gpus_here():
+        raise ValueError("this bench is of CPU cores: hide the GPUs, CUDA_VISIBLE_DEVICES= dlkit bench parallel.")
+    rows = [start_up(n) for n in ENGINES]
+    with contextlib.redirect_stdout(sys.stderr):  # what a cluster says must not come between the lines of --json
+        cluster = Cluster(2)
+        with cluster:
+            for bench in (against_torch, speed_ups, floors):
+                rows += bench(cluster, STEPS, ROUNDS)
+    return rows
 
 
 def start_up(n: int) -> BenchRow:
@@ -40,7 +54,7 @@ def start_up(n: int) -> BenchRow:
 
 
 def ours(n: int) -> Callable[[], None]:
-    with contextlib.redirect_stdout(sys.stderr):  # what it says must not come between the lines of --json
+    with contextlib.redirect_stdout(sys.stderr):  # as above
         return Cluster(n).start().stop
 
 

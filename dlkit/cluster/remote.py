@@ -1,6 +1,7 @@
 """A run on the engines of a cluster: what each of them is told, and the one run that comes back."""
 
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -75,9 +76,10 @@ def run_on(
     progress: bool = True,
     links: Link | None = None,
     listen: Callable[[dict[str, Any]], object] = lambda said: None,
+    stop: threading.Event | None = None,
     **settings: Any,
 ) -> SplitRun[M]:
-    """Run the experiment on all engines; Ctrl-C (or ■) ends it after a step that all have taken."""
+    """Run the experiment on all engines; Ctrl-C (or ■), or `stop`, ends it after a step that all have taken."""
     sent = replace(experiment, data=travelling(experiment.data, running.folder))
     folder = None if checkpoint is None else str(Path(checkpoint).resolve())
     flag = Path(running.folder, "stop")
@@ -93,6 +95,8 @@ def run_on(
     with on_interrupt(interrupted), tqdm(disable=not progress, unit="step", delay=1) as bar:
 
         def look() -> None:
+            if stop is not None and stop.is_set():
+                flag.touch()
             said = dict(asked[0].data)  # of the messages so far, which later ones go into
             if said and said != last:
                 last.update(said)
@@ -107,6 +111,8 @@ def run_on(
         bar.n = answers[0][0]["step"]
     flag.unlink(missing_ok=True)
     whole, ranks = answers[0][0], [each for _, each in answers]
+    if whole["stopped"] and stop is not None and stop.is_set():
+        whole["stopped"] = "stopped"
     model = experiment.initial_model()
     model.load_state_dict(whole.pop("state"))
     return SplitRun(experiment, strategy, model, History(whole.pop("rows")), ranks=ranks, links=links, **whole)

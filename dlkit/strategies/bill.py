@@ -22,6 +22,7 @@ from dlkit.models.rbm import RBM
 from dlkit.models.receptive import LocallyConnected2d
 from dlkit.strategies.spatial_parallel import chain, plan
 from dlkit.strategies.split_layers import BY_MAPS, ELEMENTWISE
+from dlkit.strategies.stage_cuts import best_cut, cut_at_weights, weigh
 from dlkit.strategies.together import kind
 
 COLUMNS = ("rank", "parameters", "gradients", "activations", "forward", "backward", "for gradients", "sent in all")
@@ -268,8 +269,6 @@ def gather_rows_bytes(have: list[range], a_row: int) -> int:
 
 def by_layers(net: nn.Module, image: Tensor, batch: int, ranks: int) -> list[list[Item]]:
     """Some layers that follow one another; activations go to the next rank, and gradients to the one before."""
-    from dlkit.strategies.pipeline import best_cut, cut_at_weights, weigh
-
     pieces = cut_at_weights(net)
     if len(pieces) < ranks:
         raise ValueError(

@@ -1,0 +1,87 @@
+"""Data parallel on a cluster: against plain DDP under torchrun, and two engines against one."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+
+from dlkit.bench import parallel_torchrun
+from dlkit.bench.parallel_turns import WARM, apart, split, turns
+from dlkit.bench.timing import compared
+from dlkit.cluster import Cluster
+from dlkit.models import RBM, LeNet5
+from dlkit.strategies import DataParallel
+from dlkit.tables import BenchRow
+from dlkit.training import CD, CrossEntropy, Experiment
+
+LENET = Experiment(
+    LeNet5,
+    "mnist",
+    CrossEntropy(),
+    batch_size=256,
+    lr=parallel_torchrun.LR,
+    momentum=parallel_torchrun.MOMENTUM,
+)
+CD_1 = Experiment(partial(RBM, 784, 500), "mnist", CD(), batch_size=1000, momentum=0.5)
+
+
+def against_torch(cluster: Cluster, steps: int, rounds: int) -> list[BenchRow]:
+    """Images a second of LeNet-5 on two engines, beside torch's own DDP in a script of two ranks, pinned alike."""
+    tasks = {
+        "ddp": partial(split, cluster, LENET, DataParallel(reduce="ddp"), steps),
+        "bucketed": partial(split, cluster, LENET, DataParallel(), steps),
+        "torchrun": partial(torchrun, LENET.batch_size, steps),
+    }
+    seconds = turns(tasks, "against torchrun", rounds)
+    goals = {"ddp": "ratio at least 0.97", "bucketed": "ratio at least 0.95"}
+    return [
+        compared(
+            f"LeNet-5, batch {LENET.batch_size}, 2 engines, {way}",
+            seconds,
+            way,
+            "torchrun",
+            "torch's DDP in a script under torchrun",
+            steps * LENET.batch_size,
+            goal,
+        )
+        for way, goal in goals.items()
+    ]
+
+
+def torchrun(batch: int, steps: int, ranks: int = 2) -> float:
+    """Seconds of the steps of `parallel_torchrun`."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    command += [str(parallel_torchrun.__file__), *map(str, (batch, steps, WARM))]
+    loopback = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0"}
+    done = subprocess.run(command, env=os.environ | loopback, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"the script under torchrun ended with {done.returncode}:\n{done.stderr}")
+    return float(done.stdout.split()[-1])
+
+
+def speed_ups(cluster: Cluster, steps: int, rounds: int) -> list[BenchRow]:
+    """Two engines of one thread against one, and against two that train apart on half a batch each."""
+    rows = []
+    for name, experiment, goal in (("LeNet-5", LENET, 1.8), ("CD-1, RBM 784 x 500", CD_1, 1.7)):
+        rows += speed_up(cluster, name, experiment, f"ratio at least {goal}", steps, rounds)
+    return rows
+
+
+def speed_up(cluster: Cluster, name: str, experiment: Experiment, goal: str, steps: int, rounds: int) -> list[BenchRow]:
+    batch = experiment.batch_size
+    half = replace(experiment, batch_size=batch // 2)
+    tasks = {
+        "split": partial(split, cluster, experiment, DataParallel(), steps),
+        "one": partial(apart, cluster, experiment, [0], steps),
+        "apart": partial(apart, cluster, half, [0, 1], steps),
+    }
+    seconds = turns(tasks, name, rounds)
+    what = {
+        "one": (f"one engine, batch {batch}", goal),
+        "apart": (f"2 engines that exchange nothing, batch {batch // 2} each", ""),
+    }
+    return [
+        compared(f"{name}, batch {batch}, 2 engines", seconds, "split", other, text, steps * batch, wanted)
+        for other, (text, wanted) in what.items()
+    ]

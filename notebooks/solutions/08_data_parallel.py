@@ -1,0 +1,37 @@
+"""Solutions to the exercises of notebook 08, each with a line of why. Try first: the checks give hints."""
+
+import math
+
+# 1. An uneven batch. A part's gradient is a mean over its images: times their number it is a sum, and sums add up.
+
+
+def whole_gradient(gradients, counts):
+    return sum(gradient * count for gradient, count in zip(gradients, counts, strict=True)) / sum(counts)
+
+
+# 2. Who waits. For each exchange: from when a rank comes until the last one has come.
+
+
+def waits(exchanges):
+    waited = [0.0] * len(exchanges)
+    for together in zip(*exchanges, strict=True):
+        last = max(begin for begin, _ in together)
+        for rank, (begin, _) in enumerate(together):
+            waited[rank] += last - begin
+    return waited
+
+
+# 3. A batch for a link. Exchange x is a tenth of the step if computing takes 9 x; each rank computes batch / n images.
+
+
+def smallest_batch(seconds, size, ranks, link):
+    exchange = 2 * (ranks - 1) * (size / ranks / link.bandwidth + link.latency)
+    return math.ceil(9 * exchange * ranks / seconds)
+
+
+# 4. Scaling with a warm-up. A straight line from lr to k lr, where k is how many times larger the batch is.
+
+
+def learning_rate(epoch, lr, batch, warm_up):
+    k = batch / 256
+    return lr * (1 + (k - 1) * min(epoch / warm_up, 1))

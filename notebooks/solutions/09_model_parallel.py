@@ -1,0 +1,42 @@
+"""Solutions to the exercises of notebook 09, each with a line of why. Try first: the checks give hints."""
+
+import torch
+import torch.nn.functional as F
+
+# 1. Gather or reduce. Columns of W are different units, and each rank has finished its own; rows of W are different
+#    inputs, and each rank has a part of the sum of every unit.
+
+
+def put_together(parts, split):
+    return torch.cat(parts, dim=1) if split == "columns" else torch.stack(parts).sum(0)
+
+
+# 2. The free energy in parts. Given v, hidden units are independent, so that each adds its own term. The visible units
+#    are on every rank, and so one of them counts their biases.
+
+
+def free_energy_part(v, a, W, b, rank):
+    hidden = -F.softplus(b + v @ W).sum(1)
+    return hidden - v @ a if rank == 0 else hidden
+
+
+# 3. The halo. A layer's m rows see (m - 1) stride + kernel rows, which are kernel - stride more than m stride; rows of
+#    a layer are as many rows of the image apart as the strides below it make.
+
+
+def halo(layers):
+    rows, step = 0, 1
+    for kernel, stride in layers:
+        rows += (kernel - stride) * step
+        step *= stride
+    return rows
+
+
+# 4. Microbatches. The bubble shrinks with each one more.
+
+
+def microbatches(stages, most):
+    count = 1
+    while (stages - 1) / (count + stages - 1) >= most:
+        count += 1
+    return count
