@@ -10,7 +10,7 @@ from splitting import STEPS, difference, digits, experiments, run, same_bits
 from torch import nn
 
 from dlkit import Experiment
-from dlkit.models import LeNet5
+from dlkit.models import ConvNet, LeNet5
 from dlkit.models.draws import part_of
 from dlkit.strategies import Hybrid, OneWeirdTrick
 from dlkit.training import CD, CrossEntropy
@@ -83,6 +83,14 @@ def test_features_of_all_images_are_what_the_trick_sends():
     for _, _, _, _, sent in team(2).call(run, experiment, OneWeirdTrick(), steps=1):
         features, back = 50 * 120 * 4, 100 * 120 * 4  # gathered; summed over the two halves of F6
         outputs = 100 * 42 * 4  # half of F6 for all images, gathered for the output layer
+        assert sent == 4 * inside + features + back + outputs
+
+
+def test_maps_are_halved_before_they_are_gathered():
+    experiment = replace(EXPERIMENTS["ConvNet"], data=digits(100))
+    inside = sum(p.numel() for name, p in ConvNet().named_parameters() if name.startswith("c"))
+    for _, _, _, _, sent in team(2).call(run, experiment, OneWeirdTrick(), steps=1):
+        features, back, outputs = 50 * 96 * 4, 100 * 96 * 4, 100 * 5 * 4  # 6 maps of 4x4, not of 8x8
         assert sent == 4 * inside + features + back + outputs
 
 

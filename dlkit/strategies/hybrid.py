@@ -138,14 +138,18 @@ class WeirdShare(Together):
 
 
 def behind_convolutions(net: nn.Module) -> "OrderedDict[str, nn.Module]":
-    """The modules of a chain that come behind its last convolution. ValueError if there are none on either side."""
+    """The modules of a chain from the first that sees whole maps, behind its last convolution, to the end.
+
+    What halves maps stays before the cut: less is gathered. ValueError if there is nothing on either side.
+    """
     if not isinstance(net, nn.Sequential):
         raise ValueError(
             f"{kind(net)} is no nn.Sequential, so that its convolutions cannot be told from what follows them."
         )
     children = list(net.named_children())
     last = max((place for place, (_, child) in enumerate(children) if has_convolution(child)), default=-1)
-    behind = OrderedDict(children[last + 1 :])
+    begin = next((place for place, (_, child) in enumerate(children) if place > last and mixes(child)), len(children))
+    behind = OrderedDict(children[begin:])
     if last < 0 or not any(isinstance(module, nn.Linear) for child in behind.values() for module in child.modules()):
         raise ValueError(
             f"{kind(net)} is not convolutions with Linear layers behind them: use DataParallel or TensorParallel."
@@ -155,6 +159,11 @@ def behind_convolutions(net: nn.Module) -> "OrderedDict[str, nn.Module]":
 
 def has_convolution(module: nn.Module) -> bool:
     return any(isinstance(part, nn.Conv2d | SparseConv2d | LocallyConnected2d) for part in module.modules())
+
+
+def mixes(module: nn.Module) -> bool:
+    """Does it take maps apart, or is there a layer in it that sees whole ones?"""
+    return any(isinstance(part, nn.Flatten | nn.Linear) for part in module.modules())
 
 
 def own_images(net: nn.Module, args: tuple, *, group: Group) -> tuple:
