@@ -24,6 +24,11 @@ def team(n: int) -> "Team":
     return _teams[n]
 
 
+def stop_all() -> None:
+    while _teams:
+        _teams.popitem()[1].stop()
+
+
 class Team:
     def __init__(self, n: int):
         context = mp.get_context("spawn")
