@@ -27,6 +27,7 @@ def test_it_measures_every_row(monkeypatch):
     small = replace(parallel_data.LENET, data=(images, labels), batch_size=20)
     for module in (parallel_data, parallel_floors):
         monkeypatch.setattr(module, "LENET", small)
+    monkeypatch.setattr(parallel_data, "CNN", replace(parallel_data.CNN, data=(images, labels), batch_size=20))
     rows = replace(parallel_data.CD_1, data=images.flatten(1), batch_size=20)
     monkeypatch.setattr(parallel_data, "CD_1", rows)
     before = {child.pid for child in psutil.Process().children(recursive=True)}
@@ -36,6 +37,7 @@ def test_it_measures_every_row(monkeypatch):
         "LeNet-5, batch 20, 2 engines, ddp",
         "LeNet-5, batch 20, 2 engines, bucketed",
         *["LeNet-5, batch 20, 2 engines"] * 2,
+        *["four convolutions, batch 20, 2 engines"] * 2,
         *["CD-1, RBM 784 x 500, batch 20, 2 engines"] * 2,
         *(f"LeNet-5, batch 20, 2 engines, {name}Parallel" for name in ("Data", "Tensor", "Spatial")),
         "LeNet-5, batch 20, 2 engines, Pipeline",

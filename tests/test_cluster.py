@@ -108,6 +108,23 @@ def test_answers_come_in_the_order_of_ranks_from_the_places_planned(cluster):
     assert found == expected
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux's scheduler")
+def test_a_thread_that_wakes_does_not_keep_from_its_core_the_one_that_holds_what_it_waits_for(cluster):
+    def policies():
+        import torch.distributed as dist
+
+        dist.barrier()
+        found = {}
+        for thread in os.listdir("/proc/self/task"):
+            with open(f"/proc/self/task/{thread}/comm") as file:
+                found[file.read().strip()] = os.sched_getscheduler(int(thread))
+        return {name: policy for name, policy in found.items() if "gloo" in name}
+
+    for found in cluster.call(policies):
+        assert "gloo_tcp_loop" in found
+        assert set(found.values()) == {os.SCHED_BATCH}
+
+
 def test_the_group_adds_up(cluster):
     assert cluster.call(by_value(total)) == [3.0] * 2
 

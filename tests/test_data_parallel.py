@@ -14,11 +14,14 @@ from torch import nn
 
 from dlkit import Experiment
 from dlkit.cluster.collectives import Group, ring_all_reduce
+from dlkit.models import LeNet5
+from dlkit.models.draws import Part
 from dlkit.models.rbm import RBM
 from dlkit.models.sparse_coding import SparseCoding
 from dlkit.strategies import DataParallel, ModelAveraging
 from dlkit.training import CD, PCD, CrossEntropy, InputDropout, Reconstruction, UpDown
 from dlkit.training.dictionary import DictionaryLearning
+from dlkit.training.learner import Batch
 
 EXPERIMENTS = experiments()
 WAYS = ["naive", "bucketed", "ring", "ddp"]
@@ -55,9 +58,25 @@ def test_all_ways_to_add_gradients_up_agree(reduce, alone):
     assert difference(alone("LeNet-5").model, found.model) < 1e-5
 
 
-def test_small_buckets_go_during_the_backward_pass_and_in_order(alone):
-    (found, _) = team(2).call(run, EXPERIMENTS["LeNet-5"], DataParallel(bucket=4096))
-    assert difference(alone("LeNet-5").model, found.model) < 1e-5
+@pytest.mark.parametrize("bucket", [4096, 1], ids=["some together", "each alone, summed where it is"])
+@pytest.mark.parametrize("name", ["LeNet-5", "CD"])
+def test_small_buckets_go_during_the_backward_pass_and_in_order(alone, name, bucket):
+    (found, _) = team(2).call(run, EXPERIMENTS[name], DataParallel(bucket=bucket))
+    assert difference(alone(name).model, found.model) < 1e-5
+
+
+def test_a_rank_takes_no_more_than_its_part_of_a_batch():
+    def taken():
+        experiment = Experiment(LeNet5, digits(10), CrossEntropy(), batch_size=10)
+        share = experiment.run(strategy=DataParallel(), steps=1, progress=False, device="cpu").share
+        batch = share.pick(Batch(*digits(10)), torch.tensor([7, 1, 4]))
+        return batch.images, batch.labels, batch.weight, batch.part
+
+    images, labels = digits(10)
+    for found, rows, part in zip(team(2).call(taken), ([7, 1], [4]), (Part(0, 2, 3), Part(2, 3, 3)), strict=True):
+        assert torch.equal(found[0], images[rows])
+        assert torch.equal(found[1], labels[rows])
+        assert found[2:] == (len(rows) / 3, part)
 
 
 @pytest.mark.parametrize(

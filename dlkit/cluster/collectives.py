@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dlkit.cluster.places import yield_on_wakeup
 from dlkit.cluster.timeline import Recorder, Span, now
 
 
@@ -186,6 +187,7 @@ def enter_group() -> None:
     if gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % gpus)
     backend = "nccl" if 0 < local <= gpus else "gloo"
+    yield_on_wakeup()
     store = None
     if local == size:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")

@@ -13,6 +13,8 @@ from datetime import timedelta
 from traceback import TracebackException
 from typing import Any
 
+from dlkit.cluster.places import yield_on_wakeup
+
 WATCH = 1.0  # seconds between two looks whether the owner is still there
 
 
@@ -21,6 +23,7 @@ def wake() -> None:
     cores = [int(core) for core in os.environ["DLKIT_CORES"].split(",") if core]
     if cores:
         os.sched_setaffinity(0, cores)
+    yield_on_wakeup()
     threading.Thread(target=watch, name="dlkit-watch", daemon=True).start()
     import ipyparallel.serialize
     import torch

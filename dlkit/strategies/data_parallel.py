@@ -53,16 +53,14 @@ class Replica(Together):
         self.data = self.group
         self.chains = split(learner, name, self.data)
 
-    def part(self, batch: Batch, generator: Draws) -> Batch:
+    def pick(self, data: Batch, picked: Tensor) -> Batch:
         """This rank's part of a batch; one that has none takes an image that does not count."""
-        part = part_of(len(batch), self.data.rank, self.data.size)
+        part = part_of(len(picked), self.data.rank, self.data.size)
         weight = part.count / part.whole
         if not part.count:
             part = Part(0, 1, part.whole)
-        generator.part = part
-        images, labels = (None if x is None else x[part.start : part.stop] for x in (batch.images, batch.labels))
-        assert images is not None
-        return Batch(images, labels, weight)
+        mine = super().pick(data, picked[part.start : part.stop])
+        return Batch(mine.images, mine.labels, weight, part)
 
     def learner_state(self) -> dict[str, Tensor]:
         return {
@@ -105,16 +103,16 @@ class DataShare(Replica):
             self.buckets.close()
 
     def fill(self, batch: Batch, generator: Draws) -> dict[str, Tensor]:
-        part = self.part(batch, generator)
         if self.buckets is not None:
             self.buckets.begin()
-            report = self.learner.fill_grad(self.model, part, generator)
+            report = self.learner.fill_grad(self.model, batch, generator)
             return self.buckets.end(report)
         if self.wrapped is not None:
-            scaled = Batch(part.images, part.labels, part.weight * self.data.size)  # DDP takes the mean over ranks
+            weight = batch.weight * self.data.size  # DDP takes the mean over ranks
+            scaled = Batch(batch.images, batch.labels, weight, batch.part)
             report = self.learner.fill_grad(self.wrapped, scaled, generator)
             return add_up({name: value / self.data.size for name, value in report.items()}, self.data)
-        report = self.learner.fill_grad(self.model, part, generator)
+        report = self.learner.fill_grad(self.model, batch, generator)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         if self.strategy.reduce == "ring":
             flat = torch.cat([gradient.flatten() for gradient in gradients])
@@ -155,17 +153,20 @@ class Buckets:
         gradients = [p.grad for p in self.buckets[self.next] if p.grad is not None] + more
         self.next += 1
         if gradients:
-            flat = torch.cat([gradient.flatten() for gradient in gradients])
-            self.sent.append((self.group.start_all_reduce(flat), flat, gradients))
+            alone = len(gradients) == 1 and gradients[0].is_contiguous()  # summed where it is
+            flat = gradients[0] if alone else torch.cat([gradient.flatten() for gradient in gradients])
+            self.sent.append((self.group.start_all_reduce(flat), flat, [] if alone else gradients))
 
     def end(self, report: dict[str, Tensor]) -> dict[str, Tensor]:
         """Send what is left, with the report, and put the sums in place: also for learners without a backward pass."""
         found = {name: value.detach().reshape(1) for name, value in report.items()}
+        self.send(list(found.values()))
         while self.next < len(self.buckets):
-            self.send(list(found.values()) if self.next == len(self.buckets) - 1 else [])
+            self.send([])
         for wait, flat, gradients in self.sent:
             wait()
-            put_back(flat, gradients)
+            if gradients:
+                put_back(flat, gradients)
         self.sent = []
         return {name: value[0] for name, value in found.items()}
 

@@ -67,9 +67,8 @@ class HybridShare(Replica):
         self.buckets = Buckets([p for p in self.model.parameters() if p.requires_grad], self.data, BUCKET)
 
     def fill(self, batch: Batch, generator: Draws) -> dict[str, Tensor]:
-        part = self.part(batch, generator)
         self.buckets.begin()
-        return self.buckets.end(self.learner.fill_grad(self.model, part, generator))
+        return self.buckets.end(self.learner.fill_grad(self.model, batch, generator))
 
     def close(self) -> None:
         self.buckets.close()

@@ -44,7 +44,7 @@ class AveragedShare(Replica):
         self.every = every
 
     def fill(self, batch: Batch, generator: Draws) -> dict[str, Tensor]:
-        report = self.learner.fill_grad(self.model, self.part(batch, generator), generator)
+        report = self.learner.fill_grad(self.model, batch, generator)
         for parameter in self.model.parameters():
             if parameter.grad is not None:
                 parameter.grad *= self.ranks  # from its share of the whole batch's mean to the mean of its own part

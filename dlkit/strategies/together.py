@@ -34,6 +34,7 @@ class Together(Share):
 
     def fill_grad(self, batch: Batch, generator: Draws) -> dict[str, Tensor]:
         self._begun, self.recorder.counts = now(), True
+        generator.part = batch.part
         try:
             return self.fill(batch, generator)
         finally:

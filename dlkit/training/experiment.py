@@ -277,13 +277,11 @@ class Run(Generic[M]):
             if order_of != epoch:
                 order, order_of = self._order(epoch), epoch
             picked = order[position * self.experiment.batch_size :][: self.experiment.batch_size]
-            images, labels = self._on_device.images, self._on_device.labels
-            batch = Batch(images.index_select(0, picked), None if labels is None else labels.index_select(0, picked))
-            report = self._learn(batch)
+            report = self._learn(self.share.pick(self._on_device, picked))
             for name, value in report.items():
                 self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
             self.step += 1
-            self._images += len(batch.images)
+            self._images += len(picked)
             if self._row_due() and self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
             self.seconds += time.perf_counter() - begun

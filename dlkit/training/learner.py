@@ -14,12 +14,14 @@ M_contra = TypeVar("M_contra", bound=nn.Module, contravariant=True)
 class Batch(NamedTuple):
     """Images (batch, height, width) or (batch, pixels), and their labels (batch,) where there are any.
 
-    `weight`: where a batch is split over workers, the share of its images that is here.
+    Where a batch is split over workers, `part` says which of its images are here, and `weight` the share of them that
+    counts: 0 for a worker that is left none, and takes one all the same.
     """
 
     images: Float[Tensor, "batch ..."]
     labels: Int64[Tensor, " batch"] | None = None
     weight: float = 1.0
+    part: Part | None = None
 
     def __len__(self) -> int:  # of images, not of fields
         return len(self.images)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor, nn
 
 from dlkit.models.draws import Draws
@@ -34,8 +35,13 @@ class Share:
         self.model, self.learner = model, learner
         self.names = trained(model)
 
+    def pick(self, data: Batch, picked: Int64[Tensor, " batch"]) -> Batch:
+        """Of the images `picked` for a batch, in their order, what this process learns from: all of them."""
+        labels = None if data.labels is None else data.labels.index_select(0, picked)
+        return Batch(data.images.index_select(0, picked), labels)
+
     def fill_grad(self, batch: Batch, generator: Draws) -> dict[str, Tensor]:
-        """Fill .grad of what is here, from a whole batch; the report is the whole's."""
+        """Fill .grad of what is here, from what was picked; the report is the whole batch's."""
         return self.learner.fill_grad(self.model, batch, generator)
 
     def stepped(self, step: int) -> None:

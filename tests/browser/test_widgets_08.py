@@ -39,7 +39,8 @@ def test_each_rank_is_told_apart_and_the_early_one_is_said_to_wait_for_the_late_
 
 @pytest.mark.parametrize("pressed", ["Closer", "Further away"])
 def test_buttons_zoom(timeline, pressed):
-    press(timeline, "Closer")
+    with change(lambda: image_of(picture(timeline))):
+        press(timeline, "Closer")
     with change(lambda: image_of(picture(timeline))):
         press(timeline, pressed)
 
