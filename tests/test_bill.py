@@ -12,7 +12,7 @@ from dlkit import Experiment
 from dlkit.models import ConvNet, LeNet5
 from dlkit.models.rbm import RBM
 from dlkit.models.receptive import LocalNet
-from dlkit.strategies import DataParallel, Pipeline, SpatialParallel, TensorParallel
+from dlkit.strategies import DataParallel, Hybrid, OneWeirdTrick, Pipeline, SpatialParallel, TensorParallel
 from dlkit.strategies.bill import bill
 from dlkit.training import CD, CrossEntropy
 
@@ -21,6 +21,8 @@ STRATEGIES = {
     "neurons": TensorParallel(),
     "region": SpatialParallel(),
     "layers": Pipeline(4),
+    "hybrid": Hybrid(2, 2),
+    "weird trick": OneWeirdTrick(),
 }
 BATCH = 60
 
@@ -56,21 +58,27 @@ def counted(make, strategy, learner, flat=False):
     return sent[-1] - sent[-2], held[-1], [(s.name, s.size) for s in spans if s.size]
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-@pytest.mark.parametrize(
-    ("name", "how"),
-    [(name, how) for name in NETS for how in STRATEGIES if how != "region" or name not in ("MLP", "two pairs")],
-)
+def splits():
+    """Each net in each way that there is for it, over two ranks and three, or where it takes four over those."""
+    return [
+        (name, how, ranks)
+        for name in NETS
+        for how in STRATEGIES
+        if how not in ("region", "weird trick") or name not in ("MLP", "two pairs")
+        for ranks in ((4,) if how == "hybrid" else (2, 3))
+    ]
+
+
+@pytest.mark.parametrize(("name", "how", "ranks"), splits())
 def test_the_bill_is_what_a_run_sends_and_holds(name, how, ranks):
     found = bill(NETS[name](), (28, 28), BATCH, ranks, how)
     for rank, (sent, held, _) in enumerate(team(ranks).call(counted, NETS[name], STRATEGIES[how], CrossEntropy())):
-        reports = {"data": 2 * 2 * 4, "layers": 2 * 4}.get(how, 0)  # loss and error
+        reports = {"data": 2 * 2 * 4, "hybrid": 2 * 4, "layers": 2 * 4}.get(how, 0)  # loss and error
         assert 0 <= sent - found.sent(rank) <= reports + ranks * len(found.items[rank])  # which are rounded down
         assert found.total(rank, "parameters") == held
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-@pytest.mark.parametrize("how", ["data", "neurons"])
+@pytest.mark.parametrize(("how", "ranks"), [("data", 2), ("data", 3), ("neurons", 2), ("neurons", 3), ("hybrid", 4)])
 def test_an_rbm_s_bill_is_what_a_gibbs_step_sends(how, ranks):
     make = partial(RBM, 784, 61)
     found = bill(make(), (28, 28), BATCH, ranks, how)
@@ -123,7 +131,7 @@ def test_a_net_is_as_it_was():
     net = LeNet5()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     for how in STRATEGIES:
-        bill(net, (28, 28), BATCH, 2, how)
+        bill(net, (28, 28), BATCH, 4, how)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert all(p.grad is None for p in net.parameters())
 
@@ -137,7 +145,7 @@ def test_it_is_shown_as_a_table():
 @pytest.mark.parametrize(
     ("net", "how", "ranks", "message"),
     [
-        (LeNet5(), "rows", 2, r'how="rows": it is one of data, neurons, region, layers\.'),
+        (LeNet5(), "rows", 2, r'how="rows": it is one of data, neurons, region, layers, hybrid, weird trick\.'),
         (LeNet5(), "data", 1, "1 ranks and a batch of 60: at least 2 and 1"),
         (nn.Bilinear(2, 2, 2), "data", 2, "Bilinear is no nn.Sequential"),
         (perceptron(), "region", 2, "has no layer with places"),
@@ -145,6 +153,9 @@ def test_it_is_shown_as_a_table():
         (nn.Sequential(nn.Flatten(), nn.Linear(784, 3)), "neurons", 4, "no layer of this Sequential has as many"),
         (RBM(784, 3), "neurons", 4, "3 hidden units for 4 ranks"),
         (RBM(784, 30), "layers", 2, "RBM has one layer, and no maps"),
+        (LeNet5(), "hybrid", 3, "need 4, 6, 8, ... ranks, and there are 3"),
+        (RBM(784, 30), "hybrid", 2, "need 4, 6, 8, ... ranks, and there are 2"),
+        (perceptron(), "weird trick", 2, "Sequential is not convolutions with Linear layers behind them"),
     ],
 )
 def test_what_cannot_be_split_is_said(net, how, ranks, message):

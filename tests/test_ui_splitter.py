@@ -8,7 +8,8 @@ from torch import nn
 from dlkit.models import LeNet5
 from dlkit.models.rbm import RBM
 from dlkit.models.receptive import LocalNet
-from dlkit.strategies.bill import WAYS, bill
+from dlkit.strategies.bill import bill
+from dlkit.strategies.formulas import WAYS
 from dlkit.ui.splitter import BOX, COLUMN, LANE, LEFT, SIDE, TOP, Splitter, drawn, words
 
 RECT = re.compile(
@@ -66,7 +67,7 @@ def test_bars_of_weights_are_as_long_as_the_part_that_is_held():
 
 @pytest.mark.parametrize("how", WAYS)
 def test_it_says_in_words_what_it_shows(how):
-    found = bill(LeNet5(), (28, 28), 100, 3, how)
+    found = bill(LeNet5(), (28, 28), 100, 4 if how == "hybrid" else 3, how)
     picture = drawn(found)
     assert f'aria-label="Who computes what, split by {how}. rank 0: c1 ' in picture
     for rank, item in ((0, 0), (1, 3), (2, 4)):
@@ -109,6 +110,20 @@ def test_a_split_that_there_is_not_is_said_and_the_next_one_is_drawn(splitter):
     assert splitter.picture.value == splitter.table.value == ""
     splitter.net.value = "LeNet-5"
     assert "<svg" in splitter.picture.value
+
+
+def test_replicas_have_other_images_and_exchange_gradients_alone():
+    found = bill(perceptron(), (28, 28), 100, 4, "hybrid")
+    picture = drawn(found)
+    assert [picture.count(f">images {which}</text>") for which in ("0–49", "50–99")] == [2, 2]
+    solid, dashed = (picture.count(line) for line in ('head)"/>', 'stroke-dasharray="3 3"/>'))
+    first, second, third = (items for items in zip(*found.items, strict=True))
+    inside = [items for items in (first, second, third) if items[0].forward or items[0].backward]
+    assert solid == 2 * len(inside)  # in each of two replicas
+    assert dashed == 3 + 2 * (3 - len(inside))  # between them, and where a replica's ranks have nothing to say
+    found = bill(LeNet5(), (28, 28), 100, 2, "weird trick")
+    assert [one.along for one in found.items[0]][:2] == ["images", "images"]
+    assert ">images 0–49</text>" in drawn(found)
 
 
 def test_the_way_that_sends_least_is_named(splitter):

@@ -10,7 +10,8 @@ from torch import nn
 
 from dlkit.cells import of_bytes
 from dlkit.models.draws import Part, part_of
-from dlkit.strategies.bill import WAYS, Bill, Item, bill
+from dlkit.strategies.bill import Bill, bill
+from dlkit.strategies.formulas import WAYS, Item
 from dlkit.ui.pictures import BLUE, GREEN, ORANGE, VERMILION, said
 
 COLOURS = (BLUE, ORANGE, GREEN, VERMILION)
@@ -80,12 +81,12 @@ def _rect(x: float, y: float, width: float, height: float, rank: int | None = No
 def _batch(found: Bill, rank: int, x: float, y: float) -> list[str]:
     """The batch as a stack of images, of which those that the rank computes from are filled."""
     one = found.items[rank][0]
-    part = one.part if one.along == "images" else Part(0, one.part.count > 0, 1)
+    part = one.images or Part(0, one.part.count > 0, 1)
     top, high = BOX * part.start / part.whole, BOX * part.count / part.whole
     lines = [f'<path d="M{x} {y + BOX * i / 6:.1f} h40" stroke="#888888" stroke-width="0.6"/>' for i in range(1, 6)]
     filled = [_rect(x, y + top, 40, high, rank)] * (part.count > 0)
-    return [*filled, _rect(x, y, 40, BOX), *lines, _text(x, y + BOX + 12, _which(one.part, "image", "images")
-            if one.along == "images" else "all images" if part.count else "none")]  # fmt: skip
+    which = _which(part, "image", "images") if one.images else "all images" if part.count else "none"
+    return [*filled, _rect(x, y, 40, BOX), *lines, _text(x, y + BOX + 12, which)]
 
 
 def _layer(one: Item, rank: int, x: float, y: float) -> list[str]:
@@ -132,7 +133,10 @@ def _units(one: Item, share: tuple[float, float], rank: int, x: float, y: float)
 
 
 def _arrows(found: Bill) -> list[str]:
-    """Between ranks, where they exchange: down the line of layers, or among all; dashed for gradients alone."""
+    """Between ranks, where they exchange: down the line of layers, or among all; dashed for gradients alone.
+
+    Two ranks that have the same part of a layer, for other images, exchange gradients alone.
+    """
     lines, ranks = [], len(found.items)
     middles = [TOP + rank * LANE + BOX / 2 for rank in range(ranks)]
     for i, one in enumerate(found.items[0]):
@@ -144,7 +148,10 @@ def _arrows(found: Bill) -> list[str]:
         elif any(items[i].sent for items in found.items):
             only = not any(items[i].forward or items[i].backward for items in found.items)
             at = x + COLUMN - 10 if one.along == "inputs" else x - 8
-            lines += [_line(at, upper + 4, at, lower - 4, only) for upper, lower in pairwise(middles)]
+            for rank, (upper, lower) in enumerate(pairwise(middles)):
+                apart = one.along != "images" and found.items[rank][i].images != found.items[rank + 1][i].images
+                if not apart or one.exchanged:
+                    lines.append(_line(at, upper + 4, at, lower - 4, only or apart))
     return lines
 
 
@@ -206,6 +213,12 @@ def words(found: Bill) -> str:
         "region": f"Every rank computes some rows of every map, for all {found.batch} images, and borrows the rows "
         "just beyond its edge: the halo. A convolution's weights are on all ranks, and their gradients are added up; "
         "weights that are not shared stay with their rows",
+        "hybrid": f"Two replicas, each for half of the {found.batch} images, and split by neurons over "
+        f"{len(ranks) // 2} ranks. A rank adds up its part's gradients with the rank that has the same part in the "
+        "other replica: neither the net nor the batch is whole anywhere",
+        "weird trick": f"Through the convolutions, which have few weights, every rank takes {images} of the "
+        f"{found.batch} images. Then all have all images' features, and some units each of the layers behind, which "
+        "have many weights: neither those nor their gradients are sent",
         "layers": f"Every rank has some layers. Activations of all {found.batch} images go down the line, and their "
         "gradients come back: only neighbours talk, but who is down the line waits for who is above it",
     }[found.how]
@@ -213,7 +226,7 @@ def words(found: Bill) -> str:
 
 
 class Splitter(widgets.VBox):
-    """Nets by name, drawn split over 2 to 4 ranks by data, neurons, region or layers, with each rank's bill.
+    """Nets by name, drawn split over 2 to 4 ranks in each of `WAYS`, with each rank's bill.
 
     `image_shape` is that of an image as the nets take it. ValueError for no nets.
     """
