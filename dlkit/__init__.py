@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dlkit.cluster import Cluster
-    from dlkit.training.experiment import Experiment, Run
+    from dlkit.training import Experiment, Run
 
 __version__ = version("dlkit")
 __all__ = ["Cluster", "Experiment", "Run"]
@@ -17,7 +17,7 @@ def __getattr__(name: str):
 
         return Cluster
     if name in __all__:  # torch takes a second to import: only who trains waits for it
-        from dlkit.training import experiment
+        from dlkit import training
 
-        return getattr(experiment, name)
+        return getattr(training, name)
     raise AttributeError(f"module 'dlkit' has no attribute {name!r}")

@@ -13,6 +13,10 @@ FUNCTIONS = {
     "04_dbn_fine_tuning": ["label_free_energies", "wake", "unroll", "principal_components"],
     "05_cnn_feature_maps": ["convolve", "parameters", "sub_sample", "receptive_field"],
     "06_what_a_cnn_sees": ["occlude", "saliency", "integrated_gradients", "ascend"],
+    "07_engine_cluster": ["latency_and_bandwidth", "hand_round", "bytes_sent", "broadcast"],
+    "08_data_parallel": ["whole_gradient", "waits", "smallest_batch", "learning_rate"],
+    "09_model_parallel": ["put_together", "free_energy_part", "halo", "microbatches"],
+    "10_hybrid": ["crossing_batch", "cheaper", "groups", "hybrid_bytes"],
 }
 solved = cache(solutions)
 

@@ -15,25 +15,9 @@ NAMES = ["whole_gradient", "waits", "smallest_batch", "learning_rate"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_solution_is_right(capsys, name):
-    assert said(capsys, getattr(check, name), SOLUTIONS[name]).startswith("✓")
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("stub", [None, ...])
-def test_a_stub_is_not_answered(capsys, name, stub):
-    assert said(capsys, getattr(check, name), lambda *_: stub).startswith("○")
-
-
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("nonsense", ["three", ["one"], {}, torch.zeros(2, 7), float("nan"), True, torch.tensor(1j)])
 def test_nonsense_is_answered_in_a_line(capsys, name, nonsense):
     assert said(capsys, getattr(check, name), lambda *_: nonsense).startswith("✗ Not yet")
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_what_an_answer_raises_is_told(capsys, name):
-    assert "Your code raised ZeroDivisionError" in said(capsys, getattr(check, name), lambda *_: 1 / 0)
 
 
 # 1. An uneven batch.

@@ -16,13 +16,6 @@ NAMES = ["put_together", "free_energy_part", "halo", "microbatches"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_solution_is_right_and_a_stub_is_not_answered(capsys, name):
-    assert said(capsys, getattr(check, name), SOLUTIONS[name]).startswith("✓")
-    for stub in (lambda *_: None, lambda *_: ..., None):
-        assert said(capsys, getattr(check, name), stub).startswith("○")
-
-
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("nonsense", ["three", [1.0], torch.zeros(2, 7), float("nan"), True])
 def test_nonsense_is_answered_in_a_line(capsys, name, nonsense):
     assert said(capsys, getattr(check, name), lambda *_: nonsense).startswith("✗ Not yet")

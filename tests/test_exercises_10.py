@@ -13,25 +13,9 @@ NAMES = ["crossing_batch", "cheaper", "groups", "hybrid_bytes"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_solution_is_right(capsys, name):
-    assert said(capsys, getattr(check, name), SOLUTIONS[name]).startswith("✓")
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("stub", [None, ..., lambda *_: None, lambda *_: ...])
-def test_an_untouched_stub_is_not_answered_yet(capsys, name, stub):
-    assert said(capsys, getattr(check, name), stub).startswith("○")
-
-
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("nonsense", ["three", [1.0], torch.zeros(2, 7), float("nan"), True, (None, 1), [[1]], {}])
 def test_nonsense_is_answered_in_a_line(capsys, name, nonsense):
     assert said(capsys, getattr(check, name), lambda *_: nonsense).startswith("✗ Not yet")
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_what_the_students_code_raises_is_told_in_a_line(capsys, name):
-    assert "Your code raised ZeroDivisionError" in said(capsys, getattr(check, name), lambda *_: 1 / 0)
 
 
 # 1. The crossing batch.

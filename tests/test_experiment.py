@@ -177,7 +177,7 @@ def test_rate_and_momentum_schedules_reach_the_optimizer_at_their_step():
     assert found.history["lr"] == pytest.approx([lrs[6], lrs[13], lrs[20]])
 
 
-def test_weight_decay_acts_on_matrices_alone():
+def test_weight_decay_acts_on_weights_alone():
     def make():
         rbm = GaussianRBM(12, 6)
         for bias in (rbm.a, rbm.b, rbm.log_variance):
@@ -189,6 +189,15 @@ def test_weight_decay_acts_on_matrices_alone():
     torch.testing.assert_close(found.W, start.W * (1 - 0.1 * 0.5) ** 21)
     for name in ("a", "b", "log_variance"):
         assert torch.equal(getattr(found, name), torch.ones_like(getattr(found, name))), name
+
+
+def test_a_bias_for_each_place_does_not_decay():
+    def make():
+        return nn.Sequential(nn.Unflatten(1, (1, 3, 4)), LocallyConnected2d(1, 2, 2, (3, 4)))
+
+    start, found = (run(small(model=make, learner=Told(), lr=0.1, weight_decay=decay)).model[1] for decay in (0.0, 0.5))
+    assert torch.equal(found.bias, start.bias)
+    torch.testing.assert_close(found.weight, start.weight * (1 - 0.1 * 0.5) ** 21)
 
 
 def test_a_data_set_gives_its_training_part_and_a_split_its_labels():

@@ -7,6 +7,7 @@ from oracles import seeded
 from torch import nn
 
 from dlkit import Experiment, data
+from dlkit.analysis.counts import counts
 from dlkit.analysis.features import layers, receptive_field
 from dlkit.models.convnet import lay_out
 from dlkit.models.receptive import ContrastNorm, L2Pool, LocallyConnected2d, LocalNet
@@ -261,3 +262,13 @@ def test_it_learns_digits():
         wrong = (run.model(some.images).argmax(1) != some.labels).float().mean()
     assert wrong < 0.08
     assert all(p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in run.model.parameters())
+
+
+def test_connections_are_counted_as_a_derivative_shows_them():
+    for layer, biases in ((LocallyConnected2d(2, 3, 3, (7, 9), 2), 1), (L2Pool(3, 2), 0)):
+        jacobian = torch.autograd.functional.jacobian(lambda x, layer=layer: layer(x[None])[0], torch.rand(2, 7, 9) + 1)
+        (row,) = counts(nn.Sequential(layer), torch.rand(1, 2, 7, 9))
+        units = jacobian.shape[:3].numel()
+        assert row.connections == (jacobian != 0).sum() + biases * units
+        assert row.parameters == sum(p.numel() for p in layer.parameters())
+        assert row.fully_connected == units * (2 * 7 * 9 + 1)

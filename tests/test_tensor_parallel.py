@@ -26,8 +26,8 @@ from dlkit.strategies.split_layers import split_net
 from dlkit.strategies.tensor_parallel import TensorParallel, gather_part, scatter_whole, split_model
 from dlkit.training import CD, PCD, CrossEntropy, Reconstruction, UpDown
 from dlkit.training.dictionary import DictionaryLearning
-from dlkit.training.experiment import Run
 from dlkit.training.fine_tuning import LineSearches
+from dlkit.training.run import Run
 
 EXPERIMENTS = experiments()
 

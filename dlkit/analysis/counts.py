@@ -9,6 +9,7 @@ from dlkit.analysis.features import watching
 from dlkit.models.convnet import RBFOutput
 from dlkit.models.convolution import SparseConv2d, Subsample
 from dlkit.models.modes import answer
+from dlkit.models.receptive import L2Pool, LocallyConnected2d
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class LayerCount:
 def counts(net: nn.Module, images: Tensor) -> list[LayerCount]:
     """The layers of `net`, in the order in which an image passes them; of `images` only the first is used.
 
-    Counted are Conv2d, Linear, SparseConv2d, Subsample and RBFOutput, also in nets of your own; what has no weights and
-    sums nothing, such as an activation, is left out. A layer that is used twice has its parameters in the first row.
+    Counted are Conv2d, Linear, SparseConv2d, LocallyConnected2d, Subsample, L2Pool and RBFOutput, also in nets of your
+    own; what has no weights and sums nothing, such as an activation, is left out. A layer that is used twice has its parameters in the first row.
     """
     found: list[LayerCount] = []
     names: dict[nn.Module, str] = {module: name for name, module in net.named_modules() if isinstance(module, COUNTED)}
@@ -47,7 +48,7 @@ def counts(net: nn.Module, images: Tensor) -> list[LayerCount]:
     return found
 
 
-COUNTED = (nn.Conv2d, nn.Linear, SparseConv2d, Subsample, RBFOutput)
+COUNTED = (nn.Conv2d, nn.Linear, SparseConv2d, LocallyConnected2d, Subsample, L2Pool, RBFOutput)
 
 
 def connections(module: nn.Module, output: tuple[int, ...]) -> int:
@@ -59,6 +60,10 @@ def connections(module: nn.Module, output: tuple[int, ...]) -> int:
         one = {"strided": 1, "trainable": module.size**2 + 1}.get(module.kind, module.size**2)
     elif isinstance(module, RBFOutput):
         one = module.codes.shape[1]
+    elif isinstance(module, L2Pool):
+        one = module.size**2
+    elif isinstance(module, LocallyConnected2d):
+        one = module.weight.shape[-1] + 1
     elif isinstance(module, nn.Conv2d):
         one = prod(module.weight.shape[1:]) + (module.bias is not None)
     elif isinstance(module, nn.Linear):

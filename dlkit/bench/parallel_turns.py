@@ -9,8 +9,9 @@ from tqdm.auto import tqdm
 
 from dlkit.bench.timing import Seconds
 from dlkit.cluster import Cluster
-from dlkit.training.experiment import Experiment, Run
+from dlkit.training.experiment import Experiment
 from dlkit.training.history import History
+from dlkit.training.run import Run
 from dlkit.training.share import Strategy
 
 WARM = 20  # steps that are not counted, at the beginning of each run

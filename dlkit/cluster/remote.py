@@ -18,8 +18,9 @@ from dlkit.cluster.links import Link
 from dlkit.cluster.running import ClusterError, Running
 from dlkit.cluster.timeline import Span, Timeline
 from dlkit.training import checkpoint as files
-from dlkit.training.experiment import Callback, Experiment, Run, on_interrupt, resolve
+from dlkit.training.experiment import Experiment
 from dlkit.training.history import History
+from dlkit.training.run import Callback, Run, on_interrupt, resolve
 from dlkit.training.share import Strategy
 
 M = TypeVar("M", bound=nn.Module)

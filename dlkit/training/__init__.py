@@ -3,9 +3,10 @@
 from dlkit.training.backprop import CrossEntropy, Reconstruction
 from dlkit.training.contrastive import CD, PCD
 from dlkit.training.distortions import Affine, InputDropout
-from dlkit.training.experiment import Experiment, Run
+from dlkit.training.experiment import Experiment
 from dlkit.training.learner import Batch, Learner
 from dlkit.training.pretraining import pretrain
+from dlkit.training.run import Run
 from dlkit.training.schedules import linear, steps
 from dlkit.training.stopping import EarlyStop
 from dlkit.training.updown import UpDown

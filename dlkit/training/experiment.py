@@ -1,33 +1,21 @@
-"""Experiment -> Run: the one loop, for everything that is trained here."""
+"""What is to be trained, on what, how: `Experiment(...).run()`."""
 
-import copy
-import re
-import signal
 import threading
-import time
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
-from tqdm.auto import tqdm
+from torch import nn
 
-from dlkit import data
-from dlkit.models.draws import Draws
-from dlkit.training import checkpoint as files
-from dlkit.training.compare import compare
-from dlkit.training.history import History, Row
-from dlkit.training.learner import Batch, Learner
-from dlkit.training.schedules import Schedule, at
-from dlkit.training.share import Share, Strategy
+from dlkit.training.learner import Learner
+from dlkit.training.run import Callback, Run
+from dlkit.training.schedules import Schedule
+from dlkit.training.share import Strategy
 
 M = TypeVar("M", bound=nn.Module)
-Callback = Callable[["Run"], Mapping[str, float] | None]
 
 sgd = partial(torch.optim.SGD, fused=True)
 
@@ -39,7 +27,7 @@ class Experiment(Generic[M]):
     `model` is called with no argument, under `seed`; write partial(RBM, 784, 500).
     `data` is a name for `data.load`, a Dataset (its training part is used), a Split, images, or (images, labels).
     `lr` and `momentum` are numbers or functions of the epoch (`linear`, `steps`); `momentum=None` is for an optimizer
-    that has none. `weight_decay` acts on matrices, not on biases. `optimizer` is called with parameter groups and lr.
+    that has none. `weight_decay` acts on weights, not on biases. `optimizer` is called with parameter groups and lr.
     `row_every` is the number of steps between rows of the history; by default a row an epoch.
     """
 
@@ -110,38 +98,8 @@ class Experiment(Generic[M]):
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)  # now: a path that cannot be one must not cost a training
             if resume:
-                run._read(folder)
-        with (
-            on_interrupt(run._interrupted),
-            tqdm(
-                total=run.total_steps,
-                initial=run.step,
-                disable=not progress or run.share.rank > 0,
-                unit="step",
-                delay=1,
-                mininterval=0.2,
-            ) as bar,
-        ):
-            for _ in run._steps():
-                bar.update()
-                if stop is not None and stop.is_set():
-                    run.ask_to_stop("stopped")
-                if watch is not None:
-                    watch(run)
-                why = run.share.agreed(run._asked, run.step)
-                if why:
-                    run.stop(why)
-                if run._row_due():
-                    run._add_row(callbacks)
-                    text = f"loss {run.history.rows[-1]['loss']:.4g}, {run.throughput:,.0f} images/s"
-                    bar.set_postfix_str(text, refresh=False)  # shown when the bar is next drawn, not at every row
-                if folder is not None and checkpoint_every and run.step % checkpoint_every == 0:
-                    run._write(folder)
-        if folder is not None:
-            run._write(folder)  # before the row of a part, which a run that goes on will not have
-        if run._sums:
-            run._add_row(callbacks)
-        run._put_together()
+                run.read(folder)
+        run.train(folder, checkpoint_every, callbacks, watch, stop, progress)
         return run
 
     def initial_model(self, device: str | torch.device = "cpu") -> M:
@@ -155,284 +113,3 @@ class Experiment(Generic[M]):
 def default_device() -> str:
     """CUDA where there is one, else the CPU."""
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-class Run(Generic[M]):
-    """A training in progress, or what came of it: `model`, `history`, `seconds`, `throughput`, `stopped`."""
-
-    def __init__(
-        self,
-        experiment: Experiment[M],
-        steps: int | None,
-        device: torch.device,
-        noise: str | None,
-        strategy: Strategy | None = None,
-    ):
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f'device="{device}", but torch finds no CUDA GPU: leave device out to train on the CPU.')
-        self.experiment = experiment
-        self.device = device
-        self.data = resolve(experiment.data)
-        images, labels = self.data.images, self.data.labels
-        if len(images) < experiment.batch_size:
-            raise ValueError(f"{len(images)} images for batches of {experiment.batch_size}: make batch_size smaller.")
-        self._on_device = Batch(images.to(device), None if labels is None else labels.to(device))
-        self.steps_per_epoch = -(-len(images) // experiment.batch_size)
-        self.total_steps = steps if steps is not None else experiment.epochs * self.steps_per_epoch
-        self.model = experiment.initial_model(device)
-        for name, parameter in self.model.named_parameters():
-            if parameter.dtype != images.dtype:
-                raise ValueError(f"{name} is {parameter.dtype} and the images {images.dtype}: make the model .float().")
-        self._kind = type(self.model).__name__
-        self._shapes = {name: list(value.shape) for name, value in self.model.state_dict().items()}
-        self.learner = copy.deepcopy(experiment.learner)
-        self.generator = Draws(noise or device)
-        self.generator.manual_seed(experiment.seed)
-        self.learner.start(self.model, self._on_device, experiment.batch_size, self.generator)
-        self.share = strategy.share(self) if strategy is not None else Share(self.model, self.learner)
-        self.model: M = self.share.model  # type: ignore[assignment]
-        self.optimizer = self._make_optimizer()
-        self.history = History()
-        self.step = 0
-        self.seconds = 0.0
-        self.stopped: str | None = None
-        self._asked: str | None = None  # this process, to stop; the others may not know of it
-        self._sums: dict[str, Tensor] = {}
-        self._row_start = (0, 0.0, 0)  # step, seconds, images at the last row
-        self._images = 0
-
-    # What a reader or a callback looks at.
-
-    @property
-    def epoch(self) -> float:
-        """Epochs done, with the part of the one that is going on."""
-        return self.step / self.steps_per_epoch
-
-    @property
-    def throughput(self) -> float:
-        """Images a second over the whole run; callbacks and checkpoints are not counted."""
-        return self._images / self.seconds if self.seconds else 0.0
-
-    @property
-    def loss(self) -> float:
-        """The mean since the last row of the history."""
-        steps = self.step - self._row_start[0]
-        return float(self._sums["loss"]) / steps if steps else float(self.history.rows[-1]["loss"] or 0.0)
-
-    @property
-    def held(self) -> int:
-        """Bytes of the parameters, gradients and optimizer state that this process keeps."""
-        model = self.share.model
-        kept: list[Tensor] = [*model.state_dict().values()]
-        kept += [p.grad for p in model.parameters() if p.grad is not None]
-        kept += [x for state in self.optimizer.state.values() for x in state.values() if isinstance(x, Tensor)]
-        return sum(tensor.nbytes for tensor in kept)
-
-    compare = staticmethod(compare)
-
-    def stop(self, why: str) -> None:
-        """End the run after this step; `run.stopped` says why. Of a run that is split, all processes must do it."""
-        self.stopped = self.stopped or why
-
-    def ask_to_stop(self, why: str) -> None:
-        """As `stop`; but of a run that is split each process may be asked alone, and all stop after a common step."""
-        self._asked = self._asked or why
-        if self.share.ranks == 1:
-            self.stop(why)
-
-    def _interrupted(self) -> bool:
-        """Is this the first reason to stop? A second Ctrl-C means it."""
-        first = not (self.stopped or self._asked)
-        self.ask_to_stop("interrupted")
-        return first
-
-    def __repr__(self) -> str:
-        loss = f", loss {self.history['loss'][-1]:.4g}" if len(self.history) else ""
-        end = f", stopped: {self.stopped}" if self.stopped else ""
-        return (
-            f"Run({type(self.model).__name__}, {self.epoch:.4g} epochs, {self.step:,} steps{loss}, "
-            f"{self.seconds:.1f} s, {self.throughput:,.0f} images/s{end})"
-        )
-
-    # The loop.
-
-    def _make_optimizer(self) -> torch.optim.Optimizer:
-        experiment = self.experiment
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": experiment.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        optimizer = experiment.optimizer([group for group in groups if group["params"]], lr=at(experiment.lr, 0.0))
-        if experiment.momentum and "momentum" not in optimizer.defaults:
-            raise ValueError(f"{type(optimizer).__name__} takes no momentum: leave momentum out of the Experiment.")
-        return optimizer
-
-    def _steps(self) -> Iterator[None]:
-        """Train step by step until the end or a stop; the clock runs inside a step only."""
-        order, order_of = self._order(0), 0
-        while self.step < self.total_steps and not self.stopped:
-            begun = time.perf_counter()
-            epoch, position = divmod(self.step, self.steps_per_epoch)
-            if order_of != epoch:
-                order, order_of = self._order(epoch), epoch
-            picked = order[position * self.experiment.batch_size :][: self.experiment.batch_size]
-            report = self._learn(self.share.pick(self._on_device, picked))
-            for name, value in report.items():
-                self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
-            self.step += 1
-            self._images += len(picked)
-            if self._row_due() and self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
-            self.seconds += time.perf_counter() - begun
-            yield
-
-    def _learn(self, batch: Batch) -> dict[str, Tensor]:
-        """One step of the optimizer, which asks for the gradient: most once, line searches a few times."""
-        reports: list[dict[str, Tensor]] = []
-
-        def closure() -> Any:
-            reports.append(self.share.fill_grad(batch, self.generator))
-            return reports[-1]["loss"]
-
-        self._set_schedules()
-        self.optimizer.step(closure)
-        self.share.stepped(self.step + 1)
-        return reports[0]
-
-    def _order(self, epoch: int) -> Tensor:
-        """The order of the images in this epoch: it follows from the seed alone, so that a resumed run has it too."""
-        generator = torch.Generator().manual_seed(self.experiment.seed * 1_000_003 + epoch)
-        return torch.randperm(len(self._on_device.images), generator=generator).to(self.device)
-
-    def _set_schedules(self) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = at(self.experiment.lr, self.epoch)
-            if self.experiment.momentum is not None:
-                group["momentum"] = at(self.experiment.momentum, self.epoch)
-
-    def _row_due(self) -> bool:
-        every = self.experiment.row_every or self.steps_per_epoch
-        return self.step % every == 0 or self.step % self.steps_per_epoch == 0
-
-    def _add_row(self, callbacks: Sequence[Callback]) -> None:
-        step, seconds, images = self._row_start
-        sums = self.share.totals(self._sums)
-        means = {name: float(value) / (self.step - step) for name, value in sums.items()}
-        rate = (self._images - images) / max(self.seconds - seconds, 1e-9)
-        lr = float(self.optimizer.param_groups[0]["lr"])
-        row: Row = {"step": self.step, "epoch": self.epoch, **means, "lr": lr, "images_per_second": rate}
-        self.history.append(row)
-        self._sums, self._row_start = {}, (self.step, self.seconds, self._images)
-        for name, value in means.items():
-            if value != value or abs(value) == float("inf"):
-                raise FloatingPointError(f"{name} is {value} at step {self.step}: try a smaller lr (now {lr:g}).")
-        for callback in callbacks:
-            columns = callback(self) or {}
-            row.update({name: value.item() if hasattr(value, "item") else value for name, value in columns.items()})
-
-    def _put_together(self) -> None:
-        """The model whole again, where this process had a part of it."""
-        if not self.share.model_is_whole:
-            state = self.share.model_state()
-            self.model = self.experiment.initial_model(self.device)
-            self.model.load_state_dict(state)
-        self.share.close()
-
-    # Checkpoints.
-
-    @cached_property
-    def _fingerprint(self) -> dict[str, Any]:
-        """What must be the same for a checkpoint to be this run's."""
-        labels = self._on_device.labels
-        replicas = {"replicas": self.share.replicas} if self.share.replicas > 1 else {}
-        return replicas | {
-            "model": self._kind,
-            "shapes": self._shapes,
-            "learner": re.sub(" at 0x[0-9a-f]+", "", repr(self.learner)),  # an address is another in each process
-            "optimizer": type(self.optimizer).__name__,
-            "batch_size": self.experiment.batch_size,
-            "seed": self.experiment.seed,
-            "noise": self.generator.device.type,
-            "images": len(self._on_device.images),
-            "pixels": zlib.crc32(self._on_device.images.cpu().contiguous().numpy().data),
-            "labels": None if labels is None else zlib.crc32(labels.cpu().contiguous().numpy().data),
-        }
-
-    def _write(self, folder: Path) -> None:
-        optimizer, numbers = self.share.optimizer_state(self.optimizer)
-        tensors = {f"model.{name}": value for name, value in self.share.model_state().items()}
-        tensors |= {f"learner.{name}": value for name, value in self.share.learner_state().items()}
-        tensors |= {f"sum.{name}": self.share.gather(f"sum.{name}", value) for name, value in self._sums.items()}
-        tensors |= optimizer | {"generator": self.generator.get_state()}
-        for name, value in tensors.items():
-            if value.is_floating_point() and not value.isfinite().all():
-                raise FloatingPointError(
-                    f"{name} is no longer finite at step {self.step}, so no checkpoint was written: try a smaller lr."
-                )
-        state = {
-            "fingerprint": self._fingerprint,
-            "step": self.step,
-            "seconds": self.seconds,
-            "images": self._images,
-            "row_start": self._row_start,
-            "optimizer": numbers,
-            "history": self.history.rows,
-        }
-        if self.share.rank == 0:
-            files.write(folder, tensors, state)
-
-    def _read(self, folder: Path) -> None:
-        found = files.read(folder)
-        if found is None:
-            return
-        tensors, state = found
-        for name in self._fingerprint | state["fingerprint"]:
-            mine, theirs = self._fingerprint.get(name), state["fingerprint"].get(name)
-            if theirs != mine:
-                raise ValueError(
-                    f"the checkpoint in {folder} is of another run ({name}: {theirs} there, {mine} here): "
-                    "give another folder, or delete that one."
-                )
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-        self.share.load_model(part("model."))
-        self.share.load_learner(part("learner."), self.device)
-        sums = {name: self.share.scatter(f"sum.{name}", value) for name, value in part("sum.").items()}
-        self._sums = {name: value.to(self.device) for name, value in sums.items()}
-        self.share.load_optimizer(self.optimizer, tensors, state["optimizer"])
-        self.generator.set_state(tensors["generator"])
-        self.step, self.seconds, self._images = state["step"], state["seconds"], state["images"]
-        self._row_start = tuple(state["row_start"])
-        self.history = History(state["history"])
-
-
-def resolve(source: Any) -> Batch:
-    """The training images and labels that an Experiment's `data` names, checked."""
-    if isinstance(source, str):
-        source = data.load(source)
-    source = getattr(source, "train", source)
-    if hasattr(source, "images"):
-        source = (source.images, source.labels)
-    images, labels = source if isinstance(source, tuple) else (source, None)
-    data.check(images, labels, values=None)  # the range is for the learner to judge
-    return Batch(images, labels)
-
-
-@contextmanager
-def on_interrupt(ask: Callable[[], bool]) -> Iterator[None]:
-    """Turn Ctrl-C into a call of `ask`, so that no step is left half done; where it gives False, into an interrupt."""
-
-    def on_signal(signum, frame):
-        if not ask():
-            raise KeyboardInterrupt
-
-    in_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, on_signal) if in_main else None
-    try:
-        yield
-    finally:
-        if in_main:
-            signal.signal(signal.SIGINT, before)

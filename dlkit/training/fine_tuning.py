@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dlkit.training.experiment import Experiment, Run
+from dlkit.training.experiment import Experiment
+from dlkit.training.run import Run
 
 
 def fine_tune(

@@ -14,8 +14,9 @@ from tqdm.auto import tqdm
 
 from dlkit.models.draws import bernoulli
 from dlkit.models.unrolled import check_chain
-from dlkit.training.experiment import Callback, Experiment, resolve
+from dlkit.training.experiment import Experiment
 from dlkit.training.learner import Batch
+from dlkit.training.run import Callback, resolve
 
 
 def pretrain(

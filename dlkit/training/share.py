@@ -109,6 +109,13 @@ class Share:
 
 
 def trained(model: nn.Module) -> list[str]:
-    """The names of the parameters that are trained, in the optimizer's order: matrices, then biases."""
+    """The names of the parameters that are trained, in the optimizer's order: weights, then biases."""
+    weights, biases = weights_and_biases(model)
+    return weights + biases
+
+
+def weights_and_biases(model: nn.Module) -> tuple[list[str], list[str]]:
+    """Names of parameters that are trained, told apart: a layer that shares no weights has a bias for each place."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    return [name for name, p in named if p.ndim > 1] + [name for name, p in named if p.ndim <= 1]
+    biases = [name for name, p in named if p.ndim <= 1 or name.split(".")[-1] == "bias"]
+    return [name for name, _ in named if name not in biases], biases

@@ -16,7 +16,7 @@ from dlkit.analysis.diagnostics import Health, examine
 from dlkit.models.rbm import RBM
 from dlkit.models.sampling import gibbs, noise
 from dlkit.training import Experiment, Run
-from dlkit.training.experiment import Callback
+from dlkit.training.run import Callback
 from dlkit.ui.charts import panels
 from dlkit.ui.pictures import png, tile
 

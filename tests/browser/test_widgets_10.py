@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from .lab import change, image_of, keys, press
+from .lab import change, image_of, keys, move_slider, press, select
 
 pytestmark = pytest.mark.parametrize("notebook", ["10_hybrid.ipynb"], indirect=True)
 
@@ -52,3 +52,18 @@ def test_keys_go_from_rank_to_rank_and_zoom(timeline):
         keys(bars, "+")
     with change(lambda: image_of(bars)):
         press(timeline, "All of it")
+
+
+def test_the_splitter_draws_the_mesh_and_the_trick(notebook):
+    splitter = notebook.cell_output("widget")
+    splitter.scroll_into_view_if_needed()
+    picture = splitter.get_by_role("img")
+    select(splitter, "Net", "LeNet-5")
+    for how, parts in (("weird trick", ("images 0–24", "all, 25 images", "units 0–20")), ("hybrid", ("images 50–99",))):
+        press(splitter, how)
+        for part in parts:
+            expect(picture).to_contain_text(part)
+    move_slider(splitter, "Ranks", -1)
+    expect(splitter.get_by_role("status")).to_contain_text("need 4, 6, 8, ... ranks, and there are 3")
+    move_slider(splitter, "Ranks", +1)
+    expect(picture).to_contain_text("rank 3")
