@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from dlkit import Experiment
 from dlkit.data import Dataset, Split
 from dlkit.models import RBM, GaussianRBM
+from dlkit.models.receptive import LocallyConnected2d
 from dlkit.training import CD, PCD, Batch, UpDown, linear, steps
 from dlkit.training.dictionary import DictionaryLearning
 
@@ -286,7 +287,7 @@ def test_without_progress_nothing_is_printed(capfd):
 
 
 def test_rows_do_not_draw_the_progress_bar_before_its_time(capfd, monkeypatch):
-    monkeypatch.setattr("dlkit.training.experiment.tqdm", lambda **settings: tqdm(**settings | {"delay": 1e9}))
+    monkeypatch.setattr("dlkit.training.run.tqdm", lambda **settings: tqdm(**settings | {"delay": 1e9}))
     small(row_every=1).run(device="cpu")
     assert capfd.readouterr() == ("", "")
 

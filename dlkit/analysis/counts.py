@@ -30,7 +30,8 @@ def counts(net: nn.Module, images: Tensor) -> list[LayerCount]:
     """The layers of `net`, in the order in which an image passes them; of `images` only the first is used.
 
     Counted are Conv2d, Linear, SparseConv2d, LocallyConnected2d, Subsample, L2Pool and RBFOutput, also in nets of your
-    own; what has no weights and sums nothing, such as an activation, is left out. A layer that is used twice has its parameters in the first row.
+    own; what has no weights and sums nothing, such as an activation, is left out. A layer that is used twice has its
+    parameters in the first row.
     """
     found: list[LayerCount] = []
     names: dict[nn.Module, str] = {module: name for name, module in net.named_modules() if isinstance(module, COUNTED)}
