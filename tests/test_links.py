@@ -75,6 +75,18 @@ def exchanges(link):
     return [summed, gathered, sent, neighbour], [span.end - span.begin for span in recorder.spans]
 
 
+def test_who_is_alone_sends_nothing():
+    def sent():
+        recorder = Recorder()
+        group, tensor = Group(recorder=recorder), torch.ones(250)
+        group.all_reduce(tensor)
+        group.broadcast(tensor)
+        assert torch.equal(group.all_gather(tensor, [250]), torch.ones(250))
+        return recorder.sent, len(recorder.spans)
+
+    assert team(1).call(sent) == [(0, 3)]
+
+
 def test_exchanges_on_a_slow_link_take_their_time_and_give_the_same():
     link = Link(0.02, 10_000.0, "slow")  # 1,000 bytes take 0.1 s, a message 0.02
     quick, slow = team(2).call(exchanges, None), team(2).call(exchanges, link)

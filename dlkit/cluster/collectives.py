@@ -98,7 +98,7 @@ class Group:
         dist.broadcast(wire, group=self.process_group, group_src=source)
         if wire is not tensor:
             tensor.copy_(wire)
-        size = nbytes(tensor) if self.rank == source else 0
+        size = nbytes(tensor) if self.rank == source and self.size > 1 else 0
         self._note("broadcast", begin, number, size, nbytes(tensor))
 
     def exchange(self, sends: Mapping[int, Tensor], receives: Mapping[int, Tensor], name: str = "exchange") -> None:
