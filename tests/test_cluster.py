@@ -1,6 +1,7 @@
 """Engines: where they sit, that they answer in order, listen on loopback alone, and leave nothing behind."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from nbclient import NotebookClient
 
 from dlkit.cluster import Cluster, ClusterError, Place, engines, places
-from dlkit.cluster.places import backend, remarks
+from dlkit.cluster.places import KEEPS_MEMORY, backend, remarks
 
 SCRIPT = """
 import os, signal, time
@@ -43,7 +44,7 @@ def test_cores_are_dealt_out_in_equal_parts_and_each_rank_computes_with_as_many_
     assert [place.threads for place in plan] == [2, 2, 3]
     assert [place.device for place in plan] == ["cpu"] * 3
     assert remarks(plan, 0) == []
-    assert plan[2].environment() == {
+    assert plan[2].environment() == KEEPS_MEMORY | {
         "OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "", "DLKIT_CORES": "8,9,10"
     }  # fmt: skip
 
@@ -123,6 +124,21 @@ def test_a_thread_that_wakes_does_not_keep_from_its_core_the_one_that_holds_what
     for found in cluster.call(policies):
         assert "gloo_tcp_loop" in found
         assert set(found.values()) == {os.SCHED_BATCH}
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
+def test_an_engine_keeps_the_memory_that_a_step_lets_go_of(cluster):
+    def pages_asked_for():
+        import resource
+
+        import torch
+
+        for _ in range(3):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            torch.zeros(10_000_000)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    assert all(asked < 10 for asked in cluster.call(pages_asked_for))
 
 
 def test_the_group_adds_up(cluster):
