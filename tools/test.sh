@@ -8,13 +8,16 @@ echo "== style"
 .venv/bin/ruff format --check --quiet .
 echo "== types"
 .venv/bin/pyrefly check --summary=none
-echo "== tests"
-.venv/bin/python -m pytest
-if [ -z "$(find notebooks -name '*.ipynb' -not -path '*/.*' | head -n 1)" ]; then
-    echo "notebooks/ holds no notebook yet."
-    exit 0
-fi
-echo "== notebooks"
-set -- --nbval --nbval-current-env --nbval-cell-timeout 300
-[ ! -e notebooks/nbval-sanitize.cfg ] || set -- "$@" --nbval-sanitize-with notebooks/nbval-sanitize.cfg
-.venv/bin/python -m pytest "$@" notebooks
+echo "== notebooks in a browser"
+.venv/bin/python -m pytest tests/browser
+echo "== tests; beside them, what notebooks give against what they are kept with"
+log=$(mktemp)
+.venv/bin/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 300 \
+    --nbval-sanitize-with notebooks/nbval-sanitize.cfg notebooks >"$log" 2>&1 &
+beside=$!
+trap 'kill "$beside" 2>/dev/null || true; rm -f "$log"' EXIT
+trap 'exit 130' INT TERM
+.venv/bin/python -m pytest --ignore=tests/browser
+echo "== notebooks against what they are kept with"
+wait "$beside" || { cat "$log"; exit 1; }
+tail -n 1 "$log"

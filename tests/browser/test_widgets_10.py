@@ -55,7 +55,7 @@ def test_keys_go_from_rank_to_rank_and_zoom(timeline):
 
 
 def test_the_splitter_draws_the_mesh_and_the_trick(notebook):
-    splitter = notebook.cell_output("widget")
+    splitter = notebook.cell_output("Splitter(")
     splitter.scroll_into_view_if_needed()
     picture = splitter.get_by_role("img")
     select(splitter, "Net", "LeNet-5")
