@@ -136,7 +136,8 @@ def test_an_engine_keeps_the_memory_that_a_step_lets_go_of(cluster):
         before = 0
         for _ in range(30):  # of which the first few grow the heap
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-            torch.zeros(10_000_000)
+            _ = [torch.zeros(5_000_000) for _ in range(5)]  # 100 MB in all
+            del _
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     assert all(asked < 10 for asked in cluster.call(pages_asked_for))

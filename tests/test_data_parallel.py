@@ -65,6 +65,27 @@ def test_small_buckets_go_during_the_backward_pass_and_in_order(alone, name, buc
     assert difference(alone(name).model, found.model) < 1e-5
 
 
+class Views(nn.Module):
+    """`a` and tanh(c) are given one tensor by the backward pass: `a` first, tanh after all that comes between."""
+
+    def __init__(self):
+        super().__init__()
+        self.V, self.W = (nn.Parameter(torch.randn(n, m) / n**0.5) for n, m in ((784, 1000), (1000, 10)))
+        self.c, self.a = nn.Parameter(torch.randn(2, 5)), nn.Parameter(torch.randn(10))
+
+    def forward(self, x):
+        squashed = self.c.tanh()
+        between = (x @ self.V).relu() @ self.W
+        return between + (squashed + self.a.view(2, 5)).view(10)
+
+
+def test_a_gradient_that_the_pass_still_reads_is_not_summed_yet():
+    images, labels = digits(200)
+    experiment = Experiment(Views, (images.flatten(1), labels), CrossEntropy(), lr=0.1)
+    (found, _) = team(2).call(run, experiment, DataParallel(bucket=1))
+    assert difference(run(experiment).model, found.model) < 1e-5
+
+
 def test_a_rank_takes_no_more_than_its_part_of_a_batch():
     def taken():
         experiment = Experiment(LeNet5, digits(10), CrossEntropy(), batch_size=10)

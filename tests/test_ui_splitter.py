@@ -120,10 +120,14 @@ def test_replicas_have_other_images_and_exchange_gradients_alone():
     first, second, third = (items for items in zip(*found.items, strict=True))
     inside = [items for items in (first, second, third) if items[0].forward or items[0].backward]
     assert solid == 2 * len(inside)  # in each of two replicas
-    assert dashed == 3 + 2 * (3 - len(inside))  # between them, and where a replica's ranks have nothing to say
+    assert dashed == 2 * 3  # of each layer, between those who have the same part of it
     found = bill(LeNet5(), (28, 28), 100, 2, "weird trick")
     assert [one.along for one in found.items[0]][:2] == ["images", "images"]
     assert ">images 0–49</text>" in drawn(found)
+    c5, f6 = found.items[0][-3:-1]
+    assert (c5.name, f6.name) == ("c5.0", "f6.0")
+    assert c5.forward == 0
+    assert f6.forward >= 50 * 120 * 4  # the features of its images
 
 
 def test_the_way_that_sends_least_is_named(splitter):

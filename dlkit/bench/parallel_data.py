@@ -29,7 +29,7 @@ LENET = Experiment(
 
 
 def four_convolutions() -> nn.Module:
-    """Seven times LeNet-5's time an image, nearly all of it in products, which do not wait for memory."""
+    """Five times LeNet-5's time an image, nearly all of it in products, which do not wait for memory."""
     return nn.Sequential(
         nn.Unflatten(1, (1, 28)),
         *(nn.Conv2d(1, 32, 5, stride=2, padding=2), nn.ReLU()),

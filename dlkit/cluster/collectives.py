@@ -173,7 +173,8 @@ def ring_bytes(size: int, ranks: int, passes: int) -> int:
 def enter_group() -> None:
     """Make sure that there is a process group: torchrun's, if a script runs under it and has made none.
 
-    RuntimeError where there is neither. Processes of one machine meet by a file, and open no port.
+    RuntimeError where there is neither. Processes of one machine meet by a file, and open no port. From then on this
+    process yields to others that wake on its core: `yield_on_wakeup`.
     """
     if dist.is_initialized():
         return

@@ -1,5 +1,6 @@
 """Which rank sits on which GPU or CPU cores: a plan, made before anything starts."""
 
+import contextlib
 import os
 import platform
 import sys
@@ -7,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 # Of glibc's malloc, which else sets its thresholds by what a process has freed before: a step of a CNN took 1.2 times
-# as long on an engine on which other nets had been trained.
-KEEPS_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_MMAP_THRESHOLD_": str(1 << 30)}
+# as long on an engine on which other nets had been trained. 32 MiB is the most that older ones take.
+KEEPS_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_MMAP_THRESHOLD_": str(1 << 25)}
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,15 @@ def pinning() -> bool:
 
 
 def yield_on_wakeup() -> None:
-    """Threads of this process that wake no longer interrupt one that runs on their core; also those made later.
+    """When this thread wakes, or one that it starts from now on, it no longer interrupts who runs on its core.
 
-    Linux only. gloo's thread for sockets spins while another holds a connection's lock. On a core of their own the one
-    that has just been woken would keep the holder from going on, until the kernel's next tick: 4 ms for an exchange
-    that takes 0.2.
+    Linux only, and where it may. gloo's thread for sockets spins while another holds a connection's lock. On a core of
+    their own the one that has just been woken would keep the holder from going on, until the kernel's next tick: 4 ms
+    for an exchange that takes 0.2.
     """
     if sys.platform == "linux":
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        with contextlib.suppress(OSError):  # a sandbox may forbid it
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def cores_here() -> list[int]:

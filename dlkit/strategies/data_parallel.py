@@ -150,12 +150,16 @@ class Buckets:
             self.send([])
 
     def send(self, more: list[Tensor]) -> None:
-        gradients = [p.grad for p in self.buckets[self.next] if p.grad is not None] + more
+        parameters = [p for p in self.buckets[self.next] if p.grad is not None]
+        gradients = [p.grad for p in parameters if p.grad is not None] + more
         self.next += 1
-        if gradients:
-            alone = len(gradients) == 1 and gradients[0].is_contiguous()  # summed where it is
-            flat = gradients[0] if alone else torch.cat([gradient.flatten() for gradient in gradients])
-            self.sent.append((self.group.start_all_reduce(flat), flat, [] if alone else gradients))
+        if len(gradients) == 1 and not more and gradients[0].is_contiguous():
+            # A copy, for the pass that goes on may still read the gradient; nothing has to be put back from it.
+            parameters[0].grad = flat = gradients[0].clone()
+            self.sent.append((self.group.start_all_reduce(flat), flat, []))
+        elif gradients:
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            self.sent.append((self.group.start_all_reduce(flat), flat, gradients))
 
     def end(self, report: dict[str, Tensor]) -> dict[str, Tensor]:
         """Send what is left, with the report, and put the sums in place: also for learners without a backward pass."""

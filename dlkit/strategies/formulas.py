@@ -228,11 +228,12 @@ def by_hybrid(net: nn.Module, image: Tensor, batch: int, ranks: int) -> list[lis
     found = []
     for replica in range(REPLICAS):
         images = part_of(batch, replica, REPLICAS)
-        for items in by_neurons(net, image, images.count, in_a_replica(ranks)):
+        taken = max(images.count, 1)  # a replica that has none takes an image that does not count
+        for items in by_neurons(net, image, taken, in_a_replica(ranks)):
             for one, step in zip(items, steps(net, image), strict=True):
+                trained = sum(p.nbytes for p in step.module.parameters() if p.requires_grad)
                 one.images = images
-                if any(p.requires_grad for p in step.module.parameters()):
-                    one.exchanged = ring_bytes(one.parameters, REPLICAS, 2)
+                one.exchanged = ring_bytes(one.parameters * trained // max(one.whole, 1), REPLICAS, 2)
             found.append(items)
     return found
 
@@ -255,7 +256,7 @@ def by_weird_trick(net: nn.Module, image: Tensor, batch: int, ranks: int) -> lis
     features = 4 * prod(everything[cut].given)
     found = []
     for rank, items in enumerate(behind):
-        items[0].forward += gather_bytes(batch, features * batch, ranks)
+        next(one for one in items if one.parameters).forward += gather_bytes(batch, features * batch, ranks)
         found.append([whole_for(step, part_of(batch, rank, ranks), ranks) for step in everything[:cut]] + items)
     return found
 

@@ -11,7 +11,7 @@ from torch import nn
 from dlkit.cells import of_bytes
 from dlkit.models.draws import Part, part_of
 from dlkit.strategies.bill import Bill, bill
-from dlkit.strategies.formulas import WAYS, Item
+from dlkit.strategies.formulas import REPLICAS, WAYS, Item
 from dlkit.ui.pictures import BLUE, GREEN, ORANGE, VERMILION, said
 
 COLOURS = (BLUE, ORANGE, GREEN, VERMILION)
@@ -135,7 +135,7 @@ def _units(one: Item, share: tuple[float, float], rank: int, x: float, y: float)
 def _arrows(found: Bill) -> list[str]:
     """Between ranks, where they exchange: down the line of layers, or among all; dashed for gradients alone.
 
-    Two ranks that have the same part of a layer, for other images, exchange gradients alone.
+    In two replicas, those who have the same part of a layer exchange its gradients, and nothing else.
     """
     lines, ranks = [], len(found.items)
     middles = [TOP + rank * LANE + BOX / 2 for rank in range(ranks)]
@@ -148,10 +148,17 @@ def _arrows(found: Bill) -> list[str]:
         elif any(items[i].sent for items in found.items):
             only = not any(items[i].forward or items[i].backward for items in found.items)
             at = x + COLUMN - 10 if one.along == "inputs" else x - 8
+            if found.how != "hybrid":
+                lines += [_line(at, upper + 4, at, lower - 4, only) for upper, lower in pairwise(middles)]
+                continue
+            across = ranks // REPLICAS
             for rank, (upper, lower) in enumerate(pairwise(middles)):
-                apart = one.along != "images" and found.items[rank][i].images != found.items[rank + 1][i].images
-                if not apart or one.exchanged:
-                    lines.append(_line(at, upper + 4, at, lower - 4, only or apart))
+                if not only and (rank + 1) % across:
+                    lines.append(_line(at, upper + 4, at, lower - 4))
+            for rank, (upper, lower) in enumerate(zip(middles, middles[across:], strict=False)):
+                if one.exchanged:
+                    beside = x - 14 - 6 * (rank % across)
+                    lines.append(_line(beside, upper + 4, beside, lower - 4, dashed=True))
     return lines
 
 
@@ -213,9 +220,9 @@ def words(found: Bill) -> str:
         "region": f"Every rank computes some rows of every map, for all {found.batch} images, and borrows the rows "
         "just beyond its edge: the halo. A convolution's weights are on all ranks, and their gradients are added up; "
         "weights that are not shared stay with their rows",
-        "hybrid": f"Two replicas, each for half of the {found.batch} images, and split by neurons over "
-        f"{len(ranks) // 2} ranks. A rank adds up its part's gradients with the rank that has the same part in the "
-        "other replica: neither the net nor the batch is whole anywhere",
+        "hybrid": f"Two replicas, each for its part of the {found.batch} images, and split by neurons over "
+        f"{len(ranks) // REPLICAS} ranks. A rank adds up its part's gradients with the rank that has the same part in "
+        "the other replica: of both, weights and batch, what is sent is that of a part",
         "weird trick": f"Through the convolutions, which have few weights, every rank takes {images} of the "
         f"{found.batch} images. Then all have all images' features, and some units each of the layers behind, which "
         "have many weights: neither those nor their gradients are sent",
