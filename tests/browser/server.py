@@ -15,7 +15,7 @@ import psutil
 from playwright.sync_api import Browser, sync_playwright
 
 STARTING = 120  # seconds that a busy machine may take to start Lab, open a page or start a kernel
-ENDING = 20  # seconds after which what still runs is killed
+ENDING = 60  # seconds after which what still runs is killed
 
 # The server's standard input closes when the tests end, in whatever way they end.
 SERVER = """
@@ -120,11 +120,19 @@ def server_and_browser(notebooks: Path, folder: Path, program: Path) -> Iterator
             yield url, token, browser
         finally:
             started = _children() - before | _with(token)
-    left = psutil.wait_procs(started | _with(token), ENDING)[1]
+    left = [process for process in psutil.wait_procs(started | _with(token), ENDING)[1] if not _has_ended(process)]
     for process in left:
         process.kill()
     if left:
         raise RuntimeError(f"still running {ENDING} s after the tests: {', '.join(map(str, left))}.")
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    """Also if who should take note of its end, such as a container's first process, has not yet done so."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _children() -> set[psutil.Process]:
