@@ -222,7 +222,7 @@ def words(found: Bill) -> str:
         "weights that are not shared stay with their rows",
         "hybrid": f"Two replicas, each for its part of the {found.batch} images, and split by neurons over "
         f"{len(ranks) // REPLICAS} ranks. A rank adds up its part's gradients with the rank that has the same part in "
-        "the other replica: of both, weights and batch, what is sent is that of a part",
+        "the other replica. So gradients are sent of a part of the weights, activations of a part of the batch",
         "weird trick": f"Through the convolutions, which have few weights, every rank takes {images} of the "
         f"{found.batch} images. Then all have all images' features, and some units each of the layers behind, which "
         "have many weights: neither those nor their gradients are sent",
