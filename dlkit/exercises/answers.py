@@ -1,7 +1,10 @@
 """What a check does with an answer: is it a tensor of this shape, is it this value, which usual mistake is it?"""
 
+from math import isfinite, prod
+from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +25,25 @@ def tensor(found: Any) -> Tensor:
     if not isinstance(given(found), Tensor):
         raise Hint(f"Return a tensor; yours is of type {type(found).__name__}.")
     return found.detach()
+
+
+def number(found: Any) -> float:
+    """The answer, if it is one finite number."""
+    value = given(found)
+    if isinstance(value, Tensor | np.ndarray) and prod(value.shape) == 1:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise Hint(f"A number is wanted; yours is of type {type(found).__name__}.")
+    if not isfinite(value):
+        raise Hint(f"A number is wanted; yours is {float(value)}, not a finite number.")
+    return float(value)
+
+
+def whole(found: Any) -> int:
+    """The answer, if it is one whole number."""
+    if number(found) % 1:
+        raise Hint(f"It should be a whole number; yours is {number(found):.4g}.")
+    return int(number(found))
 
 
 def shaped(found: Any, shape: tuple[int, ...], what: str) -> Tensor:

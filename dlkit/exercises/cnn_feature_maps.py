@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from math import prod
-from numbers import Real
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dlkit.exercises import Hint, exercise, given
-from dlkit.exercises.answers import close, seeded, shaped, tensor, windowed, worst, wrong
+from dlkit.exercises.answers import close, seeded, shaped, tensor, whole, windowed, worst, wrong
 from dlkit.models.convnet import LENET_TABLE, SURVEY_TABLE
 
 SQUASHES = (torch.tanh, torch.sigmoid, torch.relu)
@@ -72,7 +71,7 @@ def windows_of(image: Tensor, size: int) -> Tensor:
 def parameters(answer: Any) -> None:
     """`answer(table, size)`: how many numbers such a convolution learns; `table[o]` are the maps that map o sees."""
     cases = [(LENET_TABLE, 5), (SURVEY_TABLE, 5), (((0, 2), (1,), (0, 1, 2), (1, 2), (0, 1, 2)), 3)]
-    found = [_whole(answer(table, size)) for table, size in cases]
+    found = [whole(answer(table, size)) for table, size in cases]
     right = [sum(len(row) for row in table) * size**2 + len(table) for table, size in cases]
     if found == right:
         return
@@ -169,7 +168,7 @@ def receptive_field(answer: Any) -> None:
     """`answer(layers)`: how many pixels wide a unit of the last layer sees; layers are (size, stride), lowest first."""
     lenet = [(5, 1), (2, 2), (5, 1), (2, 2), (5, 1)]
     cases: list[Layers] = [lenet[:1], lenet[:2], lenet[:3], lenet, [(3, 2), (4, 3), (2, 1), (3, 1)]]
-    found = [_whole(answer(list(layers))) for layers in cases]
+    found = [whole(answer(list(layers))) for layers in cases]
     right = [_field(layers) for layers in cases]
     if found == right:
         return
@@ -222,19 +221,6 @@ def _wrong_fields(layers: Layers) -> list[tuple[int, str]]:
         (grown(steps) ** 2, "That is the area: how many pixels *wide* is it?"),
         (sizes[-1], "That is what it sees of the layer right below: go on down to the pixels."),
     ]
-
-
-def _whole(found: Any) -> int:
-    """The answer, if it is a whole number."""
-    value = given(found)
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise Hint(f"Return one whole number; yours is of type {type(found).__name__}.")
-    number = float(value)
-    if number % 1 != 0:  # true of nan and infinity too
-        raise Hint(f"It should be a whole number; yours is {number:.4g}.")
-    return int(number)
 
 
 def _wrong_count(found: list[int], wrong_ones: list[list[tuple[int, str]]]) -> None:

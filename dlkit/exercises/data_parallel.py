@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from math import ceil
-from numbers import Real
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from dlkit.cluster.links import GIGABIT, TEN_GIGABIT, Link
 from dlkit.exercises import Hint, exercise, given
-from dlkit.exercises.answers import close, seeded, shaped, tensor, wrong
+from dlkit.exercises.answers import close, number, seeded, shaped, tensor, wrong
 
 ROUNDED = 3  # of the mistakes in a batch's size
 Exchanges = list[list[tuple[float, float]]]  # (begin, end) of each exchange, for each rank
@@ -66,7 +65,7 @@ def smallest_batch(answer: Any) -> None:
         (5e-4, 80_000, 5, Link(3e-3, 2e9, "far away")),
         (3e-5, 9_000_000, 16, Link(7e-6, 6.8e9, "near")),
     ]
-    found = [_number(answer(*case)) for case in cases]
+    found = [number(answer(*case)) for case in cases]
     right = [_batch(*case) for case in cases]
     if [ceil(batch) for batch in right] == found:
         return
@@ -128,7 +127,7 @@ def learning_rate(answer: Any) -> None:
         for lr, batch, warm_up in [(0.2, 1024, 1.0), (0.1, 8192, 5.0), (0.05, 512, 2.5)]
         for epoch in (0.0, 0.3, 1.0, 2.0, 2.5, 4.5, 5.0, 60.0)
     ]
-    found = [_number(answer(*case)) for case in cases]
+    found = [number(answer(*case)) for case in cases]
 
     def gives(values: Sequence[float]) -> bool:
         return all(abs(mine - one) <= 1e-6 * abs(one) + 1e-12 for mine, one in zip(found, values, strict=True))
@@ -250,17 +249,4 @@ def _listed(found: Any, ranks: int) -> list[float]:
         raise Hint(f"Return a list, with a number for each rank; yours is of type {type(found).__name__}.")
     if len(value) != ranks:
         raise Hint(f"Here are {ranks} ranks, and your list has {len(value)} numbers.")
-    return [_number(each) for each in value]
-
-
-def _number(found: Any) -> float:
-    """The answer, if it is a finite number."""
-    value = given(found)
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise Hint(f"A number is wanted; yours is of type {type(found).__name__}.")
-    number = float(value)
-    if number != number or abs(number) == float("inf"):
-        raise Hint(f"A number is wanted; yours is {number}.")
-    return number
+    return [number(each) for each in value]

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from math import ceil, isclose, log2
-from numbers import Real
 from typing import Any
 
 from dlkit.exercises import Hint, exercise, given
+from dlkit.exercises.answers import number
 
 Message = tuple[int, float]  # (bytes, seconds)
 
@@ -51,20 +51,11 @@ def _pair(found: Any) -> tuple[float, float]:
         one, other = given(found)
     except (TypeError, ValueError):
         raise Hint(f"Return two numbers, (latency, bandwidth); yours is {found!r:.40}.") from None
-    return _number(one), _number(other)
+    return number(one), number(other)
 
 
 def _near(found: Sequence[float], right: Sequence[float]) -> bool:
     return all(isclose(x, y, rel_tol=1e-3, abs_tol=1e-12) for x, y in zip(found, right, strict=True))
-
-
-def _number(found: Any) -> float:
-    """The answer, if it is a number."""
-    value = given(found)
-    value = value.item() if hasattr(value, "item") and getattr(value, "size", 1) in (1, ()) else value
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise Hint(f"Return numbers; yours is of type {type(found).__name__}.")
-    return float(value)
 
 
 @exercise("each rank passes on what it has just been given, and after n-1 steps all have all")
@@ -91,7 +82,7 @@ def hand_round(answer: Any) -> None:
 
 def _chunk(found: Any, rank: int, step: int, ranks: int) -> int:
     """The answer, if it is the number of a chunk."""
-    value = _number(found)
+    value = number(found)
     if value % 1 != 0:
         raise Hint(f"Return the number of a chunk; yours is {value:.4g}.")
     if not 0 <= value < ranks:
@@ -112,7 +103,7 @@ def _why_not(step: int, chunk: int, rank: int) -> str:
 def bytes_sent(answer: Any) -> None:
     """`answer(size, ranks)`: bytes that each rank sends in a ring all-reduce of a tensor of `size` bytes."""
     cases = [(6_000_000, 2), (6_000_000, 3), (8_000, 8), (1_000, 1)]
-    found = [_number(answer(size, ranks)) for size, ranks in cases]
+    found = [number(answer(size, ranks)) for size, ranks in cases]
     right = [2 * (ranks - 1) * size / ranks for size, ranks in cases]
     if _near(found, right):
         return

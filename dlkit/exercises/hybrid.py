@@ -1,13 +1,10 @@
 """The exercises of notebook 10: where two splits cost the same, which one to take, who is in my groups, the bill."""
 
 from collections.abc import Sequence
-from math import isfinite
-from numbers import Real
 from typing import Any
 
-from torch import Tensor
-
 from dlkit.exercises import Hint, exercise, given
+from dlkit.exercises.answers import number
 
 Layer = tuple[int, int]  # its weights, and the numbers that it takes in for an image
 NUMBER = 4  # bytes of a float32
@@ -29,7 +26,7 @@ def by_neurons(inputs: float, batch: float, ranks: int) -> float:
 def crossing_batch(answer: Any) -> None:
     """`answer(weights, inputs, ranks)`: the batch for which a layer sends as much by data as by neurons."""
     cases = [(307_456, 69_984, 2), (37_752_832, 9_216, 4), (1_000, 70, 3)]
-    found = [_number(answer(*case)) for case in cases]
+    found = [number(answer(*case)) for case in cases]
     right = [2 * weights / (3 * inputs) for weights, inputs, _ in cases]
     if _same(found, right):
         return
@@ -157,7 +154,7 @@ def hybrid_bytes(answer: Any) -> None:
     """`answer(layers, batch, data, model)`: bytes that a rank sends in a step, split both ways at once."""
     layers = [(34_944, 0), (307_456, 69_984), (37_752_832, 9_216)]
     cases = [(layers, 128, 2, 2), (layers[1:], 60, 3, 4), ([(1_000, 50)], 12, 6, 1), ([(1_000, 50)], 12, 1, 6)]
-    found = [_number(answer(list(layers), *rest)) for layers, *rest in cases]
+    found = [number(answer(list(layers), *rest)) for layers, *rest in cases]
     right = [sent(*case) for case in cases]
     if _same(found, right):
         return
@@ -204,18 +201,6 @@ def _wrong_bills(layers: Sequence[Layer], batch: int, data: int, model: int) -> 
         (sent(layers[:1], batch, data, model), "That is the first layer's alone: add up all layers."),
         (ranks * (gradients + values), "That is what all ranks send together: one rank's is asked for."),
     ]
-
-
-def _number(found: Any) -> float:
-    """The answer, if it is a number."""
-    value = given(found)
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise Hint(f"Return one number; yours is of type {type(found).__name__}.")
-    if not isfinite(number := float(value)):
-        raise Hint(f"It should be a finite number; yours is {number}.")
-    return number
 
 
 def _words(found: Any, count: int) -> list[str]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from math import prod
-from numbers import Real
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dlkit.exercises import Hint, NotAnswered, exercise, given
-from dlkit.exercises.answers import close, seeded, shaped, tensor, wrong
+from dlkit.exercises.answers import close, seeded, shaped, tensor, whole, wrong
 
 Layers = list[tuple[int, int]]  # (kernel, stride), from the lowest up
 
@@ -103,7 +102,7 @@ def halo(answer: Any) -> None:
         [(5, 1), (2, 2), (5, 1), (2, 2)],
         [(4, 2), (3, 1)],
     ]
-    found = [_whole(answer(list(layers))) for layers in cases]
+    found = [whole(answer(list(layers))) for layers in cases]
     right = [_halo(layers) for layers in cases]
     if found == right:
         return
@@ -146,7 +145,7 @@ def _halo(layers: Layers) -> int:
 def microbatches(answer: Any) -> None:
     """`answer(stages, most)`: the fewest microbatches with which the bubble is below `most`."""
     cases = [(2, 0.1), (4, 0.1), (8, 0.25), (3, 0.6)]
-    found = [_whole(answer(stages, most)) for stages, most in cases]
+    found = [whole(answer(stages, most)) for stages, most in cases]
     right = [_fewest(stages, most) for stages, most in cases]
     if found == right:
         return
@@ -176,16 +175,3 @@ def _fewest(stages: int, most: float) -> int:
     while (stages - 1) / (count + stages - 1) >= most:
         count += 1
     return count
-
-
-def _whole(found: Any) -> int:
-    """The answer, if it is a whole number."""
-    value = given(found)
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise Hint(f"Return one whole number; yours is of type {type(found).__name__}.")
-    number = float(value)
-    if number % 1 != 0:  # true of nan and infinity too
-        raise Hint(f"It should be a whole number; yours is {number:.4g}.")
-    return int(number)

@@ -1,10 +1,9 @@
 """A cluster at work: who computes, how the run goes, and buttons to stop it, to kill an engine and to mend."""
 
-import asyncio
 import contextlib
 import tempfile
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from html import escape
 from typing import Any, ClassVar
 
@@ -15,6 +14,7 @@ from dlkit.cluster import Cluster, ClusterError
 from dlkit.cluster.remote import SplitRun
 from dlkit.training.experiment import Experiment
 from dlkit.training.share import Strategy
+from dlkit.ui.background import InBackground
 from dlkit.ui.charts import panels
 from dlkit.ui.pictures import BLUE, VERMILION, said
 
@@ -23,7 +23,7 @@ EVERY = 25  # steps between two checkpoints
 COLUMNS = ("rank", "pid", "device", "cores", "state", "load")
 
 
-class LiveCluster(widgets.VBox):
+class LiveCluster(InBackground[SplitRun], widgets.VBox):
     """The engines of `cluster` and a run of `experiment`, split by `strategy`, while it goes on in a thread.
 
     Each engine's row has its load, in percent of its cores. Kill ends the chosen engine by SIGKILL; Mend starts lost
@@ -33,6 +33,7 @@ class LiveCluster(widgets.VBox):
     stops the run of the one before.
     """
 
+    START = "Run"
     shown: ClassVar["LiveCluster | None"] = None
 
     def __init__(self, cluster: Cluster, experiment: Experiment, strategy: Strategy):
@@ -97,36 +98,11 @@ class LiveCluster(widgets.VBox):
         """Start lost engines afresh, in a thread, and go on with a run that was cut off. RuntimeError as in `start`."""
         self._begin(self._mend, "Mending: a lost engine takes some seconds to start ...")
 
-    def __await__(self) -> Generator[Any, None, SplitRun]:
-        """`split = await live` in a cell: the SplitRun once the run is over; the buttons work meanwhile; so does ■."""
-        return self._finished().__await__()
-
-    def wait(self) -> SplitRun:
-        """As `await live`, where nothing can be awaited."""
-        self._over.wait()
-        return self._result()
-
     def retire(self) -> None:
         """Stop the run, if one goes on, and redraw no more; returns when the cluster is free."""
         self._halt.set()
         self._over.wait()
         self._retired.set()
-
-    async def _finished(self) -> SplitRun:
-        while not self._over.is_set():
-            try:
-                await asyncio.sleep(0.05)
-            except asyncio.CancelledError:  # ■
-                self.stop()
-                self._over.wait()
-        return self._result()
-
-    def _result(self) -> SplitRun:
-        if self.error is not None:
-            raise self.error
-        if self.run is None:
-            raise RuntimeError("nothing to wait for: call start(), or press Run, first.")
-        return self.run
 
     # In the thread, which alone uses the client.
 

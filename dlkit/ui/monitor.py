@@ -1,11 +1,10 @@
 """A training that you can watch, stop and start again: it runs in a thread, the cell is free at once."""
 
-import asyncio
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from html import escape
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import ipywidgets as widgets
 import torch
@@ -17,6 +16,7 @@ from dlkit.models.rbm import RBM
 from dlkit.models.sampling import gibbs, noise
 from dlkit.training import Experiment, Run
 from dlkit.training.run import Callback
+from dlkit.ui.background import InBackground
 from dlkit.ui.charts import panels
 from dlkit.ui.pictures import png, tile
 
@@ -27,7 +27,7 @@ SHOWN, COLUMNS, GIBBS = 48, 8, 10  # filters, and fantasies; in a row; steps of 
 ZOOM = 2
 
 
-class TrainingMonitor(widgets.VBox):
+class TrainingMonitor(InBackground[Run], widgets.VBox):
     """The filters, fantasies, curves and health of an RBM while `experiment` trains it.
 
     `validation` (images, height, width) are images that it does not learn from. The fantasies are the persistent
@@ -106,35 +106,6 @@ class TrainingMonitor(widgets.VBox):
         self._halt.set()
         if not self._over.is_set():
             self._say("Stopping ...")
-
-    def __await__(self) -> Generator[Any, None, Run]:
-        """`run = await monitor` in a cell: the Run once training is over, and Stop works meanwhile; so does ■."""
-        return self._finished().__await__()
-
-    def wait(self) -> Run:
-        """As `await monitor`, where nothing can be awaited; while a cell waits like this only ■ can stop it."""
-        while not self._over.is_set():
-            try:
-                self._over.wait(0.1)  # in slices: Python hears ■ between them on every system
-            except KeyboardInterrupt:
-                self.stop()
-        return self._result()
-
-    async def _finished(self) -> Run:
-        while not self._over.is_set():
-            try:
-                await asyncio.sleep(0.05)
-            except asyncio.CancelledError:  # ■
-                self.stop()
-                self._over.wait()
-        return self._result()
-
-    def _result(self) -> Run:
-        if self.error is not None:
-            raise self.error
-        if self.run is None:
-            raise RuntimeError("nothing to wait for: call start(), or press Start, first.")
-        return self.run
 
     # In the thread.
 

@@ -8,7 +8,7 @@ import pytest
 
 from dlkit.browser import find_browser
 
-from .lab import Lab
+from .lab import Lab, press
 from .server import server_and_browser
 
 HERE = Path(__file__).resolve().parent
@@ -43,6 +43,15 @@ def notebook(lab, request):
         opened.run_all()
         request.config.stash.setdefault(SECONDS, {})[opened.name] = opened.seconds
         yield opened
+
+
+@pytest.fixture
+def timeline(notebook):
+    """The timeline in a notebook's cell that is tagged so, all of it shown."""
+    area = notebook.cell_output("timeline")
+    area.locator("img").first.scroll_into_view_if_needed()
+    press(area, "All of it")
+    return area
 
 
 @pytest.fixture(autouse=True)

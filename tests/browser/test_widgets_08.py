@@ -10,15 +10,6 @@ from .lab import change, image_of, keys, press
 pytestmark = pytest.mark.parametrize("notebook", ["08_data_parallel.ipynb"], indirect=True)
 
 
-@pytest.fixture
-def timeline(notebook):
-    """The timeline, all of it shown."""
-    area = notebook.cell_output("timeline")
-    area.locator("img").first.scroll_into_view_if_needed()
-    press(area, "All of it")
-    return area
-
-
 def picture(timeline):
     return timeline.locator("img").first
 

@@ -10,15 +10,6 @@ from .lab import change, image_of, keys, move_slider, press, select
 pytestmark = pytest.mark.parametrize("notebook", ["10_hybrid.ipynb"], indirect=True)
 
 
-@pytest.fixture
-def timeline(notebook):
-    """The timeline, all of it shown."""
-    area = notebook.cell_output("timeline")
-    area.locator("img").first.scroll_into_view_if_needed()
-    press(area, "All of it")
-    return area
-
-
 def said_along(timeline, rank, down):
     """What is said under the pointer, from left to right, along the bar of this rank."""
     bars = timeline.locator("img").first
