@@ -20,8 +20,8 @@ from statistics import median
 from dlkit import data
 from dlkit.bench.rbm import HIDDEN, IMAGES, VISIBLE
 from dlkit.bench.timing import ratio
+from dlkit.core.reports import BenchRow, emit
 from dlkit.models import RBM
-from dlkit.tables import BenchRow, emit
 from dlkit.training import CD, Experiment
 
 TITLE = "RBM 784 x 500, one epoch of 60,000 digits: dlkit beside other packages"

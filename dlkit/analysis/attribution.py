@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dlkit.analysis.features import maps, named, watching
-from dlkit.models.modes import evaluating, logits, placed
+from dlkit.core.evaluation import evaluating, logits, placed
 
 BLUR = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 16
 

@@ -5,10 +5,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dlkit.analysis.likelihood import LogProbability, LogZ
+from dlkit.core.random import bernoulli
 from dlkit.models.dbn import DBN
-from dlkit.models.draws import bernoulli
 from dlkit.models.rbm import GaussianRBM
-from dlkit.models.tops import LabelledRBM
+from dlkit.models.top_rbms import LabelledRBM
 
 TINY = 1e-7
 

@@ -6,10 +6,10 @@ from math import prod
 from torch import Tensor, nn
 
 from dlkit.analysis.features import watching
+from dlkit.core.evaluation import answer
 from dlkit.models.convnet import RBFOutput
 from dlkit.models.convolution import SparseConv2d, Subsample
-from dlkit.models.modes import answer
-from dlkit.models.receptive import L2Pool, LocallyConnected2d
+from dlkit.models.locally_connected import L2Pool, LocallyConnected2d
 
 
 @dataclass(frozen=True)

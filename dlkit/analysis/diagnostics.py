@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dlkit.analysis.likelihood import pseudo_log_likelihood
-from dlkit.analysis.signs import (
+from dlkit.analysis.rbm_statistics import (
     IDLE,
     RARE,
     always_on,

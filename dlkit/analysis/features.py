@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from dlkit.models.modes import answer
+from dlkit.core.evaluation import answer
 
 
 def maps(net: nn.Module, images: Float[Tensor, "batch ..."], name: str) -> Float[Tensor, "batch ..."]:

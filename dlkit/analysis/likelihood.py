@@ -11,8 +11,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from dlkit.models.gibbs import gibbs, noise
 from dlkit.models.rbm import RBM, GaussianRBM
-from dlkit.models.sampling import gibbs, noise
 
 ENUMERABLE = 25
 

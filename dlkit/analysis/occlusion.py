@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dlkit.analysis.features import Field
-from dlkit.models.modes import logits
+from dlkit.core.evaluation import logits
 
 
 def log_probabilities(net: nn.Module, images: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from dlkit.core.evaluation import logits
 from dlkit.data import Split
 from dlkit.models.dbn import DBN
-from dlkit.models.modes import logits
 
 Guess = Callable[[DBN, Tensor, torch.Generator], Tensor]
 

@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from dlkit.tables import emit
+from dlkit.core.reports import emit
 
 NAMES = ("rbm", "dbn", "cnn", "parallel")
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from dlkit import data
 from dlkit.bench.dbn import BARE, bare_loop
 from dlkit.bench.timing import compared, interleaved
+from dlkit.core.reports import BenchRow
 from dlkit.models import LeNet5
 from dlkit.models.convnet import LENET_TABLE, SURVEY_TABLE, lay_out
 from dlkit.models.convolution import SparseConv2d
-from dlkit.tables import BenchRow
 from dlkit.training import CrossEntropy, Experiment
 
 IMAGES, BATCHES, LR = 20_000, (20, 100, 1000), 0.001

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from dlkit import data
 from dlkit.bench.rbm import FLOORS, five_products
 from dlkit.bench.timing import compared, interleaved
+from dlkit.core.reports import BenchRow
 from dlkit.models import DBN, RBM
-from dlkit.tables import BenchRow
 from dlkit.training import CD, CrossEntropy, Experiment, pretrain
 from dlkit.training.pretraining import one_a_layer
 

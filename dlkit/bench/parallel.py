@@ -17,8 +17,8 @@ from dlkit.bench.parallel_data import against_torch, speed_ups
 from dlkit.bench.parallel_floors import floors
 from dlkit.bench.timing import Seconds, ratio
 from dlkit.cluster import Cluster
-from dlkit.cluster.places import gpus_here
-from dlkit.tables import BenchRow
+from dlkit.cluster.placement import gpus_here
+from dlkit.core.reports import BenchRow
 
 TITLE = "A cluster: its start, and runs on two engines of a core each"
 ENGINES, ROUNDS, STEPS = (2, 4), 5, 100

@@ -13,9 +13,9 @@ from dlkit.bench import parallel_torchrun
 from dlkit.bench.parallel_turns import WARM, apart, split, turns
 from dlkit.bench.timing import compared
 from dlkit.cluster import Cluster
+from dlkit.core.reports import BenchRow
 from dlkit.models import RBM, LeNet5
 from dlkit.strategies import DataParallel
-from dlkit.tables import BenchRow
 from dlkit.training import CD, CrossEntropy, Experiment
 
 LENET = Experiment(

@@ -19,13 +19,13 @@ from dlkit.bench.parallel_data import LENET
 from dlkit.bench.parallel_turns import split, turns
 from dlkit.bench.timing import Seconds, ratio
 from dlkit.cluster import Cluster
-from dlkit.cluster.collectives import Group
-from dlkit.cluster.timeline import Span
-from dlkit.models.draws import Draws
+from dlkit.core.random import Draws
+from dlkit.core.reports import BenchRow
+from dlkit.data.batch import Batch
+from dlkit.distributed.group import Group
+from dlkit.distributed.timeline import Span
 from dlkit.strategies import DataParallel, Pipeline, SpatialParallel, TensorParallel
-from dlkit.tables import BenchRow
-from dlkit.training.learner import Batch
-from dlkit.training.share import Strategy
+from dlkit.training.shard import Strategy
 
 KINDS = ("all-reduce", "all-gather", "send")
 FEW, MANY = 1, 1 << 18  # float32 numbers in an exchange: a message's latency, and a megabyte

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dlkit import data
-from dlkit.cluster.places import pinning, places
+from dlkit.cluster.placement import pinning, places
 from dlkit.models import LeNet5
 
 LR, MOMENTUM = 0.001, 0.9

@@ -12,7 +12,7 @@ from dlkit.cluster import Cluster
 from dlkit.training.experiment import Experiment
 from dlkit.training.history import History
 from dlkit.training.run import Run
-from dlkit.training.share import Strategy
+from dlkit.training.shard import Strategy
 
 WARM = 20  # steps that are not counted, at the beginning of each run
 

@@ -9,9 +9,9 @@ import torch
 from dlkit import data
 from dlkit.analysis.likelihood import ais
 from dlkit.bench.timing import interleaved, ratio
+from dlkit.core.matmul import bfloat16_products, matmul
+from dlkit.core.reports import BenchRow
 from dlkit.models import RBM
-from dlkit.models.products import matmul
-from dlkit.tables import BenchRow
 from dlkit.training import CD, Experiment
 
 VISIBLE, HIDDEN, IMAGES = 784, 500, 60_000
@@ -49,11 +49,6 @@ def measure() -> list[BenchRow]:
             ]
     rows.append(annealing())
     return rows
-
-
-def bfloat16_products() -> bool:
-    """Whether the processor multiplies bfloat16 matrices itself; torch can emulate it elsewhere, slowly."""
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 def five_products(

@@ -6,7 +6,7 @@ from statistics import median
 
 from tqdm.auto import tqdm
 
-from dlkit.tables import BenchRow
+from dlkit.core.reports import BenchRow
 
 Seconds = dict[str, list[float]]
 

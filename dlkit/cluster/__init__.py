@@ -2,17 +2,17 @@
 
 from typing import TYPE_CHECKING
 
-from dlkit.cluster.places import Place, places
+from dlkit.cluster.placement import Place, places
 
 if TYPE_CHECKING:
-    from dlkit.cluster.engines import Cluster, ClusterError
+    from dlkit.cluster.cluster import Cluster, ClusterError
 
 __all__ = ["Cluster", "ClusterError", "Place", "places"]
 
 
 def __getattr__(name: str):
     if name in ("Cluster", "ClusterError"):  # ipyparallel is for who starts engines: ranks do without it
-        from dlkit.cluster import engines
+        from dlkit.cluster import cluster
 
-        return getattr(engines, name)
+        return getattr(cluster, name)
     raise AttributeError(f"module 'dlkit.cluster' has no attribute {name!r}")

@@ -9,7 +9,7 @@ import psutil
 from ipyparallel.cluster.launcher import LocalEngineLauncher, LocalEngineSetLauncher
 
 from dlkit.cluster import worker
-from dlkit.cluster.places import Place
+from dlkit.cluster.placement import Place
 
 
 class Engine(LocalEngineLauncher):

@@ -13,7 +13,7 @@ from datetime import timedelta
 from traceback import TracebackException
 from typing import Any
 
-from dlkit.cluster.places import yield_on_wakeup
+from dlkit.cluster.placement import yield_on_wakeup
 
 WATCH = 1.0  # seconds between two looks whether the owner is still there
 

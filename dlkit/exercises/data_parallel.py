@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlkit.cluster.links import GIGABIT, TEN_GIGABIT, Link
+from dlkit.distributed.links import GIGABIT, TEN_GIGABIT, Link
 from dlkit.exercises import Hint, exercise, given
 from dlkit.exercises.answers import close, number, seeded, shaped, tensor, wrong
 

@@ -132,8 +132,8 @@ def broadcast(answer: Any) -> None:
     for ranks in (1, 2, 4, 8, 6):
         rounds = _rounds(answer(ranks))
         have = {0}
-        for number, sends in enumerate(rounds):
-            at = f"For {ranks} ranks, in round {number},"
+        for count, sends in enumerate(rounds):
+            at = f"For {ranks} ranks, in round {count},"
             sources, targets = [source for source, _ in sends], [target for _, target in sends]
             for source, target in sends:
                 if not 0 <= target < ranks or not 0 <= source < ranks:

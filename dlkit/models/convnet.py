@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dlkit.models.convolution import SparseConv2d, Subsample
-from dlkit.models.drawings import drawings
+from dlkit.models.lenet_codes import drawings
 
 # Counted from 0; the survey's text counts maps from 1: 1, 3, 4 and 6 see one S1-map, 2 and 5 see two.
 SURVEY_TABLE = ((0,), (0, 1), (1,), (2,), (2, 3), (3,))

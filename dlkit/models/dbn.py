@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dlkit.models import files
+from dlkit.core import storage
+from dlkit.core.random import bernoulli
 from dlkit.models.directed import DirectedLayer
-from dlkit.models.draws import bernoulli
 from dlkit.models.rbm import RBM, GaussianRBM
-from dlkit.models.tops import CodeRBM, LabelledRBM
+from dlkit.models.top_rbms import CodeRBM, LabelledRBM
 from dlkit.models.unrolled import autoencoder, check_chain, classifier
 
 D = TypeVar("D", bound="DBN")
@@ -159,9 +159,9 @@ class DBN(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write the parameters to a safetensors file, atomically."""
-        files.save(self, path)
+        storage.save(self, path)
 
     @classmethod
     def load(cls: type[D], path: str | Path) -> D:
         """Read a DBN that `save` wrote. ValueError if the file holds another kind of model."""
-        return files.load(cls, path, make=cls.of)
+        return storage.load(cls, path, make=cls.of)

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dlkit.models.products import matmul
+from dlkit.core.matmul import matmul
 from dlkit.models.rbm import RBM, check_rows
 
 

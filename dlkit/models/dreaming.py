@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from dlkit.models.dbn import DBN
-from dlkit.models.sampling import noise
-from dlkit.models.tops import LabelledRBM
+from dlkit.models.gibbs import noise
+from dlkit.models.top_rbms import LabelledRBM
 
 
 class Dream(NamedTuple):

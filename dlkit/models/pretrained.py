@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from dlkit.core.storage import read_tensors, write_tensors
 from dlkit.data.files import data_root, listed, read
 from dlkit.models.convnet import ConvNet, LeNet5
 from dlkit.models.dbn import DBN
-from dlkit.models.files import read_tensors, write_tensors
 
 MAKERS: dict[str, Callable[..., nn.Module]] = {
     "dbn": DBN.of,

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from dlkit.models import files
-from dlkit.models.draws import bernoulli, normal
-from dlkit.models.products import matmul
+from dlkit.core import storage
+from dlkit.core.matmul import matmul
+from dlkit.core.random import bernoulli, normal
 
 M = TypeVar("M", bound="RBM")
 
@@ -186,12 +186,12 @@ class RBM(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write the parameters to a safetensors file, atomically."""
-        files.save(self, path)
+        storage.save(self, path)
 
     @classmethod
     def load(cls: type[M], path: str | Path) -> M:  # not Self, which beartype's import hook cannot check
         """Read a model that `save` wrote. ValueError if the file holds another kind of model."""
-        return files.load(cls, path)
+        return storage.load(cls, path)
 
 
 class GaussianRBM(RBM):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dlkit.models.rbm import GaussianRBM
-from dlkit.models.tops import CodeRBM, LabelledRBM
+from dlkit.models.top_rbms import CodeRBM, LabelledRBM
 
 
 @runtime_checkable

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from dlkit.tables import PaperRow, emit, markdown
+from dlkit.core.reports import PaperRow, emit, markdown
 
 NAMES = (
     "salakhutdinov2008",

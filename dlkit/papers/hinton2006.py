@@ -20,11 +20,11 @@ from tqdm.auto import tqdm
 
 from dlkit import data
 from dlkit.analysis.recognition import Guess, by_free_energy, by_gibbs, by_sampled_features, error
+from dlkit.core.reports import PaperRow
 from dlkit.models import DBN, RBM, LabelledRBM
 from dlkit.models.dreaming import asleep, dream
 from dlkit.models.pretrained import store
 from dlkit.papers import RESUMABLE, kept, whole
-from dlkit.tables import PaperRow
 from dlkit.training import CD, PCD, Experiment, UpDown, linear, pretrain, steps
 
 TITLE = "Hinton, Osindero, Teh 2006: errors of a DBN on the 10,000 test digits, and on its own dreams, in percent"

@@ -22,10 +22,10 @@ from tqdm.auto import tqdm
 
 from dlkit import data
 from dlkit.analysis.recognition import by_net, error
+from dlkit.core.reports import PaperRow
 from dlkit.models import DBN, RBM, CodeRBM
 from dlkit.models.pretrained import store
 from dlkit.papers import RESUMABLE, kept, over_seeds, whole
-from dlkit.tables import PaperRow
 from dlkit.training import CD, PCD, CrossEntropy, Experiment, InputDropout, Reconstruction, linear, pretrain, steps
 from dlkit.training.fine_tuning import fine_tune
 from dlkit.training.pretraining import one_a_layer

@@ -20,11 +20,11 @@ from tqdm.auto import tqdm
 
 from dlkit import data
 from dlkit.analysis.recognition import by_net, error
+from dlkit.core.reports import PaperRow
 from dlkit.models import RBM
 from dlkit.models.autoencoder import Autoassociator
 from dlkit.models.unrolled import classifier
 from dlkit.papers import RESUMABLE, kept, over_seeds, whole
-from dlkit.tables import PaperRow
 from dlkit.training import (
     CD,
     PCD,

@@ -17,10 +17,10 @@ from tqdm.auto import tqdm
 
 from dlkit import data
 from dlkit.analysis.recognition import by_net, error
+from dlkit.core.reports import PaperRow
 from dlkit.models import ConvNet, LeNet5
 from dlkit.models.pretrained import store
 from dlkit.papers import RESUMABLE, kept, over_seeds, whole
-from dlkit.tables import PaperRow
 from dlkit.training import Affine, CrossEntropy, Experiment, linear
 
 TITLE = "LeCun, Bottou, Bengio, Haffner 1998: convolutional nets on MNIST, test errors in percent"

@@ -15,10 +15,10 @@ from tqdm.auto import tqdm
 
 from dlkit import data
 from dlkit.analysis.likelihood import ais, log_probability, reference_betas, reverse_ais
-from dlkit.bench.rbm import bfloat16_products
+from dlkit.core.matmul import bfloat16_products
+from dlkit.core.reports import PaperRow
 from dlkit.models import RBM
 from dlkit.papers import RESUMABLE, kept, whole
-from dlkit.tables import PaperRow
 from dlkit.training import CD, PCD, Experiment, Learner, linear
 
 TITLE = "Salakhutdinov and Murray 2008: RBMs with 500 hidden units, log-probability of a test digit in nats"

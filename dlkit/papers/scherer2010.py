@@ -8,10 +8,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from dlkit.core.reports import PaperRow
 from dlkit.models import LeNet5
 from dlkit.papers import over_seeds
 from dlkit.papers.lecun1998 import QUICK, Recipe, Training, nets
-from dlkit.tables import PaperRow
 from dlkit.training import CrossEntropy
 
 TITLE = "Scherer, Müller, Behnke 2010: LeNet-5 on MNIST by its sub-sampling, test errors in percent"

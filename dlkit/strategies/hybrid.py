@@ -9,16 +9,18 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from dlkit.cluster.collectives import Group
-from dlkit.cluster.differentiable import gather
+from dlkit.core.random import Draws
+from dlkit.core.slices import part_of
+from dlkit.data.batch import Batch
+from dlkit.distributed.autograd import gather
+from dlkit.distributed.group import Group
 from dlkit.models.convolution import SparseConv2d
-from dlkit.models.draws import Draws, part_of
-from dlkit.models.receptive import LocallyConnected2d
-from dlkit.strategies.data_parallel import Buckets, Replica, split
-from dlkit.strategies.split_layers import split_net
-from dlkit.strategies.tensor_parallel import gather_part, scatter_whole, split_model
-from dlkit.strategies.together import Together, kind, refuse_optimizer, refuse_what_differs
-from dlkit.training.learner import Backprop, Batch, Learner
+from dlkit.models.locally_connected import LocallyConnected2d
+from dlkit.strategies.base import Together, kind, refuse_optimizer, refuse_what_differs
+from dlkit.strategies.data.data_parallel import Buckets, Replica, split
+from dlkit.strategies.tensor.layers import split_net
+from dlkit.strategies.tensor.tensor_parallel import gather_part, scatter_whole, split_model
+from dlkit.training.learner import Backprop, Learner
 
 BUCKET = 1 << 20  # bytes of gradient that are sent together
 

@@ -7,13 +7,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dlkit.core.evaluation import answer, logits
+from dlkit.core.matmul import fast_linear
+from dlkit.core.random import bernoulli
+from dlkit.core.slices import Part
 from dlkit.data import check
+from dlkit.data.batch import Batch
 from dlkit.models.autoencoder import Autoassociator
-from dlkit.models.draws import Part, bernoulli
-from dlkit.models.modes import answer, logits
-from dlkit.models.products import fast_linear
 from dlkit.training.distortions import Distortion
-from dlkit.training.learner import Batch
 
 
 @dataclass

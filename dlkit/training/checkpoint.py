@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlkit.models.files import into_place, read_tensors, write_tensors
+from dlkit.core.storage import into_place, read_tensors, write_tensors
 
 STATE = "checkpoint.json"
 

@@ -9,11 +9,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from dlkit.core.random import rows
+from dlkit.core.slices import Part, part_of
 from dlkit.data import check
-from dlkit.models.draws import Part, part_of, rows
+from dlkit.data.batch import Batch
+from dlkit.models.gibbs import noise
 from dlkit.models.rbm import RBM, GaussianRBM
-from dlkit.models.sampling import noise
-from dlkit.training.learner import Batch, expect
+from dlkit.training.learner import expect
 
 
 @dataclass

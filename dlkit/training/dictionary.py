@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from dlkit.core.matmul import matmul
+from dlkit.core.slices import Part
 from dlkit.data import check
-from dlkit.models.draws import Part
-from dlkit.models.products import matmul
+from dlkit.data.batch import Batch
 from dlkit.models.sparse_coding import SparseCoding
-from dlkit.training.learner import Batch, expect
+from dlkit.training.learner import expect
 
 
 @dataclass

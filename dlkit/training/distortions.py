@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from dlkit.models.draws import bernoulli, drawn
+from dlkit.core.random import bernoulli, drawn
 
 Distortion = Callable[[Tensor, torch.Generator], Tensor]
 

@@ -13,7 +13,7 @@ from torch import nn
 from dlkit.training.learner import Learner
 from dlkit.training.run import Callback, Run
 from dlkit.training.schedules import Schedule
-from dlkit.training.share import Strategy
+from dlkit.training.shard import Strategy
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -1,30 +1,14 @@
 """What a learner is: it looks at a model and a batch, and fills .grad; a torch optimizer takes the step."""
 
-from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from dlkit.models.draws import Part
+from dlkit.core.slices import Part
+from dlkit.data.batch import Batch
 
 M_contra = TypeVar("M_contra", bound=nn.Module, contravariant=True)
-
-
-class Batch(NamedTuple):
-    """Images (batch, height, width) or (batch, pixels), and their labels (batch,) where there are any.
-
-    Where a batch is split over workers, `part` says which of its images are here, and `weight` the share of them that
-    counts: 0 for a worker that is left none, and takes one all the same.
-    """
-
-    images: Float[Tensor, "batch ..."]
-    labels: Int64[Tensor, " batch"] | None = None
-    weight: float = 1.0
-    part: Part | None = None
-
-    def __len__(self) -> int:  # of images, not of fields
-        return len(self.images)
 
 
 def expect(model: nn.Module, kind: type[nn.Module], what: str) -> None:

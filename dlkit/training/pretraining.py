@@ -12,11 +12,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from dlkit.models.draws import bernoulli
+from dlkit.core.random import bernoulli
+from dlkit.data.batch import Batch
+from dlkit.data.sources import resolve
 from dlkit.models.unrolled import check_chain
 from dlkit.training.experiment import Experiment
-from dlkit.training.learner import Batch
-from dlkit.training.run import Callback, resolve
+from dlkit.training.run import Callback
 
 
 def pretrain(

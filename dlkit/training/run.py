@@ -2,12 +2,10 @@
 
 import copy
 import re
-import signal
 import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -16,14 +14,15 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from dlkit import data
-from dlkit.models.draws import Draws
+from dlkit.core.random import Draws
+from dlkit.data.batch import Batch
+from dlkit.data.sources import resolve
 from dlkit.training import checkpoint as files
-from dlkit.training.compare import compare
+from dlkit.training.comparison import compare
 from dlkit.training.history import History, Row
-from dlkit.training.learner import Batch
+from dlkit.training.interrupt import on_interrupt
 from dlkit.training.schedules import at
-from dlkit.training.share import Share, Strategy, weights_and_biases
+from dlkit.training.shard import Share, Strategy, weights_and_biases
 
 if TYPE_CHECKING:
     from dlkit.training.experiment import Experiment
@@ -324,32 +323,3 @@ class Run(Generic[M]):
         self.step, self.seconds, self._images = state["step"], state["seconds"], state["images"]
         self._row_start = tuple(state["row_start"])
         self.history = History(state["history"])
-
-
-def resolve(source: Any) -> Batch:
-    """The training images and labels that an Experiment's `data` names, checked."""
-    if isinstance(source, str):
-        source = data.load(source)
-    source = getattr(source, "train", source)
-    if hasattr(source, "images"):
-        source = (source.images, source.labels)
-    images, labels = source if isinstance(source, tuple) else (source, None)
-    data.check(images, labels, values=None)  # the range is for the learner to judge
-    return Batch(images, labels)
-
-
-@contextmanager
-def on_interrupt(ask: Callable[[], bool]) -> Iterator[None]:
-    """Turn Ctrl-C into a call of `ask`, so that no step is left half done; where it gives False, into an interrupt."""
-
-    def on_signal(signum, frame):
-        if not ask():
-            raise KeyboardInterrupt
-
-    in_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, on_signal) if in_main else None
-    try:
-        yield
-    finally:
-        if in_main:
-            signal.signal(signal.SIGINT, before)

@@ -6,14 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dlkit.core.matmul import matmul
+from dlkit.core.random import bernoulli, rows
+from dlkit.core.slices import Part
 from dlkit.data import check
+from dlkit.data.batch import Batch
 from dlkit.models.dbn import DBN
 from dlkit.models.directed import DirectedLayer
-from dlkit.models.draws import Part, bernoulli, rows
-from dlkit.models.products import matmul
-from dlkit.models.sampling import noise
+from dlkit.models.gibbs import noise
 from dlkit.training.contrastive import difference, keep_chains
-from dlkit.training.learner import Batch, expect
+from dlkit.training.learner import expect
 
 
 @dataclass

@@ -11,8 +11,8 @@ from matplotlib.patheffects import withStroke
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from dlkit.ui.pictures import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, captioned, grey, png, put, said
-from dlkit.ui.pointer import PointedImage
+from dlkit.ui.controls.pointed_image import PointedImage
+from dlkit.ui.draw.pictures import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, captioned, grey, png, put, said
 
 COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, BLACK, "#8A6D00", "#7F7F7F", "#5D3A9B")  # and the glyphs
 MAP, STEPS = 520, 200  # pixels a side; steps of a slider from end to end

@@ -6,7 +6,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, arange
 
 from dlkit.data import Split
-from dlkit.ui.pictures import captioned, grey, png
+from dlkit.ui.draw.pictures import captioned, grey, png
 
 SIDE = 56  # pixels: an image
 COLUMNS, PAGE = 10, 100

@@ -16,7 +16,7 @@ from dlkit.analysis.likelihood import states
 from dlkit.data import bars_and_stripes
 from dlkit.models import RBM
 from dlkit.training import CD, Batch
-from dlkit.ui.pictures import BLACK, BLUE, ORANGE, VERMILION, enlarged, png, tile
+from dlkit.ui.draw.pictures import BLACK, BLUE, ORANGE, VERMILION, enlarged, png, tile
 
 KS = (1, 2, 5, 10, 20)
 RATES = (0.05, 0.1, 0.2, 0.5, 1.0)

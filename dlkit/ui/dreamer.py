@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dlkit.models import DBN
 from dlkit.models.dreaming import asleep, dream
-from dlkit.ui.film import WIDTH, Film, held_pixels, tinted
-from dlkit.ui.pictures import bars, captioned, grey, put
+from dlkit.ui.controls.film import WIDTH, Film, held_pixels, tinted
+from dlkit.ui.draw.pictures import bars, captioned, grey, put
 
 CHAINS = 16  # where no start images are given
 

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from dlkit.models.gibbs import chain, noise
 from dlkit.models.rbm import RBM
-from dlkit.models.sampling import chain, noise
-from dlkit.ui.film import WIDTH, Film, held_pixels, tinted
-from dlkit.ui.pictures import GREY, enlarged, put, tile
+from dlkit.ui.controls.film import WIDTH, Film, held_pixels, tinted
+from dlkit.ui.draw.pictures import GREY, enlarged, put, tile
 
 
 class Chains:

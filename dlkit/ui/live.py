@@ -11,12 +11,12 @@ import ipywidgets as widgets
 import psutil
 
 from dlkit.cluster import Cluster, ClusterError
-from dlkit.cluster.remote import SplitRun
+from dlkit.cluster.split_run import SplitRun
 from dlkit.training.experiment import Experiment
-from dlkit.training.share import Strategy
-from dlkit.ui.background import InBackground
-from dlkit.ui.charts import panels
-from dlkit.ui.pictures import BLUE, VERMILION, said
+from dlkit.training.shard import Strategy
+from dlkit.ui.controls.background import InBackground
+from dlkit.ui.draw.charts import panels
+from dlkit.ui.draw.pictures import BLUE, VERMILION, said
 
 REDRAW = 0.5  # seconds between two redraws
 EVERY = 25  # steps between two checkpoints

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from dlkit.analysis.feature_maps import Inside, Look
 from dlkit.analysis.features import Field
-from dlkit.analysis.inside import Inside, Look
-from dlkit.ui.pictures import BLUE, GAP, ORANGE, captioned, fitted, photo, png, put, said
-from dlkit.ui.pointer import PointedImage
-from dlkit.ui.sheets import columns_for, connection_table, listed, patches, scaled, sheet
-from dlkit.ui.viewer import Viewer
+from dlkit.ui.controls.image_viewer import Viewer
+from dlkit.ui.controls.pointed_image import PointedImage
+from dlkit.ui.draw.map_sheets import columns_for, connection_table, listed, patches, scaled, sheet
+from dlkit.ui.draw.pictures import BLUE, GAP, ORANGE, captioned, fitted, photo, png, put, said
 
 LARGE, SIDE = 196, 112  # pixels: a large picture, a map on a sheet at most
 WIDE, BELOW, PAGE = 412, 376, 120  # pixels: the sheet of maps, that of those below; maps on a sheet

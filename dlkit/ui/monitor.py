@@ -12,13 +12,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dlkit.analysis.diagnostics import Health, examine
+from dlkit.models.gibbs import gibbs, noise
 from dlkit.models.rbm import RBM
-from dlkit.models.sampling import gibbs, noise
 from dlkit.training import Experiment, Run
 from dlkit.training.run import Callback
-from dlkit.ui.background import InBackground
-from dlkit.ui.charts import panels
-from dlkit.ui.pictures import png, tile
+from dlkit.ui.controls.background import InBackground
+from dlkit.ui.draw.charts import panels
+from dlkit.ui.draw.pictures import png, tile
 
 REDRAW, LOOK = 0.2, 0.5  # least seconds between two redraws, and between two looks at the RBM's health
 SHARE = 0.1  # of the time, that looks may take, and redraws: on a busy machine both come less often

@@ -7,9 +7,9 @@ from PIL import ImageColor
 from torch import Tensor, nn
 
 from dlkit.analysis.occlusion import log_probabilities, occluded, patch_field
-from dlkit.ui.pictures import BLACK, BLUE, VERMILION, bars, fitted, photo, png, said
-from dlkit.ui.pointer import PointedImage
-from dlkit.ui.viewer import Viewer
+from dlkit.ui.controls.image_viewer import Viewer
+from dlkit.ui.controls.pointed_image import PointedImage
+from dlkit.ui.draw.pictures import BLACK, BLUE, VERMILION, bars, fitted, photo, png, said
 
 LARGE, WIDE = 252, 250  # pixels: the image, and the heat map; the bars
 LARGEST = 14  # pixels of the image: the patch's side at most

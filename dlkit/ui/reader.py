@@ -9,13 +9,13 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
+from dlkit.analysis.feature_maps import look
 from dlkit.analysis.features import layers
-from dlkit.analysis.inside import look
+from dlkit.core.evaluation import logits
 from dlkit.data.drawing import as_mnist, shrunk
-from dlkit.models.modes import logits
-from dlkit.ui.pad import DrawingPad
-from dlkit.ui.pictures import GREY, LINE, bars, captioned, grey, put, said
-from dlkit.ui.sheets import scaled
+from dlkit.ui.controls.drawing_pad import DrawingPad
+from dlkit.ui.draw.map_sheets import scaled
+from dlkit.ui.draw.pictures import GREY, LINE, bars, captioned, grey, put, said
 
 WIDTH, GAP = 640, 4  # pixels: the sheet of maps; between two of them
 TALLEST, SMALLEST = 96, 10  # pixels: of a map on the sheet

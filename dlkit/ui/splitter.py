@@ -8,11 +8,11 @@ from itertools import pairwise
 import ipywidgets as widgets
 from torch import nn
 
-from dlkit.cells import of_bytes
-from dlkit.models.draws import Part, part_of
-from dlkit.strategies.bill import Bill, bill
-from dlkit.strategies.formulas import REPLICAS, WAYS, Item
-from dlkit.ui.pictures import BLUE, GREEN, ORANGE, VERMILION, said
+from dlkit.core.slices import Part, part_of
+from dlkit.core.text_table import of_bytes
+from dlkit.strategies.cost import Bill, bill
+from dlkit.strategies.layer_cost import REPLICAS, WAYS, Item
+from dlkit.ui.draw.pictures import BLUE, GREEN, ORANGE, VERMILION, said
 
 COLOURS = (BLUE, ORANGE, GREEN, VERMILION)
 MARKS = (  # over the colour, so that ranks are told apart without it

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dlkit.models import DBN, LabelledRBM
 from dlkit.models.unrolled import check_chain
-from dlkit.ui.pictures import GAP, LINE, bars, captioned, grey, put, said
+from dlkit.ui.draw.pictures import GAP, LINE, bars, captioned, grey, put, said
 
 Net = DBN | nn.Sequential | Sequence[nn.Module]
 

@@ -13,10 +13,8 @@ from torch import Tensor, nn
 
 from dlkit.analysis.features import Field
 from dlkit.models.convolution import Subsample
-from dlkit.ui.pictures import GREY, ORANGE, grey, png, said
-from dlkit.ui.pointer import PointedImage
-from dlkit.ui.sheets import scaled
-from dlkit.ui.steps import (
+from dlkit.ui.controls.pointed_image import PointedImage
+from dlkit.ui.draw.convolution_html import (
     check_parts,
     convolution_html,
     convolution_windows,
@@ -26,6 +24,8 @@ from dlkit.ui.steps import (
     sub_sampling_html,
     sub_sampling_windows,
 )
+from dlkit.ui.draw.map_sheets import scaled
+from dlkit.ui.draw.pictures import GREY, ORANGE, grey, png, said
 
 SIDE, MARGIN = 224, 3  # pixels: of the larger picture, and around both
 CONVOLUTION, SUB_SAMPLING = "Convolution", "Sub-sampling"

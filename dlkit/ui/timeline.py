@@ -6,12 +6,12 @@ from html import escape
 import ipywidgets as widgets
 from matplotlib.patches import Patch
 
-from dlkit.cells import of_bytes, of_seconds
-from dlkit.cluster.spans import Span
-from dlkit.cluster.timeline import Timeline
-from dlkit.ui.pictures import Picture, figure, png, said, show
-from dlkit.ui.strips import BAR, BOTTOM, LEFT, PITCH, RIGHT, TOP, WIDTH, Rows, sheet
-from dlkit.ui.zoomed import ZoomedImage, moved, zoomed
+from dlkit.core.text_table import of_bytes, of_seconds
+from dlkit.distributed.recorder import Span
+from dlkit.distributed.timeline import Timeline
+from dlkit.ui.controls.zoomed_image import ZoomedImage, moved, zoomed
+from dlkit.ui.draw.pictures import Picture, figure, png, said, show
+from dlkit.ui.draw.timeline_bars import BAR, BOTTOM, LEFT, PITCH, RIGHT, TOP, WIDTH, Rows, sheet
 
 
 def draw(timeline: Timeline) -> Picture:

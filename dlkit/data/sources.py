@@ -1,0 +1,18 @@
+"""What an Experiment's `data` may be."""
+
+from typing import Any
+
+from dlkit import data
+from dlkit.data.batch import Batch
+
+
+def resolve(source: Any) -> Batch:
+    """The training images and labels that an Experiment's `data` names, checked."""
+    if isinstance(source, str):
+        source = data.load(source)
+    source = getattr(source, "train", source)
+    if hasattr(source, "images"):
+        source = (source.images, source.labels)
+    images, labels = source if isinstance(source, tuple) else (source, None)
+    data.check(images, labels, values=None)  # the range is for the learner to judge
+    return Batch(images, labels)

@@ -1,0 +1,96 @@
+"""By data, with meetings: ranks train apart, and now and then take the mean of what they have learnt."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dlkit.core.random import Draws
+from dlkit.data.batch import Batch
+from dlkit.strategies.base import refuse_what_differs
+from dlkit.strategies.data.data_parallel import Replica, add_up
+from dlkit.training.learner import Learner
+
+
+@dataclass(frozen=True)
+class ModelAveraging:
+    """Each rank trains alone on its part of each batch; after `every` steps all take the mean of their parameters.
+
+    Not what one process computes, unless `every` is 1 and the optimizer plain SGD: between meetings the ranks drift
+    apart. Optimizers keep their momentum to themselves.
+    Source: McDonald, Hall, Mann 2010, Distributed training strategies for the structured perceptron, §4.
+    """
+
+    every: int = 10
+
+    def __post_init__(self):
+        if self.every < 1:
+            raise ValueError(f"every={self.every}: at least 1 step between meetings.")
+
+    def share(self, run: Any) -> "AveragedShare":
+        refuse_what_differs(run.model, "ModelAveraging")
+        return AveragedShare(run.model, run.learner, self.every)
+
+
+class AveragedShare(Replica):
+    """A replica with steps of its own."""
+
+    model_is_whole = False
+
+    def __init__(self, model: nn.Module, learner: Learner, every: int):
+        super().__init__(model, learner, "ModelAveraging")
+        self.replicas = self.ranks
+        self.every = every
+
+    def fill(self, batch: Batch, generator: Draws) -> dict[str, Tensor]:
+        report = self.learner.fill_grad(self.model, batch, generator)
+        for parameter in self.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad *= self.ranks  # from its share of the whole batch's mean to the mean of its own part
+        return {name: value * self.ranks for name, value in report.items()}
+
+    def stepped(self, step: int) -> None:
+        if step % self.every == 0:
+            with torch.no_grad():
+                for parameter in self.model.parameters():
+                    parameter.copy_(self.mean(parameter))
+        super().stepped(step)
+
+    def last_common(self, step: int) -> int:
+        return (step // self.every + 1) * self.every  # no rank passes the next meeting without the others
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        found = tensor.detach().clone()
+        self.data.all_reduce(found)
+        return found / self.ranks
+
+    def totals(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value / self.ranks for name, value in add_up(sums, self.data).items()} if sums else {}
+
+    # Between meetings the whole's state is all the replicas'; the model that comes back is their mean.
+
+    def gather(self, name: str, part: Tensor) -> Tensor:
+        return self.data.all_gather(part[None], [1] * self.ranks)
+
+    def scatter(self, name: str, whole: Tensor) -> Tensor:
+        return whole[self.rank]
+
+    def model_state(self) -> dict[str, Tensor]:
+        return {
+            name: self.mean(value) if value.is_floating_point() else value
+            for name, value in self.model.state_dict().items()
+        }
+
+    def load_model(self, state: Mapping[str, Tensor]) -> None:
+        """The replicas come with the learner's state."""
+
+    def learner_state(self) -> dict[str, Tensor]:
+        replicas = {f"replica.{name}": self.gather(name, value) for name, value in self.model.state_dict().items()}
+        return super().learner_state() | replicas
+
+    def load_learner(self, state: Mapping[str, Tensor], device: torch.device) -> None:
+        mine = {name.removeprefix("replica."): value for name, value in state.items() if name.startswith("replica.")}
+        self.model.load_state_dict({name: self.scatter(name, value) for name, value in mine.items()})
+        super().load_learner({name: value for name, value in state.items() if "replica." not in name}, device)

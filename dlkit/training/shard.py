@@ -1,0 +1,122 @@
+"""What one process has of a run: all of it, or the share that a strategy gives it."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
+
+from dlkit.core.random import Draws
+from dlkit.data.batch import Batch
+from dlkit.training import checkpoint as files
+from dlkit.training.learner import Learner
+
+
+@runtime_checkable
+class Strategy(Protocol):
+    """How a run is split. It is called in every process, with the same run: its model whole, its learner started."""
+
+    def share(self, run: Any) -> "Share":
+        """What this process is to have of the run. ValueError, with the reason, if the run cannot be split so."""
+        ...
+
+
+class Share:
+    """All of a run. A strategy's shares say how processes take a step together, and how parts make up the whole.
+
+    What a checkpoint keeps, and the model that comes back, are always the whole's: a run can go on split otherwise.
+    """
+
+    rank, ranks = 0, 1
+    replicas = 1  # models that are trained apart
+    model_is_whole = True
+
+    def __init__(self, model: nn.Module, learner: Learner):
+        self.model, self.learner = model, learner
+        self.names = trained(model)
+
+    def pick(self, data: Batch, picked: Int64[Tensor, " batch"]) -> Batch:
+        """Of the images `picked` for a batch, in their order, what this process learns from: all of them."""
+        labels = None if data.labels is None else data.labels.index_select(0, picked)
+        return Batch(data.images.index_select(0, picked), labels)
+
+    def fill_grad(self, batch: Batch, generator: Draws) -> dict[str, Tensor]:
+        """Fill .grad of what is here, from what was picked; the report is the whole batch's."""
+        return self.learner.fill_grad(self.model, batch, generator)
+
+    def stepped(self, step: int) -> None:
+        """Called when the optimizer has taken a step."""
+
+    def totals(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The whole's sums of reports, for a row of the history."""
+        return sums
+
+    def agreed(self, asked: str | None, step: int) -> str | None:
+        """Why to stop now, after this step, if processes agree to: `asked` is why this one was asked to."""
+        return asked
+
+    def close(self) -> None:
+        """Called when the run has ended."""
+
+    def gather(self, name: str, part: Tensor) -> Tensor:
+        """The whole of which this process has a part: of a parameter, a buffer, or what is kept beside it."""
+        return part
+
+    def scatter(self, name: str, whole: Tensor) -> Tensor:
+        """The part of a whole that this process has."""
+        return whole
+
+    # The whole's state, as a checkpoint keeps it.
+
+    def model_state(self) -> dict[str, Tensor]:
+        return {name: self.gather(name, value) for name, value in self.model.state_dict().items()}
+
+    def load_model(self, state: Mapping[str, Tensor]) -> None:
+        self.model.load_state_dict({name: self.scatter(name, state[name]) for name in self.model.state_dict()})
+
+    def learner_state(self) -> dict[str, Tensor]:
+        return dict(self.learner.state)
+
+    def load_learner(self, state: Mapping[str, Tensor], device: torch.device) -> None:
+        for name, value in state.items():
+            self.learner.state[name] = value.to(device)
+
+    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and numbers by the place of their parameter among all that are trained."""
+        tensors, numbers = files.pack_optimizer(optimizer)
+        parameters = dict(self.model.named_parameters())
+        found = {}
+        for key, value in tensors.items():
+            _, index, kind = key.split(".", 2)
+            name = trained(self.model)[int(index)]
+            whole = self.gather(name, value) if value.shape == parameters[name].shape else value
+            found[f"optimizer.{self.names.index(name)}.{kind}"] = whole
+        return found, numbers
+
+    def load_optimizer(
+        self, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: dict[str, Any]
+    ) -> None:
+        mine = trained(self.model)
+        found = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, kind = key.split(".", 2)
+                name = self.names[int(index)]
+                if name in mine:
+                    whole = self.scatter(name, value) if value.ndim else value
+                    found[f"optimizer.{mine.index(name)}.{kind}"] = whole
+        files.unpack_optimizer(optimizer, found, numbers)
+
+
+def trained(model: nn.Module) -> list[str]:
+    """The names of the parameters that are trained, in the optimizer's order: weights, then biases."""
+    weights, biases = weights_and_biases(model)
+    return weights + biases
+
+
+def weights_and_biases(model: nn.Module) -> tuple[list[str], list[str]]:
+    """Names of parameters that are trained, told apart: a layer that shares no weights has a bias for each place."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    biases = [name for name, p in named if p.ndim <= 1 or name.split(".")[-1] == "bias"]
+    return [name for name, _ in named if name not in biases], biases

@@ -1,0 +1,179 @@
+"""Runs on a cluster: the same as alone, told live, stopped together, and gone on with when an engine is lost."""
+
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from functools import partial
+
+import nbformat
+import psutil
+import pytest
+import torch
+from nbclient import NotebookClient
+from splitting import difference, digits, experiments, run, same_bits
+from torch import nn
+
+from dlkit import Experiment
+from dlkit.cluster import Cluster, ClusterError
+from dlkit.distributed.links import Link
+from dlkit.models.rbm import RBM
+from dlkit.strategies import DataParallel
+from dlkit.training import CD, CrossEntropy, pretrain
+from dlkit.training.pretraining import one_a_layer
+
+EXPERIMENTS = experiments()
+LENET = EXPERIMENTS["LeNet-5"]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with Cluster(2) as started:
+        yield started
+
+
+def test_a_run_on_a_cluster_is_the_run_alone(cluster):
+    alone = run(LENET)
+    split = cluster.run(LENET, DataParallel(), steps=20, progress=False)
+    assert difference(alone.model, split.model) < 1e-5
+    assert type(split.model) is type(alone.model)
+    assert [row["step"] for row in split.history] == [row["step"] for row in alone.history]
+    assert (split.step, split.stopped, len(split.ranks)) == (20, None, 2)
+    gradients = sum(p.numel() for p in alone.model.parameters()) * 4
+    for rank in split.ranks:
+        assert rank.sent == pytest.approx(20 * gradients, rel=0.01)  # 2 (n-1)/n of them, for n = 2
+        assert rank.held >= 3 * gradients  # with the gradients and the momentum
+
+
+def test_named_data_and_data_of_one_s_own_travel(cluster):
+    images, labels = digits(500)
+    for data in ("mnist", (images, labels)):
+        found = cluster.run(replace(LENET, data=data), DataParallel(), steps=2, progress=False)
+        assert difference(run(replace(LENET, data=data), steps=2).model, found.model) < 1e-5
+
+
+def test_models_and_callbacks_of_a_notebook_travel_and_rows_have_their_columns(cluster):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(784, 10)
+
+        def forward(self, x):
+            return self.layer(x.flatten(1))
+
+    def weight(now):
+        return {"largest": now.model.layer.weight.abs().max(), "rank": now.share.rank}
+
+    experiment = Experiment(Net, digits(500), CrossEntropy(), row_every=5)
+    split = cluster.run(experiment, DataParallel(), steps=10, callbacks=[weight], progress=False)
+    assert split.history["rank"] == [0, 0]
+    assert split.history["largest"][-1] == pytest.approx(split.model.layer.weight.abs().max().item())
+
+
+def test_a_run_tells_how_far_it_is_while_it_goes_on(cluster):
+    told = []
+    cluster.run(replace(LENET, data="mnist"), DataParallel(), steps=400, progress=False, listen=told.append)
+    steps = [said["step"] for said in told]
+    assert len(set(steps)) >= 2
+    assert steps == sorted(set(steps))
+    assert {said["total"] for said in told} == {400}
+    assert all(said["loss"] > 0 and said["rate"] > 0 for said in told)
+
+
+def test_layers_of_a_stack_are_trained_on_the_cluster(cluster):
+    layers = one_a_layer((784, 40, 30), RBM, Experiment(RBM, digits(300)[0].flatten(1), CD(), epochs=2))
+    runs = pretrain(layers, run=partial(cluster.run, strategy=DataParallel()), progress=False)
+    for alone, split in zip(pretrain(layers, device="cpu", progress=False), runs, strict=True):
+        assert difference(alone.model, split.model) < 1e-4  # the upper layer's inputs differ by rounding, too
+
+
+def test_an_interrupt_stops_all_after_the_same_step_and_the_next_run_works(cluster):
+    threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    begun = time.monotonic()
+    split = cluster.run(replace(LENET, data="mnist", epochs=1000), DataParallel(), progress=False)
+    assert time.monotonic() - begun < 20
+    assert split.stopped == "interrupted"
+    assert split.step > 0
+    assert same_bits(cluster.run(LENET, DataParallel(), steps=split.step % 7 + 1, progress=False).model,
+                     cluster.run(LENET, DataParallel(), steps=split.step % 7 + 1, progress=False).model)  # fmt: skip
+
+
+def test_an_emulated_link_slows_messages_down_and_changes_nothing_else(cluster):
+    slow = Link(0.05, 1e9, "a slow one")
+    fast = cluster.run(LENET, DataParallel(), steps=5, progress=False)
+    split = cluster.run(LENET, DataParallel(), steps=5, progress=False, links=slow)
+    assert same_bits(fast.model, split.model)
+    assert split.seconds > 5 * 2 * 0.05  # each all-reduce goes through twice the latency
+    assert "emulated a slow one" in repr(split)
+    assert "emulated" not in repr(fast)
+
+
+def test_a_failure_is_told_in_its_own_words_and_the_cluster_goes_on(cluster):
+    def fails_on_one(now):
+        if now.share.rank == 1 and now.step == 2:
+            raise KeyError("of rank 1 alone")
+
+    rows = replace(LENET, row_every=1)
+    with pytest.raises(KeyError, match="of rank 1 alone"):
+        cluster.run(rows, DataParallel(), steps=5, callbacks=[fails_on_one], progress=False)
+    with pytest.raises(ValueError, match="CD has no backward pass"):
+        cluster.run(EXPERIMENTS["CD"], DataParallel("ddp"), steps=5, progress=False)
+    net = partial(nn.Sequential, nn.Flatten(), nn.Linear(784, 10))
+    with pytest.raises(FloatingPointError, match="try a smaller lr"):
+        cluster.run(Experiment(net, digits(300), CrossEntropy(), lr=1e38), DataParallel(), steps=5, progress=False)
+    assert cluster.run(LENET, DataParallel(), steps=2, progress=False).step == 2
+
+
+def test_what_cannot_travel_is_refused(cluster):
+    lock = threading.Lock()
+    with pytest.raises(TypeError, match="cannot travel to the engines"):
+        cluster.run(replace(LENET, model=lambda: (lock, nn.Linear(1, 1))[1]), DataParallel(), steps=1)
+
+
+def test_a_cluster_that_is_not_started_says_so():
+    with pytest.raises(ClusterError, match="the cluster is not started"):
+        Cluster(2).run(LENET, DataParallel())
+
+
+@pytest.mark.parametrize(("how", "said"), [(signal.SIGKILL, "has died"), (signal.SIGSTOP, "has been stopped")])
+def test_a_run_that_lost_an_engine_goes_on_to_the_same_bits(cluster, tmp_path, how, said):
+    experiment = replace(LENET, data="mnist")
+    whole = cluster.run(experiment, DataParallel(), steps=160, progress=False)
+    pids = cluster.call(os.getpid)
+
+    def hit(told):
+        if told["step"] >= 20 and psutil.pid_exists(pids[1]):
+            os.kill(pids[1], how)
+
+    settings = {"steps": 160, "checkpoint": tmp_path, "checkpoint_every": 10, "progress": False}
+    with pytest.raises(
+        ClusterError, match=rf"engine 1 \(host .*, pid {pids[1]}, .*\) {said}.*goes on from step \d+0\."
+    ):
+        cluster.run(experiment, DataParallel(), **settings, listen=hit)
+    resumed = cluster.run(experiment, DataParallel(), **settings, resume=True)
+    assert resumed.step == 160
+    assert same_bits(whole.model, resumed.model)
+    assert cluster.call(os.getpid)[0] == pids[0]
+
+
+def test_in_a_notebook_a_cell_s_own_net_is_trained_and_interrupted(tmp_path):
+    cells = [
+        "from dlkit import Experiment\nfrom dlkit.cluster import Cluster\nfrom dlkit.strategies import DataParallel\n"
+        "from dlkit.training import CrossEntropy\nfrom torch import nn\ncluster = Cluster(2).start()",
+        "def net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))\n"
+        "digits = Experiment(net, 'mnist', CrossEntropy(), epochs=200)",
+        "import os, signal, threading\nthreading.Timer(4, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "split = cluster.run(digits, DataParallel())\nsplit.stopped",
+        "cluster.run(digits, DataParallel(), steps=3).step",
+        "cluster.stop()",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert "interrupted" in str(notebook.cells[2].outputs)
+    assert "'3'" in str(notebook.cells[3].outputs)
+
+
+def test_all_tensors_of_a_model_come_back_on_the_cpu(cluster):
+    split = cluster.run(LENET, DataParallel(), steps=1, progress=False)
+    assert {value.device for value in split.model.state_dict().values()} == {torch.device("cpu")}

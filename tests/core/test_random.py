@@ -1,0 +1,61 @@
+"""Random numbers that do not depend on how a batch is split."""
+
+import pytest
+import torch
+
+from dlkit.core import random
+from dlkit.core.random import Draws
+from dlkit.core.slices import Part, part_of
+from dlkit.training import Affine, InputDropout
+
+
+def seeded(kind=Draws, seed=0):
+    generator = kind("cpu")
+    generator.manual_seed(seed)
+    return generator
+
+
+def test_parts_are_neighbours_nearly_equal_and_all_of_it():
+    parts = [part_of(11, rank, 4) for rank in range(4)]
+    assert parts == [Part(0, 3, 11), Part(3, 6, 11), Part(6, 9, 11), Part(9, 11, 11)]
+    assert [part.count for part in parts] == [3, 3, 3, 2]
+    assert [part_of(2, rank, 4).count for rank in range(4)] == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("kind", [random.bernoulli, random.normal, random.categorical])
+def test_workers_draw_what_one_process_draws(kind):
+    p = torch.rand(11, 5, generator=torch.Generator().manual_seed(1))
+    alone = torch.Generator().manual_seed(0)
+    whole = [kind(p, alone) for _ in range(3)]
+    for rank in range(3):
+        generator = seeded()
+        part = part_of(11, rank, 3)
+        generator.part = part
+        for expected in whole:
+            assert torch.equal(kind(p[part.start : part.stop], generator), expected[part.start : part.stop])
+
+
+@pytest.mark.parametrize("distortion", [Affine(), InputDropout()])
+def test_images_are_distorted_alike_on_all_workers(distortion):
+    images = torch.rand(7, 12, 12, generator=torch.Generator().manual_seed(1))
+    whole = distortion(images, torch.Generator().manual_seed(0))
+    for rank in range(2):
+        generator, part = seeded(), part_of(7, rank, 2)
+        generator.part = part
+        mine = distortion(images[part.start : part.stop], generator)
+        torch.testing.assert_close(mine, whole[part.start : part.stop])
+
+
+def test_other_rows_than_the_batch_s_have_a_part_of_their_own():
+    generator = seeded()
+    generator.part = Part(0, 2, 4)
+    with random.rows(generator, Part(3, 6, 6)):
+        chains = random.normal(torch.empty(3, 2), generator)
+    assert generator.part == Part(0, 2, 4)
+    assert torch.equal(chains, random.normal(torch.empty(6, 2), seeded())[3:])
+
+
+def test_a_class_is_drawn_as_torch_draws_it():
+    p = torch.rand(1000, 6, generator=torch.Generator().manual_seed(1))
+    found = random.categorical(p, torch.Generator().manual_seed(0))
+    assert torch.equal(found, torch.multinomial(p, 1, generator=torch.Generator().manual_seed(0)))
