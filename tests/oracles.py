@@ -82,10 +82,10 @@ def chi_square(states: Tensor, expected: Tensor) -> float:
 
     Six standard deviations of χ² above its mean, `chi_square_bound`, are passed by chance less than once in 10^5.
     """
-    observed = torch.bincount(number_of(states), minlength=len(expected)).double()
+    encode_visible = torch.bincount(number_of(states), minlength=len(expected)).double()
     expected = expected * len(states)
     assert (expected > 5).all(), "too few samples for χ²"
-    return float(((observed - expected) ** 2 / expected).sum())
+    return float(((encode_visible - expected) ** 2 / expected).sum())
 
 
 def chi_square_bound(outcomes: int) -> float:

@@ -69,5 +69,5 @@ class Outcome(NamedTuple):
 def run(experiment, strategy=None, **settings):
     """What came of a run, as a rank can send it."""
     found = experiment.run(strategy=strategy, **{"steps": STEPS, "device": "cpu", "progress": False} | settings)
-    sent = 0 if strategy is None else found.share.recorder.sent
+    sent = 0 if strategy is None else found.shard.recorder.bytes_sent
     return Outcome(found.model, found.history.rows, found.step, found.stopped, sent)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dlkit.analysis.features import maps, named, watching
-from dlkit.core.evaluation import evaluating, logits, placed
+from dlkit.core.evaluation import evaluating, logits, to_device_of
 
 BLUR = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 16
 
@@ -21,7 +21,7 @@ def saliency(net: nn.Module, image: Float[Tensor, "... height width"], label: in
     Source: Simonyan, Vedaldi, Zisserman 2013, Deep inside convolutional networks, §3.
     """
     check_label(net, image, label)
-    x = placed(net, image[None]).detach().clone().requires_grad_()
+    x = to_device_of(net, image[None]).detach().clone().requires_grad_()
     with evaluating(net):
         return Saliency(net).attribute(x, target=int(label))[0].detach().to(image.device)
 
@@ -50,7 +50,7 @@ def integrated_gradients(
     start = torch.zeros_like(image) if baseline is None else baseline
     if start.shape != image.shape:
         raise ValueError(f"a baseline of shape {tuple(start.shape)} for an image of {tuple(image.shape)}: give equals.")
-    x, start = placed(net, image[None]).detach().clone().requires_grad_(), placed(net, start[None])
+    x, start = to_device_of(net, image[None]).detach().clone().requires_grad_(), to_device_of(net, start[None])
     with evaluating(net):
         parts, rest = IntegratedGradients(net).attribute(
             x, start, target=int(label), n_steps=steps, return_convergence_delta=True
@@ -97,7 +97,7 @@ def maximise(
     units = maps(net, start[None], name).shape[1]  # says what is wrong with the image or the name, if anything is
     if not 0 <= number < units:
         raise ValueError(f"no unit {number}: {name!r} has {units}, 0 to {units - 1}.")
-    x = placed(net, start[None]).detach().clone()
+    x = to_device_of(net, start[None]).detach().clone()
     activations = []
     with (
         evaluating(net),

@@ -6,7 +6,7 @@ from math import prod
 from torch import Tensor, nn
 
 from dlkit.analysis.features import watching
-from dlkit.core.evaluation import answer
+from dlkit.core.evaluation import forward_eval
 from dlkit.models.convnet import RBFOutput
 from dlkit.models.convolution import SparseConv2d, Subsample
 from dlkit.models.locally_connected import L2Pool, LocallyConnected2d
@@ -45,7 +45,7 @@ def counts(net: nn.Module, images: Tensor) -> list[LayerCount]:
         found.append(LayerCount(names[module], shape, parameters, connections(module, shape), (inputs + 1) * units))
 
     with watching(names, count):
-        answer(net, images[:1])
+        forward_eval(net, images[:1])
     return found
 
 

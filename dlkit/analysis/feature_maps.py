@@ -18,7 +18,7 @@ from dlkit.analysis.features import (
     spoiled_lines,
     watching,
 )
-from dlkit.core.evaluation import answer
+from dlkit.core.evaluation import forward_eval
 from dlkit.models.convnet import ScaledTanh
 from dlkit.models.convolution import SparseConv2d
 
@@ -27,11 +27,11 @@ SEARCHED = 2_000  # images that they are looked for among
 SQUASHES = (ScaledTanh, nn.Tanh, nn.Sigmoid, nn.Softsign, nn.Hardtanh, nn.Hardsigmoid)
 
 
-class Look(NamedTuple):
+class LayerView(NamedTuple):
     """What a layer gives for an image, the maps that come into it, if it is maps, and the layer that they are of."""
 
     given: Float[Tensor, "maps high wide"]
-    came: Float[Tensor, "below height width"] | None
+    inputs: Float[Tensor, "below height width"] | None
     below: str | None
 
 
@@ -53,7 +53,7 @@ class Inside:
         self._largest = self._search(images[: self.searched])
         self._tables: dict[str, Tensor | None] = {}
 
-    def look(self, image: Float[Tensor, "*maps height width"]) -> dict[str, Look]:
+    def look(self, image: Float[Tensor, "*maps height width"]) -> dict[str, LayerView]:
         """What each layer makes of the image."""
         return look(self.net, image, self.names)
 
@@ -102,15 +102,15 @@ class Inside:
         }
 
 
-def look(net: nn.Module, image: Float[Tensor, "*maps height width"], names: Iterable[str]) -> dict[str, Look]:
+def look(net: nn.Module, image: Float[Tensor, "*maps height width"], names: Iterable[str]) -> dict[str, LayerView]:
     """What each of these layers makes of the image, by one pass through the net."""
-    found: dict[str, Look] = {}
+    found: dict[str, LayerView] = {}
     outputs: dict[str, Tensor] = {}
 
-    def see(name: str, came: Tensor | None, given: Tensor) -> None:
-        below = next((other for other in reversed(outputs) if outputs[other] is came), None)
+    def see(name: str, inputs: Tensor | None, given: Tensor) -> None:
+        below = next((other for other in reversed(outputs) if outputs[other] is inputs), None)
         outputs[name] = given
-        found[name] = Look(_kept(given), None if came is None else _kept(came), below)
+        found[name] = LayerView(_kept(given), None if inputs is None else _kept(inputs), below)
 
     _pass(net, image[None], names, see)
     return found
@@ -119,15 +119,15 @@ def look(net: nn.Module, image: Float[Tensor, "*maps height width"], names: Iter
 def _pass(
     net: nn.Module, images: Tensor, watched: Iterable[str], see: Callable[[str, Tensor | None, Tensor], None]
 ) -> None:
-    """Call `see(name, came, given)` when something passes a watched module for the first time."""
+    """Call `see(name, inputs, given)` when something passes a watched module for the first time."""
     names = {named(net, name): name for name in watched}
 
-    def hook(module: nn.Module, came: tuple, given: Tensor) -> None:
+    def hook(module: nn.Module, inputs: tuple, given: Tensor) -> None:
         if module in names:
-            see(names.pop(module), _maps_in(came), given)
+            see(names.pop(module), _maps_in(inputs), given)
 
     with watching(list(names), hook):
-        answer(net, images)
+        forward_eval(net, images)
 
 
 def unsquashed(net: nn.Module, name: str) -> str:
@@ -149,11 +149,11 @@ def connections(
     SparseConv2d answers by its table, as it may compute with zeros for what it does not see.
     """
     module = named(net, name)
-    came: list[Tensor | None] = []
-    _pass(net, image[None], [name], lambda _name, given, _output: came.append(given))
-    if not came or came[0] is None:
+    inputs: list[Tensor | None] = []
+    _pass(net, image[None], [name], lambda _name, given, _output: inputs.append(given))
+    if not inputs or inputs[0] is None:
         return None
-    below = came[0].shape[1]
+    below = inputs[0].shape[1]
 
     def spoil(_module: nn.Module, given: tuple) -> tuple:
         hooks[0].remove()  # of a module that is used twice, the first use

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from dlkit.core.evaluation import answer
+from dlkit.core.evaluation import forward_eval
 
 
 def maps(net: nn.Module, images: Float[Tensor, "batch ..."], name: str) -> Float[Tensor, "batch ..."]:
@@ -26,7 +26,7 @@ def maps(net: nn.Module, images: Float[Tensor, "batch ..."], name: str) -> Float
         found.append(output.clone())  # the next module may work in place
 
     with watching([named(net, name)], see):
-        answer(net, images)
+        forward_eval(net, images)
     if not found:
         raise ValueError(f"no image passes {name!r}: the net's forward does not use it.")
     return found[0].to(images.device)
@@ -58,7 +58,7 @@ def layers(net: nn.Module, image: Float[Tensor, "..."]) -> list[str]:
 
     names = {module: name for name, module in net.named_modules() if name}
     with watching(names, see):
-        answer(net, image[None])
+        forward_eval(net, image[None])
     every = [names[module] for module in dict.fromkeys(found)]
     giving = [name for name in every if "." not in name] or every
     if not giving:

@@ -12,7 +12,7 @@ from dlkit.bench.dbn import BARE, bare_loop
 from dlkit.bench.timing import compared, interleaved
 from dlkit.core.reports import BenchRow
 from dlkit.models import LeNet5
-from dlkit.models.convnet import LENET_TABLE, SURVEY_TABLE, lay_out
+from dlkit.models.convnet import LENET_TABLE, SURVEY_TABLE, channels_last
 from dlkit.models.convolution import SparseConv2d
 from dlkit.training import CrossEntropy, Experiment
 
@@ -61,7 +61,7 @@ def dense_lenet() -> LeNet5:
     """LeNet-5 whose C3-maps see all S2-maps, as most re-implementations have it."""
     net = LeNet5()
     net.c3 = nn.Sequential(nn.Conv2d(6, 16, 5), net.c3[1])
-    lay_out(net)
+    channels_last(net)
     return net
 
 

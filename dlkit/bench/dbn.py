@@ -13,7 +13,7 @@ from dlkit.bench.timing import compared, interleaved
 from dlkit.core.reports import BenchRow
 from dlkit.models import DBN, RBM
 from dlkit.training import CD, CrossEntropy, Experiment, pretrain
-from dlkit.training.pretraining import one_a_layer
+from dlkit.training.pretraining import layer_experiments
 
 BARE = "ratio at least 0.97 (no more than 1.03 times the time)"
 SIZES, IMAGES, BATCH = [784, 500, 500, 2000], 20_000, 100
@@ -24,7 +24,7 @@ def measure() -> list[BenchRow]:
     """Images a second through the stack, layer by layer through `pretrain`, and through its unrolled classifier."""
     digits = data.load("mnist").full_train[:IMAGES]
     like = Experiment(partial(RBM, *SIZES[:2]), digits, CD(), batch_size=BATCH, epochs=1, momentum=0.5)
-    stack = one_a_layer(SIZES, RBM, like)
+    stack = layer_experiments(SIZES, RBM, like)
     tasks: dict[str, Callable[[], object]] = {"pre-training": partial(pretrain, stack, progress=False, device="cpu")}
     for library, multiply in FLOORS["float32"].items():
         parts = [five_products(BATCH, IMAGES // BATCH, torch.float32, multiply, pair) for pair in pairwise(SIZES)]

@@ -19,7 +19,7 @@ from dlkit.bench.parallel_data import LENET
 from dlkit.bench.parallel_turns import split, turns
 from dlkit.bench.timing import Seconds, ratio
 from dlkit.cluster import Cluster
-from dlkit.core.random import Draws
+from dlkit.core.random import ShardedGenerator
 from dlkit.core.reports import BenchRow
 from dlkit.data.batch import Batch
 from dlkit.distributed.group import Group
@@ -125,7 +125,7 @@ def at_once(cluster: Cluster, what: Callable[..., float], *args: object) -> floa
 def passes(images: int) -> float:
     """On an engine: seconds of LeNet-5's forward and backward pass over a batch that is there."""
     net, learner = LENET.initial_model(), LENET.learner
-    batch, generator = Batch(torch.rand(images, 28, 28), torch.arange(images) % 10), Draws("cpu")
+    batch, generator = Batch(torch.rand(images, 28, 28), torch.arange(images) % 10), ShardedGenerator("cpu")
     return of_one(lambda: learner.fill_grad(net, batch, generator), PASSES)
 
 

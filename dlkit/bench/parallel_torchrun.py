@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dlkit import data
-from dlkit.cluster.placement import pinning, places
+from dlkit.cluster.placement import pinning, placements
 from dlkit.models import LeNet5
 
 LR, MOMENTUM = 0.001, 0.9
@@ -25,7 +25,7 @@ def main(batch: int, steps: int, warm: int) -> None:
     dist.init_process_group("gloo")
     rank, ranks = dist.get_rank(), dist.get_world_size()
     if pinning():
-        os.sched_setaffinity(0, places(ranks, gpus=0)[rank].cores)
+        os.sched_setaffinity(0, placements(ranks, gpus=0)[rank].cores)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     seconds = train(LeNet5(), data.load("mnist").train, batch, steps, warm)

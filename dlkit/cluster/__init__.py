@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING
 
-from dlkit.cluster.placement import Place, places
+from dlkit.cluster.placement import Placement, placements
 
 if TYPE_CHECKING:
     from dlkit.cluster.cluster import Cluster, ClusterError
 
-__all__ = ["Cluster", "ClusterError", "Place", "places"]
+__all__ = ["Cluster", "ClusterError", "Placement", "placements"]
 
 
 def __getattr__(name: str):

@@ -10,9 +10,9 @@ from IPython.core.getipython import get_ipython
 from tqdm.auto import tqdm
 
 from dlkit.cluster import worker
-from dlkit.cluster.engine_set import ClusterError, Running
+from dlkit.cluster.engine_set import ClusterError, EngineSet
 from dlkit.cluster.launchers import Local
-from dlkit.cluster.placement import backend, gpus_here, places, remarks
+from dlkit.cluster.placement import backend, gpus_here, placements, remarks
 from dlkit.cluster.split_run import M, SplitRun, run_on
 from dlkit.training.experiment import Experiment
 from dlkit.training.shard import Strategy
@@ -33,10 +33,10 @@ class Cluster:
 
     def __init__(self, n: int):
         self.n, self.gpus = n, gpus_here()
-        self.plan = places(n, self.gpus)
+        self.plan = placements(n, self.gpus)
         self.backend = backend(n, self.gpus)
         self.remarks = remarks(self.plan, self.gpus)
-        self._running: Running | None = None
+        self._running: EngineSet | None = None
 
     def start(self) -> "Cluster":
         """Start the engines, or take up those of an earlier cluster of the same size; returns when all are ready."""
@@ -57,9 +57,9 @@ class Cluster:
         folder = tempfile.mkdtemp(prefix="dlkit-cluster-")
         ipyparallel.serialize.use_cloudpickle()
         cluster = Local(self.plan, folder)
-        self._running = running = Running(self.plan, self.backend, folder, cluster)
+        self._running = running = EngineSet(self.plan, self.backend, folder, cluster)
         try:
-            with steps(f"{self.n} engines") as bar:
+            with progress_bar(f"{self.n} engines") as bar:
                 cluster.start_cluster_sync()
                 bar.update()
                 running.client = cluster.connect_client_sync()
@@ -98,7 +98,7 @@ class Cluster:
         return self._there.client
 
     @property
-    def _there(self) -> Running:
+    def _there(self) -> EngineSet:
         if self._running is None or self._running.client is None:
             raise ClusterError("the cluster is not started: `cluster.start()`, or `with Cluster(n) as cluster:`.")
         return self._running
@@ -122,7 +122,7 @@ class Cluster:
         ClusterError, with who it is, if that happens meanwhile; ValueError if the run cannot be split so.
         """
         if resume:
-            self.mend()
+            self.recover()
         return run_on(self._there, experiment, strategy, resume=resume, **settings)
 
     def check(self) -> None:
@@ -133,23 +133,23 @@ class Cluster:
         """Make the process group anew, on all engines, as after a failure on one; waits for those still busy."""
         self._there.regroup()
 
-    def mend(self) -> "Cluster":
+    def recover(self) -> "Cluster":
         """Start engines that have died, or been stopped, afresh in their places; the others keep what they hold.
 
         Then the process group is made anew. An engine that stays busy even so is started afresh too, and it is said.
         Where nothing is amiss, nothing is done.
         """
         running = self._there
-        lost = running.lost()
+        lost = running.lost_ranks()
         if running.grouped and not lost:
             return self
         running.grouped = False
-        with steps(f"{len(lost)} of {self.n} engines afresh") as bar:
+        with progress_bar(f"{len(lost)} of {self.n} engines afresh") as bar:
             running.kill(rank for rank in lost if running.state(rank) != "starting")
-            told = running.tell((place.rank for place in self.plan if place.rank not in lost), worker.leave)
+            told = running.tell((place.rank for place in self.plan if place.rank not in lost), worker.leave_group)
             running.client.wait(list(told.values()), timeout=FREE)
             if busy := [rank for rank, one in told.items() if not one.ready()]:
-                print(f"{' and '.join(map(running.who, busy))} stayed busy for {FREE:.0f} s: started afresh too.")
+                print(f"{' and '.join(map(running.describe, busy))} stayed busy for {FREE:.0f} s: started afresh too.")
                 running.kill(busy)
             afresh = [place for place in self.plan if running.state(place.rank) in ("gone", "stopped")]
             if afresh:
@@ -193,6 +193,6 @@ class Cluster:
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{said}"
 
 
-def steps(what: str) -> Any:
+def progress_bar(what: str) -> Any:
     """A progress bar of three steps, for what takes more than two seconds."""
     return tqdm(total=3, desc=what, delay=2, bar_format="{desc}: {n} of {total} steps")

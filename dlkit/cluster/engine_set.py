@@ -16,7 +16,7 @@ from ipyparallel.error import NoEnginesRegistered
 
 from dlkit.cluster import worker
 from dlkit.cluster.launchers import Local
-from dlkit.cluster.placement import Place
+from dlkit.cluster.placement import Placement
 
 STARTING, GROUP = 60.0, 60.0  # seconds: for engines to answer, and for ranks to wait for each other
 KILLED = 10.0  # seconds for a killed process to be gone: one with a GPU has much to give back
@@ -31,13 +31,13 @@ class ClusterError(RuntimeError):
 
 
 @dataclass
-class Running:
+class EngineSet:
     """What is up: shared by all that took up the same engines, so that all know when it has ended.
 
     `ask` sends a call to all engines and `wait` gives their answers, or raises what went wrong.
     """
 
-    plan: list[Place]
+    plan: list[Placement]
     backend: str
     folder: str
     cluster: Local | None
@@ -46,7 +46,7 @@ class Running:
     groups: int = 0  # made so far
     grouped: bool = False
 
-    def launch(self, at: list[Place]) -> None:
+    def launch(self, at: list[Placement]) -> None:
         """Start engines at these places, beside those that are there."""
         assert self.cluster
         for place in at:
@@ -60,7 +60,7 @@ class Running:
         while missing := [place.rank for place in self.plan if place.rank not in self.client.ids]:
             dead = [rank for rank in missing if self.status(rank) == psutil.STATUS_DEAD]
             if dead or time.monotonic() > late:
-                who = " and ".join(map(self.who, dead or missing))
+                who = " and ".join(map(self.describe, dead or missing))
                 raise ClusterError(f"{who} {'ended while starting' if dead else 'did not answer in time'}: {AFRESH}.")
             time.sleep(SOON)
         yield
@@ -83,23 +83,23 @@ class Running:
             return "gone" if status == psutil.STATUS_DEAD else "stopped"
         return "ready" if rank in self.client.ids else "gone" if rank in self.facts else "starting"
 
-    def lost(self) -> list[int]:
+    def lost_ranks(self) -> list[int]:
         """The ranks that are not ready. They are asked first: a process that has just been killed looks alive."""
         ranks = [place.rank for place in self.plan]
         self.client.wait(list(self.tell(ranks, os.getpid).values()), timeout=LOOK)
         return [rank for rank in ranks if self.state(rank) != "ready"]
 
-    def who(self, rank: int) -> str:
+    def describe(self, rank: int) -> str:
         at = "host {host}, pid {pid}, ".format(**self.facts[rank]) if rank in self.facts else ""
         return f"engine {rank} ({at}{self.plan[rank].device})"
 
     def check(self) -> None:
         """Raise ClusterError, with who they are, if engines have died or been stopped."""
         states = {place.rank: self.state(place.rank) for place in self.plan}
-        lost = [f"{self.who(rank)} has {AMISS[state]}" for rank, state in states.items() if state in AMISS]
+        lost = [f"{self.describe(rank)} has {AMISS[state]}" for rank, state in states.items() if state in AMISS]
         if lost:
             mend = "starts it afresh in its place" if len(lost) == 1 else "starts them afresh in their places"
-            raise ClusterError(f"{' and '.join(lost)}: `cluster.mend()` {mend}.")
+            raise ClusterError(f"{' and '.join(lost)}: `cluster.recover()` {mend}.")
 
     def ask(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[AsyncResult]:
         """Send a call to all engines, which are a group. TypeError if it cannot travel; ClusterError as in `check`."""
@@ -124,7 +124,7 @@ class Running:
                     late = min(late, time.monotonic() + ALONE) if failed else late
                 if self.grouped and time.monotonic() > late:
                     self.grouped = False
-                    self.tell(failed, worker.leave)
+                    self.tell(failed, worker.leave_group)
         except KeyboardInterrupt:
             self.grouped = False
             raise
@@ -144,11 +144,11 @@ class Running:
     def regroup(self) -> None:
         """Make the process group anew, on all engines, as after a failure on one; waits for those still busy."""
         self.grouped = False
-        self._all(worker.leave)
+        self._all(worker.leave_group)
         for used in Path(self.folder).glob("group-*"):
             used.unlink(missing_ok=True)
         self.groups += 1
-        self._all(worker.join, f"{self.folder}/group-{self.groups}", len(self.plan), self.backend, GROUP)
+        self._all(worker.join_group, f"{self.folder}/group-{self.groups}", len(self.plan), self.backend, GROUP)
         self.grouped = True
 
     def _send(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[AsyncResult]:
@@ -173,7 +173,7 @@ class Running:
             fine, packed = answers[rank]
             if not fine:
                 error, trace = pickle.loads(packed)
-                error.add_note(f"on {self.who(rank)}:\n{''.join(trace.format())}".rstrip())
+                error.add_note(f"on {self.describe(rank)}:\n{''.join(trace.format())}".rstrip())
                 raise error
         return [pickle.loads(packed) for _, packed in answers]
 

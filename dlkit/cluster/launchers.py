@@ -9,7 +9,7 @@ import psutil
 from ipyparallel.cluster.launcher import LocalEngineLauncher, LocalEngineSetLauncher
 
 from dlkit.cluster import worker
-from dlkit.cluster.placement import Place
+from dlkit.cluster.placement import Placement
 
 
 class Engine(LocalEngineLauncher):
@@ -20,7 +20,7 @@ class Engine(LocalEngineLauncher):
         place = cluster.at[int(self.identifier)]
         own = {"DLKIT_CONTROLLER": worker.mark(cluster.controller.process.pid), "DLKIT_RANK": str(place.rank)}
         self.environment = {**self.environment, **cluster.shared, **own, **place.environment()}
-        wake = "--IPEngine.startup_command=from dlkit.cluster import worker; worker.wake()"
+        wake = "--IPEngine.startup_command=from dlkit.cluster import worker; worker.on_engine_start()"
         self.engine_args = [*self.engine_args, f"--IPEngine.id={place.rank}", wake]
         started = super().start()
         cluster.processes[place.rank] = psutil.Process(self.pid)
@@ -34,7 +34,7 @@ class Engines(LocalEngineSetLauncher):
 class Local(ipyparallel.Cluster):
     """ipyparallel's cluster; `at` are the places of the engines that it starts next, `processes` each rank's latest."""
 
-    def __init__(self, plan: list[Place], folder: str):
+    def __init__(self, plan: list[Placement], folder: str):
         super().__init__(
             n=len(plan),
             controller_ip="127.0.0.1",

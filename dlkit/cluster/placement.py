@@ -13,7 +13,7 @@ KEEPS_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_MMAP_THRESHOLD_"
 
 
 @dataclass(frozen=True)
-class Place:
+class Placement:
     """One rank's device and the CPU cores that it, and its torch threads, keep to; no cores: wherever it likes."""
 
     rank: int
@@ -33,7 +33,7 @@ class Place:
         return threads | KEEPS_MEMORY | {"CUDA_VISIBLE_DEVICES": gpu, "DLKIT_CORES": ",".join(map(str, self.cores))}
 
 
-def places(n: int, gpus: int | None = None, cores: Sequence[int] | None = None) -> list[Place]:
+def placements(n: int, gpus: int | None = None, cores: Sequence[int] | None = None) -> list[Placement]:
     """A place for each of `n` ranks: GPUs in turn where there are any, and cores in equal parts.
 
     gpus, cores: how many GPUs and which cores there are; by default this machine's. With more ranks than cores, ranks
@@ -46,11 +46,11 @@ def places(n: int, gpus: int | None = None, cores: Sequence[int] | None = None) 
     found = []
     for rank in range(n):
         own = cores[rank * len(cores) // n : (rank + 1) * len(cores) // n] or cores[rank % len(cores) :][:1]
-        found.append(Place(rank, rank % gpus if gpus else None, tuple(own) if pinning() else (), len(own)))
+        found.append(Placement(rank, rank % gpus if gpus else None, tuple(own) if pinning() else (), len(own)))
     return found
 
 
-def remarks(plan: Sequence[Place], gpus: int) -> list[str]:
+def remarks(plan: Sequence[Placement], gpus: int) -> list[str]:
     """What is shared, in a sentence each: nothing if every rank has a GPU, or cores, of its own."""
     n, cores = len(plan), {core for place in plan for core in place.cores}
     found = []

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
 
-from dlkit.cluster.engine_set import ClusterError, Running
+from dlkit.cluster.engine_set import ClusterError, EngineSet
 from dlkit.data.sources import resolve
 from dlkit.distributed.group import emulating
 from dlkit.distributed.links import Link
@@ -30,11 +30,11 @@ OFTEN = 0.2  # seconds between two words of rank 0 on how far it is
 
 
 @dataclass(frozen=True)
-class OnRank:
+class RankReport:
     """What one rank had of a run: bytes sent, bytes of parameters, gradients and optimizer state held, and spans."""
 
-    sent: int
-    held: int
+    bytes_sent: int
+    memory_bytes: int
     spans: list[Span] = field(repr=False)
 
 
@@ -51,7 +51,7 @@ class SplitRun(Generic[M]):
     seconds: float
     throughput: float
     stopped: str | None
-    ranks: list[OnRank]
+    ranks: list[RankReport]
     links: Link | None = None
 
     @cached_property
@@ -70,7 +70,7 @@ class SplitRun(Generic[M]):
 
 
 def run_on(
-    running: Running,
+    running: EngineSet,
     experiment: Experiment[M],
     strategy: Strategy,
     *,
@@ -78,7 +78,7 @@ def run_on(
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
     links: Link | None = None,
-    listen: Callable[[dict[str, Any]], object] = lambda said: None,
+    on_progress: Callable[[dict[str, Any]], object] = lambda said: None,
     stop: threading.Event | None = None,
     **settings: Any,
 ) -> SplitRun[M]:
@@ -87,7 +87,7 @@ def run_on(
     folder = None if checkpoint is None else str(Path(checkpoint).resolve())
     flag = Path(running.folder, "stop")
     flag.unlink(missing_ok=True)
-    asked = running.ask(train, sent, strategy, str(flag), folder, list(callbacks), links, settings)
+    asked = running.ask(train_rank, sent, strategy, str(flag), folder, list(callbacks), links, settings)
 
     def interrupted() -> bool:
         first = not flag.exists()
@@ -105,7 +105,7 @@ def run_on(
                 last.update(said)
                 bar.total, bar.n = said["total"], said["step"]
                 bar.set_postfix_str(f"loss {said['loss']:.4g}, {said['rate']:,.0f} images/s", refresh=True)
-                listen(said)
+                on_progress(said)
 
         try:
             answers = running.wait(asked, look)
@@ -131,7 +131,7 @@ def how_to_go_on(checkpoint: str | None, said: Any) -> str:
     return f"{at}: `cluster.run(..., checkpoint=..., resume=True)` mends the cluster and goes on {where}."
 
 
-def train(
+def train_rank(
     experiment: Experiment,
     strategy: Strategy,
     flag: str,
@@ -139,7 +139,7 @@ def train(
     callbacks: list[Callback],
     links: Link | None,
     settings: Any,
-) -> tuple[dict[str, Any], OnRank]:
+) -> tuple[dict[str, Any], RankReport]:
     """What an engine does: its rank of the run; rank 0 says how far it is, and has the whole's result."""
     if isinstance(experiment.data, Path):
         experiment = replace(experiment, data=arrived(experiment.data))
@@ -148,13 +148,13 @@ def train(
             strategy=strategy,
             checkpoint=checkpoint,
             callbacks=callbacks,
-            watch=Teller(flag),
+            on_step=ProgressPublisher(flag),
             progress=False,
             **settings,
         )
-    share: Any = run.share
-    mine = OnRank(share.recorder.sent, run.held, list(share.recorder.spans))
-    if share.rank > 0:
+    shard: Any = run.shard
+    mine = RankReport(shard.recorder.bytes_sent, run.memory_bytes, list(shard.recorder.spans))
+    if shard.rank > 0:
         return {}, mine
     whole = {
         "state": {name: value.cpu() for name, value in run.model.state_dict().items()},
@@ -168,7 +168,7 @@ def train(
     return whole, mine
 
 
-class Teller:
+class ProgressPublisher:
     """Asks the run to stop when the file `flag` is there, and on rank 0 says now and then how far it is."""
 
     def __init__(self, flag: str):
@@ -177,7 +177,7 @@ class Teller:
     def __call__(self, run: Run) -> None:
         if os.path.exists(self.flag):
             run.ask_to_stop("interrupted")
-        if run.share.rank == 0 and time.monotonic() > self.next:
+        if run.shard.rank == 0 and time.monotonic() > self.next:
             from ipyparallel.engine.datapub import publish_data
 
             self.next = time.monotonic() + OFTEN

@@ -18,7 +18,7 @@ from dlkit.cluster.placement import yield_on_wakeup
 WATCH = 1.0  # seconds between two looks whether the owner is still there
 
 
-def wake() -> None:
+def on_engine_start() -> None:
     """Called as the engine starts, before it answers: to its cores, and torch, which takes a second or two, at once."""
     cores = [int(core) for core in os.environ["DLKIT_CORES"].split(",") if core]
     if cores:
@@ -87,7 +87,7 @@ def alive(pid: int, born: float) -> bool:
         return False
 
 
-def join(path: str, world_size: int, backend: str, timeout: float) -> None:
+def join_group(path: str, world_size: int, backend: str, timeout: float) -> None:
     """Make the process group, by a file that was not used before: no port is opened, and gloo keeps to loopback."""
     import torch.distributed as dist
     import torch.distributed.nn.functional  # noqa: F401  imported later, its default arguments would hold the group
@@ -98,7 +98,7 @@ def join(path: str, world_size: int, backend: str, timeout: float) -> None:
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=seconds)
 
 
-def leave() -> None:
+def leave_group() -> None:
     """Leave the process group, if there is one: peers that wait for this rank in a collective get an error at once."""
     import torch.distributed as dist
 

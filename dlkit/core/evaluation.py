@@ -22,13 +22,13 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def looking(net: nn.Module) -> Iterator[None]:
+def eval_no_grad(net: nn.Module) -> Iterator[None]:
     """Evaluation mode, and no gradients."""
     with evaluating(net), torch.no_grad():
         yield
 
 
-def placed(net: nn.Module, images: Tensor) -> Tensor:
+def to_device_of(net: nn.Module, images: Tensor) -> Tensor:
     """The images on the net's device. ValueError if they are numbers of another kind than its weights."""
     weight = next((p for p in net.parameters() if p.is_floating_point()), None)
     if weight is None:
@@ -39,7 +39,7 @@ def placed(net: nn.Module, images: Tensor) -> Tensor:
     return images.to(weight.device)
 
 
-def answer(net: nn.Module, images: Tensor) -> Any:
+def forward_eval(net: nn.Module, images: Tensor) -> Any:
     """What the net makes of the images, in such a look, on its device.
 
     TypeError if it has no forward, ValueError if it does not take images of this shape or kind.
@@ -47,9 +47,9 @@ def answer(net: nn.Module, images: Tensor) -> Any:
     if getattr(net.forward, "__func__", None) is nn.Module.forward:
         mend = "unroll a stack by `dbn.classifier()` or `dbn.autoencoder()`, or train it by CD or UpDown"
         raise TypeError(f"{type(net).__name__} has no forward for images to go through: {mend}.")
-    images = placed(net, images)
+    images = to_device_of(net, images)
     try:
-        with looking(net):  # one image would tell batch normalisation nothing
+        with eval_no_grad(net):  # one image would tell batch normalisation nothing
             return net(images)
     except RuntimeError as error:
         shape = tuple(images.shape[1:])
@@ -58,8 +58,8 @@ def answer(net: nn.Module, images: Tensor) -> Any:
 
 
 def logits(net: nn.Module, images: Tensor) -> Float[Tensor, "images classes"]:
-    """The `answer`, if it is a row of logits for each image; else ValueError."""
-    found = answer(net, images)
+    """The `forward_eval`, if it is a row of logits for each image; else ValueError."""
+    found = forward_eval(net, images)
     if isinstance(found, Tensor) and found.ndim == 2:
         return found
     what = str(tuple(found.shape[1:])) if isinstance(found, Tensor) else f"a {type(found).__name__}"

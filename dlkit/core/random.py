@@ -7,22 +7,22 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from dlkit.core.slices import Part
+from dlkit.core.slices import Slice
 
 
-class Draws(torch.Generator):
+class ShardedGenerator(torch.Generator):
     """A torch.Generator on a worker that has only a part of the rows: it is in step with those of all other workers.
 
     `part` is of what is drawn for next, and None where all rows are here.
     """
 
-    part: Part | None = None
+    part: Slice | None = None
 
 
 @contextmanager
-def rows(generator: torch.Generator, part: Part | None) -> Iterator[None]:
+def sharded(generator: torch.Generator, part: Slice | None) -> Iterator[None]:
     """Inside it the tensors drawn for are `part` of some other rows than the batch's, such as persistent chains."""
-    if part is None or not isinstance(generator, Draws):
+    if part is None or not isinstance(generator, ShardedGenerator):
         yield
         return
     before, generator.part = generator.part, part
@@ -32,11 +32,13 @@ def rows(generator: torch.Generator, part: Part | None) -> Iterator[None]:
         generator.part = before
 
 
-def drawn(fill: Callable[[Tensor], Tensor], like: Tensor, generator: torch.Generator | None, *, dim: int = 0) -> Tensor:
+def sample_like(
+    fill: Callable[[Tensor], Tensor], like: Tensor, generator: torch.Generator | None, *, dim: int = 0
+) -> Tensor:
     """`fill(tensor)` of the shape, dtype and device of `like`, drawn on the generator's device, so that a GPU can be
     given the CPU's numbers. `dim` is the one that counts rows."""
     device = generator.device if generator is not None else like.device
-    part = generator.part if isinstance(generator, Draws) else None
+    part = generator.part if isinstance(generator, ShardedGenerator) else None
     shape = list(like.shape)
     if part is not None:
         assert shape[dim] == part.count, f"{shape[dim]} rows drawn for, where {part} are here"
@@ -47,12 +49,12 @@ def drawn(fill: Callable[[Tensor], Tensor], like: Tensor, generator: torch.Gener
 
 def bernoulli(p: Float[Tensor, "*shape"], generator: torch.Generator | None = None) -> Float[Tensor, "*shape"]:
     """0/1 samples with probability `p`; `torch.bernoulli` takes four times as long on a CPU."""
-    return drawn(lambda x: x.uniform_(generator=generator), p, generator).lt_(p)
+    return sample_like(lambda x: x.uniform_(generator=generator), p, generator).lt_(p)
 
 
 def normal(mean: Float[Tensor, "*shape"], generator: torch.Generator | None = None) -> Float[Tensor, "*shape"]:
     """Samples of N(0, 1) in the shape of `mean`."""
-    return drawn(lambda x: x.normal_(generator=generator), mean, generator)
+    return sample_like(lambda x: x.normal_(generator=generator), mean, generator)
 
 
 def categorical(p: Float[Tensor, "rows classes"], generator: torch.Generator | None = None) -> Int64[Tensor, "rows 1"]:
@@ -60,5 +62,5 @@ def categorical(p: Float[Tensor, "rows classes"], generator: torch.Generator | N
 
     `torch.multinomial` draws so too, and the same numbers; it cannot draw for rows that are elsewhere.
     """
-    q = drawn(lambda x: x.exponential_(1, generator=generator), p, generator)
+    q = sample_like(lambda x: x.exponential_(1, generator=generator), p, generator)
     return (p / q).argmax(1, keepdim=True)

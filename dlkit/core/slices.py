@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Part:
+class Slice:
     """The rows `start` to `stop` of `whole` that one worker has."""
 
     start: int
@@ -16,8 +16,8 @@ class Part:
         return self.stop - self.start
 
 
-def part_of(whole: int, rank: int, ranks: int) -> Part:
+def slice_of(whole: int, rank: int, world_size: int) -> Slice:
     """The part of rank `rank`: neighbouring rows, in nearly equal parts, the larger ones first."""
-    least, more = divmod(whole, ranks)
+    least, more = divmod(whole, world_size)
     start = rank * least + min(rank, more)
-    return Part(start, start + least + (rank < more), whole)
+    return Slice(start, start + least + (rank < more), whole)

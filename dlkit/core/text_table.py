@@ -24,12 +24,12 @@ def as_html(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def of_bytes(size: float) -> str:
+def format_bytes(size: float) -> str:
     """An amount of bytes in three digits: 24.3 kB."""
     return _scaled(size, 1.0, ("B", "kB", "MB", "GB", "TB"))
 
 
-def of_seconds(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     """A time in three digits: 24.3 ms."""
     return _scaled(seconds, 1e-6, ("µs", "ms", "s")) if seconds else "0 s"
 

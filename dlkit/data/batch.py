@@ -5,7 +5,7 @@ from typing import NamedTuple
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from dlkit.core.slices import Part
+from dlkit.core.slices import Slice
 
 
 class Batch(NamedTuple):
@@ -18,7 +18,7 @@ class Batch(NamedTuple):
     images: Float[Tensor, "batch ..."]
     labels: Int64[Tensor, " batch"] | None = None
     weight: float = 1.0
-    part: Part | None = None
+    part: Slice | None = None
 
     def __len__(self) -> int:  # of images, not of fields
         return len(self.images)

@@ -19,9 +19,9 @@ from dlkit.distributed.timeline import Recorder, Span, now
 
 @runtime_checkable
 class Wire(Protocol):
-    """An interconnect to emulate: the seconds that an exchange of `size` bytes among `ranks` takes on it."""
+    """An interconnect to emulate: the seconds that an exchange of `size` bytes among `world_size` takes on it."""
 
-    def seconds(self, name: str, size: int, ranks: int) -> float: ...
+    def seconds(self, name: str, size: int, world_size: int) -> float: ...
 
 
 _wire: ContextVar[Wire | None] = ContextVar("wire", default=None)
@@ -165,9 +165,9 @@ def nbytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def ring_bytes(size: int, ranks: int, passes: int) -> int:
+def ring_bytes(size: int, world_size: int, passes: int) -> int:
     """What a rank sends of `size` bytes in `passes` rounds of a ring."""
-    return passes * size * (ranks - 1) // ranks
+    return passes * size * (world_size - 1) // world_size
 
 
 def enter_group() -> None:

@@ -32,7 +32,7 @@ class Link:
         if not 0 < self.bandwidth < math.inf:
             raise ValueError(f"bandwidth={self.bandwidth:g} of {self.name}: give bytes a second, such as 1.25e9.")
 
-    def seconds(self, name: str, size: int, ranks: int) -> float:
+    def seconds(self, name: str, size: int, world_size: int) -> float:
         """Of an exchange of this name among so many ranks; a name that is no collective's is a send to a neighbour.
 
         `size`, in bytes: of an all-reduce, a broadcast or a reduce the tensor that each rank has; of an all-gather or
@@ -40,13 +40,13 @@ class Link:
         Source: Patarasuk, Yuan 2009, Bandwidth optimal all-reduce algorithms for clusters of workstations, §4; NVIDIA,
         nccl-tests, doc/PERFORMANCE.md (without latencies).
         """
-        if ranks < 2:
+        if world_size < 2:
             return 0.0
-        hops, moved = ranks - 1, size / self.bandwidth
+        hops, moved = world_size - 1, size / self.bandwidth
         if name == "all-reduce":
-            return 2 * (moved * hops / ranks + hops * self.latency)
+            return 2 * (moved * hops / world_size + hops * self.latency)
         if name in ("all-gather", "reduce-scatter"):
-            return moved * hops / ranks + hops * self.latency
+            return moved * hops / world_size + hops * self.latency
         if name in ("broadcast", "reduce"):
             return moved + hops * self.latency
         return moved + self.latency

@@ -33,13 +33,13 @@ class Recorder:
 
     def __init__(self):
         self.spans: deque[Span] = deque(maxlen=KEPT)
-        self.sent = 0
+        self.bytes_sent = 0
         self.counts = True
 
     def add(self, span: Span) -> None:
         if self.counts:
             self.spans.append(span)
-            self.sent += span.size
+            self.bytes_sent += span.size
 
 
 now = time.perf_counter

@@ -11,9 +11,9 @@ from typing import Any
 
 from dlkit.core import text_table
 from dlkit.distributed.recorder import KEPT, Recorder, Span, now
-from dlkit.distributed.segments import Came, Piece, flat, lanes, resolved
+from dlkit.distributed.segments import Came, Segment, flat, lanes, resolved
 
-__all__ = ["KEPT", "Piece", "RankTotals", "Recorder", "Span", "Timeline", "Totals", "now"]
+__all__ = ["KEPT", "RankTotals", "Recorder", "Segment", "Span", "Timeline", "Totals", "now"]
 
 KINDS = ("compute", "communicate", "wait")
 
@@ -28,7 +28,7 @@ class RankTotals:
     wait: float
     other: float
     overlapped: float
-    sent: int
+    bytes_sent: int
 
     @property
     def seconds(self) -> float:
@@ -38,7 +38,7 @@ class RankTotals:
         return getattr(self, kind) / self.seconds if self.seconds else 0.0
 
     def said(self, kind: str) -> str:
-        return f"{text_table.of_seconds(getattr(self, kind))} ({self.share(kind):.0%})"
+        return f"{text_table.format_seconds(getattr(self, kind))} ({self.share(kind):.0%})"
 
 
 class Totals(tuple[RankTotals, ...]):
@@ -46,7 +46,10 @@ class Totals(tuple[RankTotals, ...]):
 
     def _cells(self) -> tuple[list[str], list[list[str]]]:
         kinds = [*KINDS, "other", *["overlapped"] * any(row.overlapped for row in self)]
-        rows = [[str(row.rank), *(row.said(kind) for kind in kinds), text_table.of_bytes(row.sent)] for row in self]
+        rows = [
+            [str(row.rank), *(row.said(kind) for kind in kinds), text_table.format_bytes(row.bytes_sent)]
+            for row in self
+        ]
         return ["rank", *kinds, "sent"], rows
 
     def __repr__(self) -> str:
@@ -72,7 +75,7 @@ class Timeline:
     def __init__(self, spans: Sequence[Sequence[Span]]):
         if not any(spans):
             raise ValueError("no spans: a rank notes them down from its first step on.")
-        self.ranks = len(spans)
+        self.world_size = len(spans)
         self._spans = [sorted(each, key=lambda span: span.end) for each in spans]
         self._own_steps = [[span for span in each if span.kind == "step"] for each in self._spans]
         some = [{span.number: span for span in each} for each in self._own_steps if each]
@@ -90,7 +93,7 @@ class Timeline:
         for each in came.values():
             each.sort()
         found = [resolved(each, rank, came, self._zero) for rank, each in enumerate(self._spans)]
-        self._pieces, self._overlapped = [pieces for pieces, _ in found], [pieces for _, pieces in found]
+        self._pieces, self._overlapped = [segments for segments, _ in found], [segments for _, segments in found]
 
     def between(self, begin: float, end: float) -> "Timeline":
         """The part from `begin` to `end`, in seconds. ValueError if that is no time at all."""
@@ -114,11 +117,11 @@ class Timeline:
         part._steps = {number: spans for number, spans in self._steps.items() if first <= number <= last}
         return part
 
-    def pieces(self, rank: int) -> list[Piece]:
+    def segments(self, rank: int) -> list[Segment]:
         """What the rank did, in order, one thing at a time; the time between two of them is other."""
         return self._within(self._pieces[rank])
 
-    def overlapped(self, rank: int) -> list[Piece]:
+    def overlapped(self, rank: int) -> list[Segment]:
         """Exchanges that went on while the rank computed; they may overlap each other."""
         return self._within(self._overlapped[rank])
 
@@ -127,11 +130,11 @@ class Timeline:
         begins = {number: min(span.begin for span in spans) - self._zero for number, spans in self._steps.items()}
         return {number: begin for number, begin in begins.items() if self.begin <= begin < self.end}
 
-    def at(self, rank: int, time: float) -> Piece | None:
+    def at(self, rank: int, time: float) -> Segment | None:
         """What the rank was doing at a time, in seconds; None for other."""
-        place = bisect_right(self._pieces[rank], time, key=lambda piece: piece.begin) - 1
-        piece = self._pieces[rank][place] if place >= 0 else None
-        return piece if piece is not None and time < piece.end else None
+        place = bisect_right(self._pieces[rank], time, key=lambda segment: segment.begin) - 1
+        segment = self._pieces[rank][place] if place >= 0 else None
+        return segment if segment is not None and time < segment.end else None
 
     def step_at(self, rank: int, time: float) -> int | None:
         """The number of the step that the rank was in at a time, in seconds, if it was in one."""
@@ -141,20 +144,20 @@ class Timeline:
 
     def totals(self) -> Totals:
         """Seconds, shares and bytes of each rank."""
-        return Totals(self._total(rank) for rank in range(self.ranks))
+        return Totals(self._total(rank) for rank in range(self.world_size))
 
     def _total(self, rank: int) -> RankTotals:
         spent = dict.fromkeys(KINDS, 0.0)
-        for piece in self.pieces(rank):
-            spent[piece.kind] += piece.end - piece.begin
-        overlapped = sum(piece.end - piece.begin for piece in flat(self.overlapped(rank)))
+        for segment in self.segments(rank):
+            spent[segment.kind] += segment.end - segment.begin
+        overlapped = sum(segment.end - segment.begin for segment in flat(self.overlapped(rank)))
         ended = (s.size for s in self._spans[rank] if self.begin < s.end - self._zero <= self.end)
         other = max(self.end - self.begin - sum(spent.values()), 0.0)
-        return RankTotals(rank, **spent, other=other, overlapped=overlapped, sent=sum(ended))
+        return RankTotals(rank, **spent, other=other, overlapped=overlapped, bytes_sent=sum(ended))
 
-    def _within(self, pieces: Sequence[Piece]) -> list[Piece]:
+    def _within(self, segments: Sequence[Segment]) -> list[Segment]:
         """Those between begin and end, cut off there."""
-        inside = (piece for piece in pieces if piece.end > self.begin and piece.begin < self.end)
+        inside = (segment for segment in segments if segment.end > self.begin and segment.begin < self.end)
         return [p._replace(begin=max(p.begin, self.begin), end=min(p.end, self.end)) for p in inside]
 
     def chrome(self, path: str | Path) -> None:
@@ -164,34 +167,34 @@ class Timeline:
         Source: Google 2016, Trace event format, complete events.
         """
         events: list[dict[str, Any]] = []
-        for rank in range(self.ranks):
-            steps = [Piece("step", s.begin - self._zero, s.end - self._zero, s, rank) for s in self._own_steps[rank]]
-            threads = {"steps": self._within(steps), "what it did": self.pieces(rank)}
+        for rank in range(self.world_size):
+            steps = [Segment("step", s.begin - self._zero, s.end - self._zero, s, rank) for s in self._own_steps[rank]]
+            threads = {"steps": self._within(steps), "what it did": self.segments(rank)}
             threads |= {f"overlapped {i}": lane for i, lane in enumerate(lanes(self.overlapped(rank)))}
             events.append({"ph": "M", "name": "process_name", "pid": rank, "args": {"name": f"rank {rank}"}})
-            for thread, (name, pieces) in enumerate(threads.items()):
+            for thread, (name, segments) in enumerate(threads.items()):
                 events.append({"ph": "M", "name": "thread_name", "pid": rank, "tid": thread, "args": {"name": name}})
-                events += [event(piece, rank, thread) for piece in pieces]
+                events += [event(segment, rank, thread) for segment in segments]
         Path(path).write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")
 
     def __repr__(self) -> str:
         inside = list(self.begins())
         steps = f", steps {inside[0]:,} to {inside[-1]:,}" if inside else ""
-        return f"Timeline({self.ranks} ranks{steps}, {text_table.of_seconds(self.end - self.begin)})"
+        return f"Timeline({self.world_size} ranks{steps}, {text_table.format_seconds(self.end - self.begin)})"
 
 
-def event(piece: Piece, rank: int, thread: int) -> dict[str, Any]:
+def event(segment: Segment, rank: int, thread: int) -> dict[str, Any]:
     """A complete event of Chrome's format, in microseconds."""
-    span = piece.span
-    name = f"step {span.number}" if piece.kind == "step" else "compute" if span.kind == "step" else span.name
+    span = segment.span
+    name = f"step {span.number}" if segment.kind == "step" else "compute" if span.kind == "step" else span.name
     told: dict[str, Any] = {}
     if span.kind == "exchange":
-        told = {"group": span.group, "number": span.number, "bytes sent": span.size, "last rank": piece.last}
-    at = {"ts": 1e6 * piece.begin, "dur": 1e6 * (piece.end - piece.begin)}
+        told = {"group": span.group, "number": span.number, "bytes sent": span.size, "last rank": segment.last}
+    at = {"ts": 1e6 * segment.begin, "dur": 1e6 * (segment.end - segment.begin)}
     return {
         "ph": "X",
-        "name": f"wait: {name}" if piece.kind == "wait" else name,
-        "cat": piece.kind,
+        "name": f"wait: {name}" if segment.kind == "wait" else name,
+        "cat": segment.kind,
         **at,
         "pid": rank,
         "tid": thread,

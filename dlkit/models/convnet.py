@@ -35,7 +35,7 @@ class ScaledTanh(nn.Module):
 ACTIVATIONS = {"scaled tanh": ScaledTanh, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "relu": nn.ReLU}
 
 
-class Frame(nn.Module):
+class InputPad(nn.Module):
     """Images (batch, height, width) or (batch, maps, height, width) with `margin` empty pixels around.
 
     `scaled`: values in [0, 1] become -0.1 to 1.175, so that a digit's pixels have a mean near 0 and a variance near 1.
@@ -63,14 +63,14 @@ class Frame(nn.Module):
         return 1.275 * x - 0.1 if self.scaled else x
 
 
-class Layers(nn.Sequential):
+class NamedSequential(nn.Sequential):
     """A Sequential that is made from other arguments than its modules: a part of it, `net[1:3]`, is a plain one."""
 
     def __getitem__(self, idx: int | slice) -> Any:
         return nn.Sequential(OrderedDict(self.named_children()))[idx]
 
 
-class ConvNet(Layers):
+class ConvNet(NamedSequential):
     """The survey's Fig. 2.3: 4 maps C1, halved to S1; 6 maps C2, halved to S2; a fully connected output.
 
     Of the C2-maps two see two S1-maps, and four see one. `c1`, `s1`, `c2`, `s2` give maps (batch, maps, height, width),
@@ -102,17 +102,17 @@ class ConvNet(Layers):
         squash = activation_of(activation)
         features = len(SURVEY_TABLE) * high * wide
         super().__init__()
-        self.frame = Frame((maps, height, width))
+        self.frame = InputPad((maps, height, width))
         self.c1 = nn.Sequential(nn.Conv2d(maps, 4, size), squash())
         self.s1 = sub_sampled(4, sub_sampling, window, squash)
         self.c2 = nn.Sequential(SparseConv2d(SURVEY_TABLE, size), squash())
         self.s2 = sub_sampled(6, sub_sampling, window, squash)
         self.flatten = nn.Flatten()
         self.output = nn.Linear(features, classes)
-        lay_out(self)
+        channels_last(self)
 
 
-class LeNet5(Layers):
+class LeNet5(NamedSequential):
     """LeNet-5 on images of 28x28: 60,000 trainable parameters, as published.
 
     `c1`, `s2`, `c3`, `s4`, `c5` give maps, `f6` 84 units, the whole logits (batch, 10). `output`: "rbf", less the
@@ -133,7 +133,7 @@ class LeNet5(Layers):
             raise ValueError(f'output="{output}": "rbf", as published, or "softmax".')
         squash = activation_of(activation)
         super().__init__()
-        self.frame = Frame((1, 28, 28), margin=2, scaled=True)
+        self.frame = InputPad((1, 28, 28), margin=2, scaled=True)
         self.c1 = nn.Sequential(nn.Conv2d(1, 6, 5), squash())
         self.s2 = sub_sampled(6, sub_sampling, window, squash)
         self.c3 = nn.Sequential(SparseConv2d(LENET_TABLE, 5), squash())
@@ -142,7 +142,7 @@ class LeNet5(Layers):
         self.flatten = nn.Flatten()
         self.f6 = nn.Sequential(nn.Linear(120, 84), squash())
         self.output = RBFOutput(drawings()) if output == "rbf" else nn.Linear(84, 10)
-        lay_out(self)
+        channels_last(self)
 
 
 class RBFOutput(nn.Module):
@@ -156,7 +156,7 @@ class RBFOutput(nn.Module):
         return -((x[:, None] - self.codes) ** 2).sum(2)
 
 
-def lay_out(net: nn.Module) -> None:
+def channels_last(net: nn.Module) -> None:
     """Keep the net's kernels, and so its maps, in the order that convolutions on a CPU are fastest in."""
     net.to(memory_format=torch.channels_last)  # pyrefly: ignore[no-matching-overload]
 

@@ -22,7 +22,7 @@ class Dream(NamedTuple):
 
 
 @torch.no_grad()
-def asleep(
+def init_dream(
     dbn: DBN,
     *,
     chains: int | None = None,
@@ -59,7 +59,8 @@ def dream(
     """
     if state.shape[1] != dbn.top.visible:
         raise ValueError(
-            f"a state of {state.shape[1]} units for a top of {dbn.top.visible}: make one by `asleep(dbn, images=...)`."
+            f"a state of {state.shape[1]} units for a top of {dbn.top.visible}: "
+            "make one by `init_dream(dbn, images=...)`."
         )
     held = _one_hot(dbn, label, len(state))
     if (clamped is None) != (images is None):

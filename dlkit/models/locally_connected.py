@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dlkit.models.convnet import Frame, Layers
+from dlkit.models.convnet import InputPad, NamedSequential
 
 
 class LocallyConnected2d(nn.Module):
@@ -47,7 +47,7 @@ class LocallyConnected2d(nn.Module):
             )
         self.in_maps, self.out_maps, self.size, self.stride = in_maps, out_maps, size, stride
         inputs = in_maps * size**2
-        shape = (*(places(length, size, stride) for length in input), out_maps)
+        shape = (*(num_windows(length, size, stride) for length in input), out_maps)
         uniform = [2 * torch.rand(each, generator=generator) - 1 for each in ((*shape, inputs), shape)]
         self.weight = nn.Parameter(uniform[0] * inputs**-0.5)
         self.bias = nn.Parameter(uniform[1] * inputs**-0.5)
@@ -58,7 +58,7 @@ class LocallyConnected2d(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch in height width"]) -> Float[Tensor, "batch out high wide"]:
         high, wide, out_maps, inputs = self.weight.shape
-        there = tuple(places(length, self.size, self.stride) for length in x.shape[2:])
+        there = tuple(num_windows(length, self.size, self.stride) for length in x.shape[2:])
         if x.ndim != 4 or x.shape[1] != self.in_maps or there != (high, wide):
             height, width = ((length - 1) * self.stride + self.size for length in (high, wide))
             raise ValueError(
@@ -117,7 +117,7 @@ class ContrastNorm(nn.Module):
         return centred * variance.clamp(min=self.floor**2).rsqrt()  # the root of 0 would have a slope that is NaN
 
 
-class LocalNet(Layers):
+class LocalNet(NamedSequential):
     """Stages of untied filters, L2 pooling and contrast normalisation, as DistBelief's; a fully connected output.
 
     Stage 1 is `filter1`, `pool1`, `norm1`, with maps[0] maps, and so on: maps (batch, maps, height, width). Filters are
@@ -146,16 +146,16 @@ class LocalNet(Layers):
                 f"pooling: at least {least}x{least}."
             )
         super().__init__()
-        self.frame = Frame((below, height, width))
+        self.frame = InputPad((below, height, width))
         for stage, count in enumerate(maps, 1):
             self.add_module(f"filter{stage}", LocallyConnected2d(below, count, size, (height, width)))
             self.add_module(f"pool{stage}", L2Pool(3, 2))
             self.add_module(f"norm{stage}", ContrastNorm())
-            below, (height, width) = count, (places(length - size + 1, 3, 2) for length in (height, width))
+            below, (height, width) = count, (num_windows(length - size + 1, 3, 2) for length in (height, width))
         self.flatten = nn.Flatten()
         self.output = nn.Linear(below * height * width, classes)
 
 
-def places(length: int, size: int, stride: int) -> int:
+def num_windows(length: int, size: int, stride: int) -> int:
     """How many windows of `size`, at steps of `stride`, lie within `length`."""
     return max((length - size) // stride + 1, 0)

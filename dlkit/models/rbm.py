@@ -68,7 +68,7 @@ class RBM(nn.Module):
     def extra_repr(self) -> str:
         return f"visible={self.visible}, hidden={self.hidden}"
 
-    def observed(
+    def encode_visible(
         self, images: Float[Tensor, "batch ..."], labels: Int64[Tensor, " batch"] | None
     ) -> Float[Tensor, "batch visible"]:
         """The visible states that a batch stands for: here the images' pixels, without the labels."""

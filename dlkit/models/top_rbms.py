@@ -45,7 +45,9 @@ class LabelledRBM(RBM):
     def config(self) -> dict:
         return {"features": self.features, "hidden": self.hidden, "labels": self.labels}
 
-    def observed(self, images: Float[Tensor, "batch ..."], labels: Labels | None) -> Float[Tensor, "batch visible"]:
+    def encode_visible(
+        self, images: Float[Tensor, "batch ..."], labels: Labels | None
+    ) -> Float[Tensor, "batch visible"]:
         """Features and one-hot labels side by side. ValueError if there are no labels."""
         if labels is None:
             raise ValueError(f"{self.labels} label units, but the data have no labels: give (images, labels).")

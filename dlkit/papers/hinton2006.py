@@ -22,10 +22,10 @@ from dlkit import data
 from dlkit.analysis.recognition import Guess, by_free_energy, by_gibbs, by_sampled_features, error
 from dlkit.core.reports import PaperRow
 from dlkit.models import DBN, RBM, LabelledRBM
-from dlkit.models.dreaming import asleep, dream
+from dlkit.models.dreaming import dream, init_dream
 from dlkit.models.pretrained import store
 from dlkit.papers import RESUMABLE, kept, whole
-from dlkit.training import CD, PCD, Experiment, UpDown, linear, pretrain, steps
+from dlkit.training import CD, PCD, Experiment, UpDown, linear_schedule, piecewise_constant, pretrain
 
 TITLE = "Hinton, Osindero, Teh 2006: errors of a DBN on the 10,000 test digits, and on its own dreams, in percent"
 PAPER = "Hinton, Osindero, Teh 2006, §6"
@@ -122,8 +122,8 @@ def layers(recipe: Recipe, digits: data.Split) -> list[Experiment]:
         digits,
         CD(),
         epochs=epochs,
-        lr=linear(recipe.rate, 0, epochs),
-        momentum=steps({0: 0.5, 5: 0.9}),
+        lr=linear_schedule(recipe.rate, 0, epochs),
+        momentum=piecewise_constant({0: 0.5, 5: 0.9}),
         weight_decay=2e-4,
     )
     memory = replace(lower, model=partial(LabelledRBM, *top, labels=10), data=None, learner=PCD(), momentum=0.0)
@@ -147,7 +147,7 @@ def after_up_down(recipe: Recipe, folder: Path, name: str) -> dict[str, Any]:
             digits,
             UpDown(k, persistent),
             epochs=epochs,
-            lr=linear(begin, end, epochs),
+            lr=linear_schedule(begin, end, epochs),
             seed=stage,
         )
         run = experiment.run(checkpoint=folder / f"{name}-{stage}", **RESUMABLE)
@@ -172,6 +172,6 @@ def misread_dreams(dbn: DBN, chains: int = 12, steps: int = 200) -> float:
     labels = dbn.labelled_top().labels
     wanted = torch.arange(labels).repeat_interleave(chains)
     begin, go_on = (torch.Generator().manual_seed(seed) for seed in (0, 1))
-    dreams = dream(dbn, asleep(dbn, chains=len(wanted), generator=begin), label=wanted, generator=go_on)
+    dreams = dream(dbn, init_dream(dbn, chains=len(wanted), generator=begin), label=wanted, generator=go_on)
     last = next(islice(dreams, steps - 1, None))
     return 100 * float((by_free_energy(dbn, last.images) != wanted).double().mean())

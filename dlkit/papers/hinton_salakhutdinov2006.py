@@ -26,9 +26,19 @@ from dlkit.core.reports import PaperRow
 from dlkit.models import DBN, RBM, CodeRBM
 from dlkit.models.pretrained import store
 from dlkit.papers import RESUMABLE, kept, over_seeds, whole
-from dlkit.training import CD, PCD, CrossEntropy, Experiment, InputDropout, Reconstruction, linear, pretrain, steps
+from dlkit.training import (
+    CD,
+    PCD,
+    CrossEntropy,
+    Experiment,
+    InputDropout,
+    Reconstruction,
+    linear_schedule,
+    piecewise_constant,
+    pretrain,
+)
 from dlkit.training.fine_tuning import fine_tune
-from dlkit.training.pretraining import one_a_layer
+from dlkit.training.pretraining import layer_experiments
 
 TITLE = "Hinton, Salakhutdinov 2006: errors of a classifier in percent, squared errors of an autoencoder per image"
 SUPPORT = "Hinton & Salakhutdinov 2006, supporting text, from notes of it"
@@ -101,14 +111,14 @@ def layers(recipe: Recipe, sizes: tuple[int, ...], digits: data.Split, *, code: 
         digits,
         CD(),
         epochs=epochs,
-        lr=linear(0.1, 0, epochs),
-        momentum=steps({0: 0.5, 5: 0.9}),
+        lr=linear_schedule(0.1, 0, epochs),
+        momentum=piecewise_constant({0: 0.5, 5: 0.9}),
         weight_decay=2e-4,
         seed=seed,
     )
-    *lower, top = one_a_layer(sizes, RBM, first)
+    *lower, top = layer_experiments(sizes, RBM, first)
     if code:
-        return [*lower, replace(top, model=partial(CodeRBM, *sizes[-2:]), lr=linear(0.002, 0, epochs))]
+        return [*lower, replace(top, model=partial(CodeRBM, *sizes[-2:]), lr=linear_schedule(0.002, 0, epochs))]
     return [*lower, replace(top, learner=PCD(), momentum=0.0)]
 
 
@@ -130,7 +140,7 @@ def classify(recipe: Recipe, pretrained: bool, seed: int, folder: Path) -> dict[
         digits,
         CrossEntropy(InputDropout(0.2)),
         epochs=epochs,
-        lr=linear(0.2, 0.004, epochs),
+        lr=linear_schedule(0.2, 0.004, epochs),
         momentum=0.9,
         seed=seed,
     )
@@ -163,7 +173,7 @@ def reconstruct(recipe: Recipe, sizes: tuple[int, ...], folder: Path) -> dict[st
         digits.images,
         Reconstruction(),
         epochs=epochs,
-        lr=linear(4e-3, 0, epochs),
+        lr=linear_schedule(4e-3, 0, epochs),
         momentum=None,
         optimizer=partial(torch.optim.Adam, fused=True),
     )

@@ -33,12 +33,12 @@ from dlkit.training import (
     InputDropout,
     Learner,
     Reconstruction,
-    linear,
+    linear_schedule,
+    piecewise_constant,
     pretrain,
-    steps,
 )
 from dlkit.training.fine_tuning import fine_tune
-from dlkit.training.pretraining import one_a_layer
+from dlkit.training.pretraining import layer_experiments
 
 TITLE = "Larochelle, Bengio, Louradour, Lamblin 2009: test errors in percent; the seconds are of fine-tuning"
 SIZES = (784, 500, 500, 500)
@@ -130,12 +130,12 @@ def started(recipe: Recipe, start: Start, seed: int, folder: Path) -> list[Any]:
         images,
         start.learner,
         epochs=epochs,
-        lr=linear(start.rate, start.rate / 10, epochs),
-        momentum=steps({0: 0.5, 5: 0.9}),
+        lr=linear_schedule(start.rate, start.rate / 10, epochs),
+        momentum=piecewise_constant({0: 0.5, 5: 0.9}),
         weight_decay=2e-4 if start.layer is RBM else 0.0,
         seed=seed,
     )
-    stack = one_a_layer(SIZES, start.layer, first)
+    stack = layer_experiments(SIZES, start.layer, first)
     if start.top is not None:
         stack[-1] = replace(stack[-1], learner=start.top, momentum=0.0)
     runs = pretrain(stack, checkpoint=folder, **RESUMABLE)
@@ -156,7 +156,7 @@ def tuned(recipe: Recipe, stack: list[Any], labels: int, count: int, seed: int, 
         CrossEntropy(InputDropout(0.2)),
         batch_size=batch,
         epochs=epochs,
-        lr=linear(0.2, 0.004, epochs),
+        lr=linear_schedule(0.2, 0.004, epochs),
         momentum=0.9,
         seed=seed,
     )

@@ -21,7 +21,7 @@ from dlkit.core.reports import PaperRow
 from dlkit.models import ConvNet, LeNet5
 from dlkit.models.pretrained import store
 from dlkit.papers import RESUMABLE, kept, over_seeds, whole
-from dlkit.training import Affine, CrossEntropy, Experiment, linear
+from dlkit.training import Affine, CrossEntropy, Experiment, linear_schedule
 
 TITLE = "LeCun, Bottou, Bengio, Haffner 1998: convolutional nets on MNIST, test errors in percent"
 PAPER = "LeCun, Bottou, Bengio, Haffner 1998, §III"
@@ -98,7 +98,7 @@ def trained(training: Training, images: int, seed: int, folder: Path) -> dict[st
         training.learner,
         batch_size=50,
         epochs=training.epochs,
-        lr=linear(training.lr, 0.02 * training.lr, training.epochs),
+        lr=linear_schedule(training.lr, 0.02 * training.lr, training.epochs),
         momentum=0.9,
         seed=seed,
     )

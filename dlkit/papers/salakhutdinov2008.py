@@ -19,7 +19,7 @@ from dlkit.core.matmul import bfloat16_products
 from dlkit.core.reports import PaperRow
 from dlkit.models import RBM
 from dlkit.papers import RESUMABLE, kept, whole
-from dlkit.training import CD, PCD, Experiment, Learner, linear
+from dlkit.training import CD, PCD, Experiment, Learner, linear_schedule
 
 TITLE = "Salakhutdinov and Murray 2008: RBMs with 500 hidden units, log-probability of a test digit in nats"
 TABLE = "Salakhutdinov & Murray 2008, table 1"
@@ -79,7 +79,7 @@ def estimate(training: Training, images: torch.Tensor, test: torch.Tensor, folde
         images,
         training.learner,
         epochs=epochs,
-        lr=linear(training.rate, 0, epochs),
+        lr=linear_schedule(training.rate, 0, epochs),
         weight_decay=training.weight_decay,
     )
     run = whole(experiment.run(checkpoint=folder, **RESUMABLE), training.name)

@@ -7,20 +7,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dlkit.core.random import Draws
+from dlkit.core.random import ShardedGenerator
 from dlkit.data.batch import Batch
 from dlkit.distributed.group import Group, enter_group
 from dlkit.distributed.timeline import Recorder, Span, now
 from dlkit.training.experiment import Experiment
 from dlkit.training.learner import Learner
 from dlkit.training.schedules import at
-from dlkit.training.shard import Share
+from dlkit.training.shard import Shard
 
 # Not element by element: dot products, norms or factors of whole parameters.
 LOOK_AT_ALL = (torch.optim.LBFGS, torch.optim.Adafactor, torch.optim.Muon)
 
 
-class Together(Share):
+class DistributedShard(Shard):
     """A share whose ranks stop after the same step; `group` is that of all ranks."""
 
     def __init__(self, model: nn.Module, learner: Learner):
@@ -28,24 +28,24 @@ class Together(Share):
         enter_group()
         self.recorder = Recorder()
         self.group = Group(recorder=self.recorder)
-        self.rank, self.ranks = self.group.rank, self.group.size
+        self.rank, self.world_size = self.group.rank, self.group.size
         name = self.group.gather_objects(uuid.uuid4().hex)[0]
         self.store = dist.PrefixStore(name, dist.distributed_c10d._get_default_store())
         self._begun = 0.0
 
-    def fill_grad(self, batch: Batch, generator: Draws) -> dict[str, Tensor]:
+    def fill_grad(self, batch: Batch, generator: ShardedGenerator) -> dict[str, Tensor]:
         self._begun, self.recorder.counts = now(), True
         generator.part = batch.part
         try:
-            return self.fill(batch, generator)
+            return self.reduce_grad(batch, generator)
         finally:
             generator.part = None
 
-    def fill(self, batch: Batch, generator: Draws) -> dict[str, Tensor]:
-        """What a strategy does in place of `Share.fill_grad`."""
+    def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> dict[str, Tensor]:
+        """What a strategy does in place of `Shard.fill_grad`."""
         return super().fill_grad(batch, generator)
 
-    def stepped(self, step: int) -> None:
+    def after_step(self, step: int) -> None:
         self.recorder.add(Span("step", "step", self._begun, now(), number=step))
         self.recorder.counts = False
 
@@ -53,7 +53,7 @@ class Together(Share):
         """A step after `step` that no rank can be past while rank 0 has just taken `step`."""
         return step + 1
 
-    def agreed(self, asked: str | None, step: int) -> str | None:
+    def agree_to_stop(self, asked: str | None, step: int) -> str | None:
         """Rank 0 names the step after which all stop. No rank is past it: none takes a step without rank 0."""
         if self.group.backend == "nccl":
             torch.cuda.synchronize()  # or a rank's Python would be steps ahead of what its GPU has exchanged

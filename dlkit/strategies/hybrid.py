@@ -9,14 +9,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from dlkit.core.random import Draws
-from dlkit.core.slices import part_of
+from dlkit.core.random import ShardedGenerator
+from dlkit.core.slices import slice_of
 from dlkit.data.batch import Batch
 from dlkit.distributed.autograd import gather
 from dlkit.distributed.group import Group
 from dlkit.models.convolution import SparseConv2d
 from dlkit.models.locally_connected import LocallyConnected2d
-from dlkit.strategies.base import Together, kind, refuse_optimizer, refuse_what_differs
+from dlkit.strategies.base import DistributedShard, kind, refuse_optimizer, refuse_what_differs
 from dlkit.strategies.data.data_parallel import Buckets, Replica, split
 from dlkit.strategies.tensor.layers import split_net
 from dlkit.strategies.tensor.tensor_parallel import gather_part, scatter_whole, split_model
@@ -42,23 +42,25 @@ class Hybrid:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: at least 1.")
 
-    def share(self, run: Any) -> "HybridShare":
+    def shard(self, run: Any) -> "HybridShard":
         """ValueError for another number of ranks, and where `DataParallel` or `TensorParallel` has one."""
         refuse_what_differs(run.model, "Hybrid")
         refuse_optimizer(run.experiment, "Hybrid")
-        return HybridShare(run.model, run.learner, self)
+        return HybridShard(run.model, run.learner, self)
 
 
-class HybridShare(Replica):
+class HybridShard(Replica):
     """Some units of each layer, on `across`, for a part of each batch, over `data`."""
 
     model_is_whole = False
 
     def __init__(self, model: nn.Module, learner: Learner, strategy: Hybrid):
-        Together.__init__(self, model, learner)
+        DistributedShard.__init__(self, model, learner)
         wanted = strategy.data * strategy.model
-        if self.ranks != wanted:
-            raise ValueError(f"{strategy} needs {wanted} ranks, and there are {self.ranks}: start Cluster({wanted}).")
+        if self.world_size != wanted:
+            raise ValueError(
+                f"{strategy} needs {wanted} ranks, and there are {self.world_size}: start Cluster({wanted})."
+            )
         device = "cuda" if self.group.backend == "nccl" else "cpu"
         mesh = init_device_mesh(device, (strategy.data, strategy.model), mesh_dim_names=("data", "model"))
         row, column = (mesh.get_local_rank(name) for name in ("data", "model"))
@@ -68,14 +70,14 @@ class HybridShare(Replica):
         self.model, self.layout = split_model(model, learner, self.across)
         self.buckets = Buckets([p for p in self.model.parameters() if p.requires_grad], self.data, BUCKET)
 
-    def fill(self, batch: Batch, generator: Draws) -> dict[str, Tensor]:
+    def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> dict[str, Tensor]:
         self.buckets.begin()
         return self.buckets.end(self.learner.fill_grad(self.model, batch, generator))
 
     def close(self) -> None:
         self.buckets.close()
         for group in (self.data, self.across):
-            if group.size < self.ranks:  # else the mesh has taken the group of all
+            if group.size < self.world_size:  # else the mesh has taken the group of all
                 dist.destroy_process_group(group.process_group)
 
     def gather(self, name: str, part: Tensor) -> Tensor:
@@ -94,16 +96,16 @@ class OneWeirdTrick:
     (a).
     """
 
-    def share(self, run: Any) -> "WeirdShare":
+    def shard(self, run: Any) -> "OneWeirdTrickShard":
         """ValueError for nets that are not convolutions and then other layers, in one Sequential."""
         refuse_what_differs(run.model, "OneWeirdTrick")
         refuse_optimizer(run.experiment, "OneWeirdTrick")
         if not isinstance(run.learner, Backprop):
             raise ValueError(f"{kind(run.learner)} has no backward pass: OneWeirdTrick is for nets that have.")
-        return WeirdShare(run)
+        return OneWeirdTrickShard(run)
 
 
-class WeirdShare(Together):
+class OneWeirdTrickShard(DistributedShard):
     """All convolutions, for some of the images; some units of the layers behind, for all of them."""
 
     model_is_whole = False
@@ -122,7 +124,7 @@ class WeirdShare(Together):
         handed_on.register_forward_pre_hook(partial(all_features, model=model, group=self.group), prepend=True)
         self.buckets = Buckets([p for p in inside if p.requires_grad], self.group, BUCKET)
 
-    def fill(self, batch: Batch, generator: Draws) -> dict[str, Tensor]:
+    def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> dict[str, Tensor]:
         self.buckets.begin()
         report = self.learner.fill_grad(self.model, batch, generator)
         self.buckets.end({})
@@ -170,12 +172,12 @@ def mixes(module: nn.Module) -> bool:
 def own_images(net: nn.Module, args: tuple, *, group: Group) -> tuple:
     """Of a whole batch this rank's images."""
     images = args[0]
-    part = part_of(len(images), group.rank, group.size)
+    part = slice_of(len(images), group.rank, group.size)
     net.whole_batch = len(images)  # pyrefly: ignore[bad-argument-type]  for who puts the features together
     return (images[part.start : part.stop], *args[1:])
 
 
 def all_features(module: nn.Module, args: tuple, *, model: Any, group: Group) -> tuple:
     """What all ranks made of their images, in the order of the batch."""
-    counts = [part_of(model.whole_batch, rank, group.size).count for rank in range(group.size)]
+    counts = [slice_of(model.whole_batch, rank, group.size).count for rank in range(group.size)]
     return (gather(args[0], counts, 0, group), *args[1:])

@@ -8,7 +8,7 @@ from dlkit.training.experiment import Experiment
 from dlkit.training.learner import Learner
 from dlkit.training.pretraining import pretrain
 from dlkit.training.run import Run
-from dlkit.training.schedules import linear, steps
+from dlkit.training.schedules import linear_schedule, piecewise_constant
 from dlkit.training.stopping import EarlyStop
 from dlkit.training.updown import UpDown
 
@@ -25,7 +25,7 @@ __all__ = [
     "Reconstruction",
     "Run",
     "UpDown",
-    "linear",
+    "linear_schedule",
+    "piecewise_constant",
     "pretrain",
-    "steps",
 ]

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dlkit.core.evaluation import answer, logits
+from dlkit.core.evaluation import forward_eval, logits
 from dlkit.core.matmul import fast_linear
 from dlkit.core.random import bernoulli
-from dlkit.core.slices import Part
+from dlkit.core.slices import Slice
 from dlkit.data import check
 from dlkit.data.batch import Batch
 from dlkit.models.autoencoder import Autoassociator
@@ -62,7 +62,7 @@ class CrossEntropy:
         wrong = found.detach().argmax(1) != batch.labels
         return loss, {"loss": loss.detach(), "error": 100 * batch.weight * wrong.float().mean()}
 
-    def split(self, rank: int, ranks: int) -> dict[str, Part]:
+    def split(self, rank: int, world_size: int) -> dict[str, Slice]:
         return {}
 
 
@@ -98,7 +98,7 @@ class Reconstruction:
         if self.sparsity_target is not None and not isinstance(model, Autoassociator):
             raise TypeError(f"a sparsity target is for an Autoassociator, and this is a {type(model).__name__}.")
         check(data.images, values=(0.0, 1.0) if self.cost == "cross-entropy" else None)
-        back, pixels = answer(model, data.images[:1]).shape[1], data.images[0].numel()
+        back, pixels = forward_eval(model, data.images[:1]).shape[1], data.images[0].numel()
         if back != pixels:
             raise ValueError(f"the net gives {back} values for images of {pixels} pixels: it must give as many back.")
 
@@ -131,7 +131,7 @@ class Reconstruction:
         loss = cost(back, x, reduction="sum") / len(x) * batch.weight
         return loss, {"loss": loss.detach()}
 
-    def split(self, rank: int, ranks: int) -> dict[str, Part]:
+    def split(self, rank: int, world_size: int) -> dict[str, Slice]:
         """ValueError with a sparsity target, which is of a whole batch's mean activity."""
         if self.sparsity_target is not None:
             raise ValueError(

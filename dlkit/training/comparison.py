@@ -20,39 +20,39 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparedRun:
     """One of several runs. `speed_up`: its images a second over the first run's; `efficiency`: that a rank.
 
-    `sent`: bytes a rank a step, the mean over ranks; `held`: bytes of parameters, gradients and optimizer state on the
-    rank that has most, None where the run does not say; `curve`: (seconds, loss) at each row of the history.
+    `bytes_sent`: by a rank in a step, the mean over ranks; `memory_bytes`: of parameters, gradients and optimizer state
+    on the rank that has most, None where the run does not say; `curve`: (seconds, loss) at each row of the history.
     """
 
     name: str
-    ranks: int
+    world_size: int
     seconds: float
     throughput: float
     speed_up: float
     efficiency: float
-    sent: float
-    held: int | None
+    bytes_sent: float
+    memory_bytes: int | None
     loss: float | None
     curve: list[tuple[float, float]] = field(repr=False)
 
 
-class Comparison(tuple[Compared, ...]):
+class Comparison(tuple[ComparedRun, ...]):
     """One of Compared for each run; shown, it is a table."""
 
     def _cells(self) -> list[list[str]]:
         return [
             [
                 one.name,
-                str(one.ranks),
+                str(one.world_size),
                 f"{one.seconds:.3g}",
                 f"{one.throughput:,.0f}",
                 f"{one.speed_up:.2f}",
                 f"{one.efficiency:.0%}",
-                text_table.of_bytes(one.sent),
-                "" if one.held is None else text_table.of_bytes(one.held),
+                text_table.format_bytes(one.bytes_sent),
+                "" if one.memory_bytes is None else text_table.format_bytes(one.memory_bytes),
                 "" if one.loss is None else f"{one.loss:.4g}",
             ]
             for one in self
@@ -82,20 +82,20 @@ def compare(*runs: Any, names: list[str] | None = None) -> Comparison:
     return Comparison(_compared(name, run, runs[0]) for name, run in named)
 
 
-def _compared(name: str, run: Any, first: Any) -> Compared:
-    ranks = getattr(run, "ranks", None) or []
-    held = max(rank.held for rank in ranks) if ranks else getattr(run, "held", None)
+def _compared(name: str, run: Any, first: Any) -> ComparedRun:
+    reports = getattr(run, "ranks", None) or []
+    memory_bytes = max(one.memory_bytes for one in reports) if reports else getattr(run, "memory_bytes", None)
     curve = _curve(run.history, run.seconds)
     speed_up = run.throughput / first.throughput
-    return Compared(
+    return ComparedRun(
         name,
-        ranks=_ranks(run),
+        world_size=_ranks(run),
         seconds=run.seconds,
         throughput=run.throughput,
         speed_up=speed_up,
         efficiency=speed_up * _ranks(first) / _ranks(run),
-        sent=sum(rank.sent for rank in ranks) / _ranks(run) / run.step,
-        held=held,
+        bytes_sent=sum(one.bytes_sent for one in reports) / _ranks(run) / run.step,
+        memory_bytes=memory_bytes,
         loss=curve[-1][1] if curve else None,
         curve=curve,
     )

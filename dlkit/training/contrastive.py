@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from dlkit.core.random import rows
-from dlkit.core.slices import Part, part_of
+from dlkit.core.random import sharded
+from dlkit.core.slices import Slice, slice_of
 from dlkit.data import check
 from dlkit.data.batch import Batch
 from dlkit.models.gibbs import noise
@@ -60,7 +60,7 @@ class CD:
         expect(model, RBM, "contrastive divergence")
         labels = data.labels if model.labels else None
         check(data.images, labels, shape=(model.features,), values=model.pixel_range, classes=model.labels)
-        images = model.observed(data.images, data.labels)
+        images = model.encode_visible(data.images, data.labels)
         if self.visible_bias_from_data:
             model.set_visible_bias(images)
         first = images[:1000]
@@ -71,7 +71,7 @@ class CD:
     @torch.no_grad()
     def fill_grad(self, model: RBM, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Set .grad of W, a, b (and of a learned variance) from one batch."""
-        x = model.observed(batch.images, batch.labels)
+        x = model.encode_visible(batch.images, batch.labels)
         bf16 = self.products == "bfloat16"
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
             input_x = model.hidden_input(x)
@@ -101,7 +101,7 @@ class CD:
         of_data, of_chains = model.free_energy_given(x, input_x).mean(), model.free_energy_given(v, input_v).mean()
         return {"loss": of_data * batch.weight - of_chains * chain_weight}
 
-    def split(self, rank: int, ranks: int) -> dict[str, Part]:
+    def split(self, rank: int, world_size: int) -> dict[str, Slice]:
         """ValueError where means over the whole batch enter by products, which no sum over its parts gives."""
         for wanted, name in ((self.centred, "centred=True"), (self.sparsity_target is not None, "a sparsity target")):
             if wanted:
@@ -155,7 +155,7 @@ class PCD(CD):
 
     sample_visible: bool = True
     chains: int | None = None
-    part: Part | None = field(default=None, init=False, repr=False)
+    part: Slice | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self):
         super().__post_init__()
@@ -173,27 +173,27 @@ class PCD(CD):
     ) -> tuple[Float[Tensor, "chains visible"], None]:
         """k more Gibbs steps of the persistent chains."""
         v = self.state["chains"]
-        with rows(generator, self.part):
+        with sharded(generator, self.part):
             for _ in range(self.k):
                 mean = model.visible_given(model.draw_hidden(model.hidden_given(v), generator))
                 v = self.visible_state(model, mean, generator)
         self.state["chains"].copy_(v)
         return v, None
 
-    def split(self, rank: int, ranks: int) -> dict[str, Part]:
+    def split(self, rank: int, world_size: int) -> dict[str, Slice]:
         """The chains stay with their workers. ValueError if there are fewer of them than workers."""
-        return super().split(rank, ranks) | keep_chains(self, rank, ranks)
+        return super().split(rank, world_size) | keep_chains(self, rank, world_size)
 
     def chain_weight(self, batch: Batch) -> float:
         """The share of all chains that is here: they were dealt out once."""
         return 1.0 if self.part is None else self.part.count / self.part.whole
 
 
-def keep_chains(learner: Any, rank: int, ranks: int) -> dict[str, Part]:
+def keep_chains(learner: Any, rank: int, world_size: int) -> dict[str, Slice]:
     """Leave a worker its part of the persistent chains in `learner.state`, and set `learner.part`."""
     chains = learner.state["chains"]
-    if len(chains) < ranks:
-        raise ValueError(f"{len(chains)} chains for {ranks} workers: give each at least one.")
-    learner.part = part_of(len(chains), rank, ranks)
+    if len(chains) < world_size:
+        raise ValueError(f"{len(chains)} chains for {world_size} workers: give each at least one.")
+    learner.part = slice_of(len(chains), rank, world_size)
     learner.state["chains"] = chains[learner.part.start : learner.part.stop].clone()
     return {"chains": learner.part}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dlkit.core.matmul import matmul
-from dlkit.core.slices import Part
+from dlkit.core.slices import Slice
 from dlkit.data import check
 from dlkit.data.batch import Batch
 from dlkit.models.sparse_coding import SparseCoding
@@ -38,5 +38,5 @@ class DictionaryLearning:
         loss = (0.5 * (left**2).sum() + model.penalty * h.sum()) / len(v) * batch.weight
         return {"loss": loss, "active": 100 * batch.weight * (h > 0).float().mean()}
 
-    def split(self, rank: int, ranks: int) -> dict[str, Part]:
+    def split(self, rank: int, world_size: int) -> dict[str, Slice]:
         return {}

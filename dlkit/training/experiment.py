@@ -65,12 +65,12 @@ class Experiment(Generic[M]):
         strategy: Strategy | None = None,
         steps: int | None = None,
         device: str | torch.device | None = None,
-        noise: str | None = None,
+        rng_device: str | None = None,
         checkpoint: str | Path | None = None,
         checkpoint_every: int | None = None,
         resume: bool = False,
         callbacks: Sequence[Callback] = (),
-        watch: Callable[["Run"], object] | None = None,
+        on_step: Callable[["Run"], object] | None = None,
         stop: threading.Event | None = None,
         progress: bool = True,
     ) -> "Run[M]":
@@ -82,7 +82,7 @@ class Experiment(Generic[M]):
         noise: the device that draws random numbers, by default the run's; "cpu" gives a GPU the CPU's numbers.
         checkpoint: a folder, written at the end and every `checkpoint_every` steps; with `resume` the run goes on
         from what is there, to the bit (lr, momentum and epochs may have changed), else it is replaced.
-        callbacks see the run at each row, and may return columns to add to it; `watch` sees it after each step.
+        callbacks see the run at each row, and may return columns to add to it; `on_step` sees it after each step.
         """
         for name, count in (("steps", steps), ("checkpoint_every", checkpoint_every)):
             if count is not None and count < 1:
@@ -91,7 +91,7 @@ class Experiment(Generic[M]):
             raise TypeError(
                 f"strategy={strategy.__name__} is the class itself: give a strategy, {strategy.__name__}()."
             )
-        run = Run(self, steps, torch.device(device or default_device()), noise, strategy)
+        run = Run(self, steps, torch.device(device or default_device()), rng_device, strategy)
         folder = Path(checkpoint) if checkpoint is not None else None
         if folder is None and (checkpoint_every or resume):
             raise ValueError("checkpoint_every and resume need checkpoint=, the folder to keep the run in.")
@@ -99,7 +99,7 @@ class Experiment(Generic[M]):
             folder.mkdir(parents=True, exist_ok=True)  # now: a path that cannot be one must not cost a training
             if resume:
                 run.read(folder)
-        run.train(folder, checkpoint_every, callbacks, watch, stop, progress)
+        run.train(folder, checkpoint_every, callbacks, on_step, stop, progress)
         return run
 
     def initial_model(self, device: str | torch.device = "cpu") -> M:

@@ -5,7 +5,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from dlkit.core.slices import Part
+from dlkit.core.slices import Slice
 from dlkit.data.batch import Batch
 
 M_contra = TypeVar("M_contra", bound=nn.Module, contravariant=True)
@@ -42,7 +42,7 @@ class Learner(Protocol[M_contra]):
 class Splits(Protocol):
     """A learner that can learn from a part of a batch; it draws all random numbers by `models.draws`."""
 
-    def split(self, rank: int, ranks: int) -> dict[str, Part]:
+    def split(self, rank: int, world_size: int) -> dict[str, Slice]:
         """Called after `start` on each of several workers: keep this one's part of what has rows of its own.
 
         Returns the names in `state` that are parts now. ValueError, with the reason, if no part of a batch will do.

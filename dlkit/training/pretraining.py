@@ -83,7 +83,7 @@ def _check(layers: Sequence[Experiment], data: Batch) -> None:
         check_chain([(model.features, model.hidden) for model in models])
 
 
-def one_a_layer(sizes: Sequence[int], kind: Callable[..., nn.Module], like: Experiment) -> list[Experiment]:
+def layer_experiments(sizes: Sequence[int], kind: Callable[..., nn.Module], like: Experiment) -> list[Experiment]:
     """Experiments for `pretrain`: `kind(visible, hidden)` for each pair of sizes, all else as in `like`."""
     lowest, *others = (replace(like, model=partial(kind, *pair)) for pair in pairwise(sizes))
     return [lowest, *(replace(layer, data=None) for layer in others)]

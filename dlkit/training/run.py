@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from dlkit.core.random import Draws
+from dlkit.core.random import ShardedGenerator
 from dlkit.data.batch import Batch
 from dlkit.data.sources import resolve
 from dlkit.training import checkpoint as files
@@ -22,7 +22,7 @@ from dlkit.training.comparison import compare
 from dlkit.training.history import History, Row
 from dlkit.training.interrupt import on_interrupt
 from dlkit.training.schedules import at
-from dlkit.training.shard import Share, Strategy, weights_and_biases
+from dlkit.training.shard import Shard, Strategy, weights_and_biases
 
 if TYPE_CHECKING:
     from dlkit.training.experiment import Experiment
@@ -39,7 +39,7 @@ class Run(Generic[M]):
         experiment: "Experiment[M]",
         steps: int | None,
         device: torch.device,
-        noise: str | None,
+        rng_device: str | None,
         strategy: Strategy | None = None,
     ):
         if device.type == "cuda" and not torch.cuda.is_available():
@@ -60,11 +60,11 @@ class Run(Generic[M]):
         self._kind = type(self.model).__name__
         self._shapes = {name: list(value.shape) for name, value in self.model.state_dict().items()}
         self.learner = copy.deepcopy(experiment.learner)
-        self.generator = Draws(noise or device)
+        self.generator = ShardedGenerator(rng_device or device)
         self.generator.manual_seed(experiment.seed)
         self.learner.start(self.model, self._on_device, experiment.batch_size, self.generator)
-        self.share = strategy.share(self) if strategy is not None else Share(self.model, self.learner)
-        self.model: M = self.share.model  # type: ignore[assignment]
+        self.shard = strategy.shard(self) if strategy is not None else Shard(self.model, self.learner)
+        self.model: M = self.shard.model  # type: ignore[assignment]
         self.optimizer = self._make_optimizer()
         self.history = History()
         self.step = 0
@@ -94,9 +94,9 @@ class Run(Generic[M]):
         return float(self._sums["loss"]) / steps if steps else float(self.history.rows[-1]["loss"] or 0.0)
 
     @property
-    def held(self) -> int:
+    def memory_bytes(self) -> int:
         """Bytes of the parameters, gradients and optimizer state that this process keeps."""
-        model = self.share.model
+        model = self.shard.model
         kept: list[Tensor] = [*model.state_dict().values()]
         kept += [p.grad for p in model.parameters() if p.grad is not None]
         kept += [x for state in self.optimizer.state.values() for x in state.values() if isinstance(x, Tensor)]
@@ -111,7 +111,7 @@ class Run(Generic[M]):
     def ask_to_stop(self, why: str) -> None:
         """As `stop`; but of a run that is split each process may be asked alone, and all stop after a common step."""
         self._asked = self._asked or why
-        if self.share.ranks == 1:
+        if self.shard.world_size == 1:
             self.stop(why)
 
     def _interrupted(self) -> bool:
@@ -135,7 +135,7 @@ class Run(Generic[M]):
         folder: Path | None,
         checkpoint_every: int | None,
         callbacks: Sequence[Callback],
-        watch: "Callable[[Run], object] | None",
+        on_step: "Callable[[Run], object] | None",
         stop: threading.Event | None,
         progress: bool,
     ) -> None:
@@ -145,7 +145,7 @@ class Run(Generic[M]):
             tqdm(
                 total=self.total_steps,
                 initial=self.step,
-                disable=not progress or self.share.rank > 0,
+                disable=not progress or self.shard.rank > 0,
                 unit="step",
                 delay=1,
                 mininterval=0.2,
@@ -155,9 +155,9 @@ class Run(Generic[M]):
                 bar.update()
                 if stop is not None and stop.is_set():
                     self.ask_to_stop("stopped")
-                if watch is not None:
-                    watch(self)
-                why = self.share.agreed(self._asked, self.step)
+                if on_step is not None:
+                    on_step(self)
+                why = self.shard.agree_to_stop(self._asked, self.step)
                 if why:
                     self.stop(why)
                 if self._row_due():
@@ -193,7 +193,7 @@ class Run(Generic[M]):
             if order_of != epoch:
                 order, order_of = self._order(epoch), epoch
             picked = order[position * self.experiment.batch_size :][: self.experiment.batch_size]
-            report = self._learn(self.share.pick(self._on_device, picked))
+            report = self._learn(self.shard.select(self._on_device, picked))
             for name, value in report.items():
                 self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
             self.step += 1
@@ -208,12 +208,12 @@ class Run(Generic[M]):
         reports: list[dict[str, Tensor]] = []
 
         def closure() -> Any:
-            reports.append(self.share.fill_grad(batch, self.generator))
+            reports.append(self.shard.fill_grad(batch, self.generator))
             return reports[-1]["loss"]
 
         self._set_schedules()
         self.optimizer.step(closure)
-        self.share.stepped(self.step + 1)
+        self.shard.after_step(self.step + 1)
         return reports[0]
 
     def _order(self, epoch: int) -> Tensor:
@@ -233,7 +233,7 @@ class Run(Generic[M]):
 
     def _add_row(self, callbacks: Sequence[Callback]) -> None:
         step, seconds, images = self._row_start
-        sums = self.share.totals(self._sums)
+        sums = self.shard.reduce_metrics(self._sums)
         means = {name: float(value) / (self.step - step) for name, value in sums.items()}
         rate = (self._images - images) / max(self.seconds - seconds, 1e-9)
         lr = float(self.optimizer.param_groups[0]["lr"])
@@ -249,11 +249,11 @@ class Run(Generic[M]):
 
     def _put_together(self) -> None:
         """The model whole again, where this process had a part of it."""
-        if not self.share.model_is_whole:
-            state = self.share.model_state()
+        if not self.shard.model_is_whole:
+            state = self.shard.model_state()
             self.model = self.experiment.initial_model(self.device)
             self.model.load_state_dict(state)
-        self.share.close()
+        self.shard.close()
 
     # Checkpoints.
 
@@ -261,7 +261,7 @@ class Run(Generic[M]):
     def _fingerprint(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to be this run's."""
         labels = self._on_device.labels
-        replicas = {"replicas": self.share.replicas} if self.share.replicas > 1 else {}
+        replicas = {"replicas": self.shard.replicas} if self.shard.replicas > 1 else {}
         return replicas | {
             "model": self._kind,
             "shapes": self._shapes,
@@ -276,10 +276,10 @@ class Run(Generic[M]):
         }
 
     def write(self, folder: Path) -> None:
-        optimizer, numbers = self.share.optimizer_state(self.optimizer)
-        tensors = {f"model.{name}": value for name, value in self.share.model_state().items()}
-        tensors |= {f"learner.{name}": value for name, value in self.share.learner_state().items()}
-        tensors |= {f"sum.{name}": self.share.gather(f"sum.{name}", value) for name, value in self._sums.items()}
+        optimizer, numbers = self.shard.optimizer_state(self.optimizer)
+        tensors = {f"model.{name}": value for name, value in self.shard.model_state().items()}
+        tensors |= {f"learner.{name}": value for name, value in self.shard.learner_state().items()}
+        tensors |= {f"sum.{name}": self.shard.gather(f"sum.{name}", value) for name, value in self._sums.items()}
         tensors |= optimizer | {"generator": self.generator.get_state()}
         for name, value in tensors.items():
             if value.is_floating_point() and not value.isfinite().all():
@@ -295,7 +295,7 @@ class Run(Generic[M]):
             "optimizer": numbers,
             "history": self.history.rows,
         }
-        if self.share.rank == 0:
+        if self.shard.rank == 0:
             files.write(folder, tensors, state)
 
     def read(self, folder: Path) -> None:
@@ -314,11 +314,11 @@ class Run(Generic[M]):
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
-        self.share.load_model(part("model."))
-        self.share.load_learner(part("learner."), self.device)
-        sums = {name: self.share.scatter(f"sum.{name}", value) for name, value in part("sum.").items()}
+        self.shard.load_model(part("model."))
+        self.shard.load_learner(part("learner."), self.device)
+        sums = {name: self.shard.scatter(f"sum.{name}", value) for name, value in part("sum.").items()}
         self._sums = {name: value.to(self.device) for name, value in sums.items()}
-        self.share.load_optimizer(self.optimizer, tensors, state["optimizer"])
+        self.shard.load_optimizer(self.optimizer, tensors, state["optimizer"])
         self.generator.set_state(tensors["generator"])
         self.step, self.seconds, self._images = state["step"], state["seconds"], state["images"]
         self._row_start = tuple(state["row_start"])

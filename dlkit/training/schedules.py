@@ -7,7 +7,7 @@ Schedule = Callable[[float], float]
 
 
 @dataclass(frozen=True)
-class linear:
+class linear_schedule:
     """From `start` at epoch 0 to `stop` at epoch `epochs`, and `stop` from then on."""
 
     start: float
@@ -19,14 +19,14 @@ class linear:
 
 
 @dataclass(frozen=True)
-class steps:
+class piecewise_constant:
     """Constant stretches: {0: 0.5, 5: 0.9} is 0.5 up to epoch 5, then 0.9."""
 
     values: dict[float, float]
 
     def __post_init__(self):
         if 0 not in self.values:
-            raise ValueError(f"steps({self.values}): say the value at epoch 0 too.")
+            raise ValueError(f"piecewise_constant({self.values}): say the value at epoch 0 too.")
 
     def __call__(self, epoch: float) -> float:
         return self.values[max(start for start in self.values if start <= epoch)]

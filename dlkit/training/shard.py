@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from dlkit.core.random import Draws
+from dlkit.core.random import ShardedGenerator
 from dlkit.data.batch import Batch
 from dlkit.training import checkpoint as files
 from dlkit.training.learner import Learner
@@ -17,18 +17,18 @@ from dlkit.training.learner import Learner
 class Strategy(Protocol):
     """How a run is split. It is called in every process, with the same run: its model whole, its learner started."""
 
-    def share(self, run: Any) -> "Share":
+    def shard(self, run: Any) -> "Shard":
         """What this process is to have of the run. ValueError, with the reason, if the run cannot be split so."""
         ...
 
 
-class Share:
+class Shard:
     """All of a run. A strategy's shares say how processes take a step together, and how parts make up the whole.
 
     What a checkpoint keeps, and the model that comes back, are always the whole's: a run can go on split otherwise.
     """
 
-    rank, ranks = 0, 1
+    rank, world_size = 0, 1
     replicas = 1  # models that are trained apart
     model_is_whole = True
 
@@ -36,23 +36,23 @@ class Share:
         self.model, self.learner = model, learner
         self.names = trained(model)
 
-    def pick(self, data: Batch, picked: Int64[Tensor, " batch"]) -> Batch:
+    def select(self, data: Batch, picked: Int64[Tensor, " batch"]) -> Batch:
         """Of the images `picked` for a batch, in their order, what this process learns from: all of them."""
         labels = None if data.labels is None else data.labels.index_select(0, picked)
         return Batch(data.images.index_select(0, picked), labels)
 
-    def fill_grad(self, batch: Batch, generator: Draws) -> dict[str, Tensor]:
+    def fill_grad(self, batch: Batch, generator: ShardedGenerator) -> dict[str, Tensor]:
         """Fill .grad of what is here, from what was picked; the report is the whole batch's."""
         return self.learner.fill_grad(self.model, batch, generator)
 
-    def stepped(self, step: int) -> None:
+    def after_step(self, step: int) -> None:
         """Called when the optimizer has taken a step."""
 
-    def totals(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+    def reduce_metrics(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         """The whole's sums of reports, for a row of the history."""
         return sums
 
-    def agreed(self, asked: str | None, step: int) -> str | None:
+    def agree_to_stop(self, asked: str | None, step: int) -> str | None:
         """Why to stop now, after this step, if processes agree to: `asked` is why this one was asked to."""
         return asked
 

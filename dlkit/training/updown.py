@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dlkit.core.matmul import matmul
-from dlkit.core.random import bernoulli, rows
-from dlkit.core.slices import Part
+from dlkit.core.random import bernoulli, sharded
+from dlkit.core.slices import Slice
 from dlkit.data import check
 from dlkit.data.batch import Batch
 from dlkit.models.dbn import DBN
@@ -36,7 +36,7 @@ class UpDown:
     k: int = 3
     persistent: bool = False
     state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
-    part: Part | None = field(default=None, init=False, repr=False)
+    part: Slice | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self):
         if self.k < 1:
@@ -64,11 +64,11 @@ class UpDown:
         for layer in lower:
             awake.append(bernoulli(layer.hidden_given(awake[-1]), generator))
 
-        x = top.observed(awake[-1], batch.labels)
+        x = top.encode_visible(awake[-1], batch.labels)
         positive = top.hidden_given(x)
         back = top.visible_given(top.draw_hidden(positive, generator))
         v = self.state["chains"] if self.persistent else top.draw_visible(back, generator)
-        with rows(generator, self.part):
+        with sharded(generator, self.part):
             for _ in range(self.k if self.persistent else self.k - 1):
                 mean = top.visible_given(top.draw_hidden(top.hidden_given(v), generator))
                 v = top.draw_visible(mean, generator)
@@ -83,7 +83,7 @@ class UpDown:
         asleep = [v[:, : top.features]]
         for layer in reversed(lower):
             mean = layer.visible_given(asleep[0])
-            with rows(generator, self.part):
+            with sharded(generator, self.part):
                 asleep.insert(0, mean if layer is lower[0] else bernoulli(mean, generator))
 
         loss = awake[0].new_zeros(())
@@ -102,9 +102,9 @@ class UpDown:
             report["error"] = 100 * batch.weight * wrong.float().mean()
         return report
 
-    def split(self, rank: int, ranks: int) -> dict[str, Part]:
+    def split(self, rank: int, world_size: int) -> dict[str, Slice]:
         """Persistent chains stay with their workers. ValueError if there are fewer of them than workers."""
-        return keep_chains(self, rank, ranks) if self.persistent else {}
+        return keep_chains(self, rank, world_size) if self.persistent else {}
 
 
 def _delta_rule(W: Tensor, bias: Tensor, given: Tensor, error: Tensor, weight: float, *, transposed: bool) -> None:

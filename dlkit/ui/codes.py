@@ -12,7 +12,20 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from dlkit.ui.controls.pointed_image import PointedImage
-from dlkit.ui.draw.pictures import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, captioned, grey, png, put, said
+from dlkit.ui.draw.pictures import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    caption_html,
+    captioned,
+    grey,
+    png,
+    put,
+)
 
 COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, BLACK, "#8A6D00", "#7F7F7F", "#5D3A9B")  # and the glyphs
 MAP, STEPS = 520, 200  # pixels a side; steps of a slider from end to end
@@ -237,7 +250,9 @@ class CodeMap(widgets.VBox):
                 f"on the map (ringed): image {near}, {digit}, and its reconstruction."
             )
         put(captioned(grey(shown), texts, 1, SIDE), self.picture)
-        self.caption.value = said(f"Point at the map, or move x and y. Each numeral is the code of a digit. {text}")
+        self.caption.value = caption_html(
+            f"Point at the map, or move x and y. Each numeral is the code of a digit. {text}"
+        )
         self._draw_map()
 
     def _walk(self, change: object = None) -> None:
@@ -257,7 +272,7 @@ class CodeMap(widgets.VBox):
         decoded = self.codes.decode(self.codes.between(first, second, torch.tensor([t])))
         put(captioned(grey(decoded), [f"on the walk, t = {t:.2f}"], 1, SIDE), self.station)
         ends = [f"image {image}, {_a(self.codes.labels[image])}," for image in (first, second)]
-        self.walk_caption.value = said(
+        self.walk_caption.value = caption_html(
             f"The walk (red) is the straight line between two codes: from {ends[0]} at t = 0 to {ends[1]} at t = 1; "
             f"decoded at t = {t:.2f} above, and at {STATIONS} stations below, between the two digits themselves."
         )

@@ -9,7 +9,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from dlkit.models import DBN
-from dlkit.models.dreaming import asleep, dream
+from dlkit.models.dreaming import dream, init_dream
 from dlkit.ui.controls.film import WIDTH, Film, held_pixels, tinted
 from dlkit.ui.draw.pictures import bars, captioned, grey, put
 
@@ -52,12 +52,12 @@ class Dreams:
     def restart(self, from_noise: bool = False) -> None:
         """Back to step 0: to what the start images come to on the way up, or to noise."""
         if from_noise:
-            state = asleep(self.dbn, chains=self.chains, generator=self.generator)
+            state = init_dream(self.dbn, chains=self.chains, generator=self.generator)
             with torch.no_grad():
                 images = self.dbn.down(state[:, : self.dbn.top.features])
         else:
             images = self._start("start from")
-            state = asleep(self.dbn, images=images)
+            state = init_dream(self.dbn, images=images)
         self.step = 0
         self._go_on_from(images, state)
 

@@ -16,7 +16,7 @@ from dlkit.training.experiment import Experiment
 from dlkit.training.shard import Strategy
 from dlkit.ui.controls.background import InBackground
 from dlkit.ui.draw.charts import panels
-from dlkit.ui.draw.pictures import BLUE, VERMILION, said
+from dlkit.ui.draw.pictures import BLUE, VERMILION, caption_html
 
 REDRAW = 0.5  # seconds between two redraws
 EVERY = 25  # steps between two checkpoints
@@ -26,7 +26,7 @@ COLUMNS = ("rank", "pid", "device", "cores", "state", "load")
 class LiveCluster(InBackground[SplitRun], widgets.VBox):
     """The engines of `cluster` and a run of `experiment`, split by `strategy`, while it goes on in a thread.
 
-    Each engine's row has its load, in percent of its cores. Kill ends the chosen engine by SIGKILL; Mend starts lost
+    Each engine's row has its load, in percent of its cores. Kill ends the chosen engine by SIGKILL; Recover starts lost
     engines afresh, all of them if the cluster has been stopped, and a run that was cut off goes on from its last
     checkpoint. `run` holds the SplitRun, `error` what went wrong; `await live` gives the SplitRun at the end. Until
     then no other cell may use the cluster: ipyparallel's client is for one thread at a time. The same cell run again
@@ -53,14 +53,14 @@ class LiveCluster(InBackground[SplitRun], widgets.VBox):
         self.run_button = self._button("Run", "play", "Run the experiment from the beginning", self.start)
         self.stop_button = self._button("Stop", "stop", "Stop after a step that all engines took", self.stop)
         self.kill_button = self._button("Kill", "bolt", "Kill the chosen engine (SIGKILL)", self._kill_chosen)
-        self.mend_button = self._button("Mend", "medkit", "Start lost engines afresh, and go on", self.mend)
+        self.recover_button = self._button("Recover", "medkit", "Start lost engines afresh, and go on", self.mend)
         self.engine = widgets.Dropdown(options=range(cluster.n), description="Engine", layout={"width": "160px"})
         self.status, self.engines, self.chart = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self._enable(busy=False)
         self._say("Ready: press Run.")
         self._draw()
         self._watch()
-        buttons = [self.run_button, self.stop_button, self.mend_button, self.engine, self.kill_button]
+        buttons = [self.run_button, self.stop_button, self.recover_button, self.engine, self.kill_button]
         super().__init__([widgets.HBox(buttons), self.status, self.engines, self.chart])
 
     def __repr__(self) -> str:
@@ -91,7 +91,7 @@ class LiveCluster(InBackground[SplitRun], widgets.VBox):
             self._say(f"Engine {rank} is not there: nothing to kill.")
             return
         process.kill()
-        end = "the others notice within a second or two ..." if not self._over.is_set() else "Mend starts it afresh."
+        end = "the others notice within a second or two ..." if not self._over.is_set() else "Recover starts it afresh."
         self._say(f"Engine {rank} (pid {process.pid}) is killed: {end}")
 
     def mend(self) -> None:
@@ -121,7 +121,7 @@ class LiveCluster(InBackground[SplitRun], widgets.VBox):
             work()
         except ClusterError as error:
             self.error = error
-            self._say(f"{error} Or press Mend.", amiss=True)
+            self._say(f"{error} Or press Recover.", amiss=True)
         except Exception as error:
             self.error = error
             self._say(f"Failed: {type(error).__name__}: {error}", amiss=True)
@@ -136,14 +136,16 @@ class LiveCluster(InBackground[SplitRun], widgets.VBox):
             self._kept, self.run, self.told = tempfile.TemporaryDirectory(prefix="dlkit-live-"), None, []
         self._cut_off = True
         settings = {"checkpoint": self._kept.name, "checkpoint_every": EVERY, "resume": resume, "stop": self._halt}
-        self.run = run = self.cluster.run(self.experiment, self.strategy, listen=self._hear, progress=False, **settings)
+        self.run = run = self.cluster.run(
+            self.experiment, self.strategy, on_progress=self._hear, progress=False, **settings
+        )
         self._cut_off = False
         how = "Stopped" if run.stopped else "Finished"
         self._say(f"{how} at step {run.step:,}: {run.seconds:.1f} s of training, {run.throughput:,.0f} images/s.")
 
     def _mend(self) -> None:
         if self.cluster.running():
-            self.cluster.mend()
+            self.cluster.recover()
         else:
             self.cluster.start()
         self._watch()
@@ -154,7 +156,7 @@ class LiveCluster(InBackground[SplitRun], widgets.VBox):
             self._say("All engines are ready: press Run.")
 
     def _hear(self, told: dict[str, Any]) -> None:
-        """`listen` of the run: the rows after the checkpoint that it goes on from are taken back."""
+        """`on_progress` of the run: the rows after the checkpoint that it goes on from are taken back."""
         self.told = [each for each in self.told if each["step"] < told["step"]] + [told]
         if not self._halt.is_set():
             at = f"step {told['step']:,} of {told['total']:,}"
@@ -200,7 +202,7 @@ class LiveCluster(InBackground[SplitRun], widgets.VBox):
             body += f"<tr>{cells}<td{colour}>{escape(row['state'])}</td><td>{load}</td></tr>"
         down = all(row["state"] == "not started" for row in rows)
         idle = self._over.is_set()
-        hint = "<p>No engine is up: press Mend to start them.</p>" if down and idle else ""
+        hint = "<p>No engine is up: press Recover to start them.</p>" if down and idle else ""
         style = "border-collapse: separate; border-spacing: 14px 2px"
         return f'<table style="{style}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{hint}'
 
@@ -219,7 +221,7 @@ class LiveCluster(InBackground[SplitRun], widgets.VBox):
         return self._processes.get(pid)
 
     def _enable(self, busy: bool) -> None:
-        self.run_button.disabled = self.mend_button.disabled = busy
+        self.run_button.disabled = self.recover_button.disabled = busy
         self.stop_button.disabled = not busy
 
     def _kill_chosen(self) -> None:
@@ -227,7 +229,7 @@ class LiveCluster(InBackground[SplitRun], widgets.VBox):
 
     def _say(self, text: str, amiss: bool = False) -> None:
         words = escape(text)
-        self.status.value = said(f'<span style="color: {VERMILION}">{words}</span>' if amiss else words)
+        self.status.value = caption_html(f'<span style="color: {VERMILION}">{words}</span>' if amiss else words)
 
 
 def bar(percent: float, width: int = 120) -> str:

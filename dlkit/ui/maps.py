@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from dlkit.analysis.feature_maps import Inside, Look
+from dlkit.analysis.feature_maps import Inside, LayerView
 from dlkit.analysis.features import Field
 from dlkit.ui.controls.image_viewer import Viewer
 from dlkit.ui.controls.pointed_image import PointedImage
 from dlkit.ui.draw.map_sheets import columns_for, connection_table, listed, patches, scaled, sheet
-from dlkit.ui.draw.pictures import BLUE, GAP, ORANGE, captioned, fitted, photo, png, put, said
+from dlkit.ui.draw.pictures import BLUE, GAP, ORANGE, caption_html, captioned, fitted, photo, png, put
 
 LARGE, SIDE = 196, 112  # pixels: a large picture, a map on a sheet at most
 WIDE, BELOW, PAGE = 412, 376, 120  # pixels: the sheet of maps, that of those below; maps on a sheet
@@ -118,7 +118,7 @@ class MapExplorer(Viewer):
         if self.labels is not None:
             labels = Counter(self.labels[best.images].tolist()).most_common()
             text += f" Their labels, and how often: {', '.join(f'{label} ({count})' for label, count in labels)}."
-        self.exciting.value = said(text)
+        self.exciting.value = caption_html(text)
         self._draw()
 
     def _draw(self) -> None:
@@ -133,7 +133,7 @@ class MapExplorer(Viewer):
         put(sheet(drawn, first, columns, min((WIDE + GAP) // columns - GAP, SIDE), {number}, ORANGE), self.maps)
         shown = f"the {count}" if count <= PAGE else f"{len(drawn)} of the {count}"
         self.titles[3].value = f"<b>{name}</b>: {shown} map{'s' * (count > 1)}, map {number} framed"
-        self.caption.value = said(
+        self.caption.value = caption_html(
             f"<b>Layer {name}</b> for {self._whose()}: {count} map{'s' * (count > 1)} of {high}x{wide} units. Grey is "
             f"0; white and black are {self._limit:.2f} and {-self._limit:.2f}, the layer's largest magnitude."
         )
@@ -141,14 +141,16 @@ class MapExplorer(Viewer):
         self._draw_below(name, number, look)
         self._point()
 
-    def _draw_below(self, name: str, number: int, look: Look) -> None:
+    def _draw_below(self, name: str, number: int, look: LayerView) -> None:
         """Draw the maps below, and say which of them feed the map."""
-        sees = self.inside.table(name) if look.came is not None else None
-        if sees is None or look.came is None:
+        sees = self.inside.table(name) if look.inputs is not None else None
+        if sees is None or look.inputs is None:
             self.below.layout.display, self.wiring.value = "none", ""
-            self.made_of.value = said(f"<b>What map {number} is made of:</b> no maps come into {name}, but the image.")
+            self.made_of.value = caption_html(
+                f"<b>What map {number} is made of:</b> no maps come into {name}, but the image."
+            )
             return
-        fed, count = sees[number].nonzero()[:, 0].tolist(), len(look.came)
+        fed, count = sees[number].nonzero()[:, 0].tolist(), len(look.inputs)
         place = f"of {look.below} below" if look.below else f"that come{'s' * (count == 1)} in"
         one_to_one = sees.shape[0] == count and bool((sees == torch.eye(count, dtype=torch.bool)).all())
         if count == 1:
@@ -162,9 +164,9 @@ class MapExplorer(Viewer):
                 f"{listed(fed)} of the {count} {place}. In the table a column is a map of {name}, a row one of those "
                 f"{place}, and a dot a connection."
             )
-        self.made_of.value = said(f"<b>What map {number} is made of:</b> {text}")
+        self.made_of.value = caption_html(f"<b>What map {number} is made of:</b> {text}")
         self.wiring.value = "" if sees.all() or one_to_one else connection_table(sees, number)
-        drawn = scaled(look.came[:PAGE], float(look.came.abs().max()))
+        drawn = scaled(look.inputs[:PAGE], float(look.inputs.abs().max()))
         columns = len(drawn) if len(drawn) <= 8 else columns_for(len(drawn))
         framed = [] if sees.all() else fed
         put(sheet(drawn, 0, columns, min((BELOW + GAP) // columns - GAP, SIDE // 2), framed, BLUE), self.below)
@@ -188,7 +190,7 @@ class MapExplorer(Viewer):
             f"It sees the {tall}x{wide} pixels framed: rows {rows.start} to {rows.stop - 1}, columns "
             f"{columns.start} to {columns.stop - 1}."
         )
-        self.words.value = said(
+        self.words.value = caption_html(
             f"<b>Unit at row {row}, column {column}</b> of map {number}: <b>{float(chosen[row, column]):.2f}</b>.<br>"
             f"{sees if tall else 'It sees no pixel of the image (or something on the way hides NaN).'}<br>"
             "Point at the map, or click on it and use the arrow keys."

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dlkit.analysis.occlusion import log_probabilities, occluded, patch_field
 from dlkit.ui.controls.image_viewer import Viewer
 from dlkit.ui.controls.pointed_image import PointedImage
-from dlkit.ui.draw.pictures import BLACK, BLUE, VERMILION, bars, fitted, photo, png, said
+from dlkit.ui.draw.pictures import BLACK, BLUE, VERMILION, bars, caption_html, fitted, photo, png
 
 LARGE, WIDE = 252, 250  # pixels: the image, and the heat map; the bars
 LARGEST = 14  # pixels of the image: the patch's side at most
@@ -112,7 +112,7 @@ class Occluder(Viewer):
             row, column = divmod(int((sign * drops).argmax()), width)
             if (most := sign * float(drops[row, column])) >= 0.005:
                 text += f" {words}, most around row {row}, column {column}: by {most:.2f} nats."
-        self.map_caption.value = said(text)
+        self.map_caption.value = caption_html(text)
         self._draw()
 
     def _point(self, change: dict) -> None:
@@ -145,7 +145,7 @@ class Occluder(Viewer):
         first, now = (int(logs.argmax()) for logs in (self._whole, covered))
         net = f"The net still answers {now}" if now == first else f"The net answered {first} and now answers {now}"
         drop = float(self._whole[label] - covered[label])
-        self.caption.value = said(
+        self.caption.value = caption_html(
             f"<b>p({label}): {before:.2f} without the patch, {after:.2f} with it</b>, "
             f"{abs(drop):.2f} nats {'less' if drop >= 0 else 'more'} of log p; a {kind}. {net}. Point at a picture, "
             "or click on one and use the arrow keys."

@@ -15,7 +15,7 @@ from dlkit.core.evaluation import logits
 from dlkit.data.drawing import as_mnist, shrunk
 from dlkit.ui.controls.drawing_pad import DrawingPad
 from dlkit.ui.draw.map_sheets import scaled
-from dlkit.ui.draw.pictures import GREY, LINE, bars, captioned, grey, put, said
+from dlkit.ui.draw.pictures import GREY, LINE, bars, caption_html, captioned, grey, put
 
 WIDTH, GAP = 640, 4  # pixels: the sheet of maps; between two of them
 TALLEST, SMALLEST = 96, 10  # pixels: of a map on the sheet
@@ -108,7 +108,7 @@ class DigitReader(widgets.VBox):
         put(captioned(grey(torch.stack(list(drawn.values()))), list(drawn), 2, SEEN), self.seen)
         put(sheet(self.nets[self.net.value], self.image), self.sheet)
         self.chart.value = bars(read[self.net.value].tolist(), f"p(digit), {self.net.value}")
-        self.caption.value = said(self._words(read))
+        self.caption.value = caption_html(self._words(read))
 
     def _read(self, image: Tensor) -> dict[str, Tensor]:
         """p(class | image), as each net has it."""

@@ -8,11 +8,11 @@ from itertools import pairwise
 import ipywidgets as widgets
 from torch import nn
 
-from dlkit.core.slices import Part, part_of
-from dlkit.core.text_table import of_bytes
-from dlkit.strategies.cost import Bill, bill
-from dlkit.strategies.layer_cost import REPLICAS, WAYS, Item
-from dlkit.ui.draw.pictures import BLUE, GREEN, ORANGE, VERMILION, said
+from dlkit.core.slices import Slice, slice_of
+from dlkit.core.text_table import format_bytes
+from dlkit.strategies.cost import Cost, cost
+from dlkit.strategies.layer_cost import REPLICAS, WAYS, LayerCost
+from dlkit.ui.draw.pictures import BLUE, GREEN, ORANGE, VERMILION, caption_html
 
 COLOURS = (BLUE, ORANGE, GREEN, VERMILION)
 MARKS = (  # over the colour, so that ranks are told apart without it
@@ -27,7 +27,7 @@ BATCHES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 PARTS = {"units": ("unit", "units"), "inputs": ("input", "inputs"), "rows": ("row", "rows")}
 
 
-def drawn(found: Bill) -> str:
+def drawn(found: Cost) -> str:
     """An SVG: a row a rank, a column a layer, and in front of them the batch; filled is what the rank computes.
 
     Under each box what that is, the bar of the layer's weights that the rank holds, and the bytes that it sends.
@@ -78,10 +78,10 @@ def _rect(x: float, y: float, width: float, height: float, rank: int | None = No
     return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" {look}/>'
 
 
-def _batch(found: Bill, rank: int, x: float, y: float) -> list[str]:
+def _batch(found: Cost, rank: int, x: float, y: float) -> list[str]:
     """The batch as a stack of images, of which those that the rank computes from are filled."""
     one = found.items[rank][0]
-    part = one.images or Part(0, one.part.count > 0, 1)
+    part = one.images or Slice(0, one.part.count > 0, 1)
     top, high = BOX * part.start / part.whole, BOX * part.count / part.whole
     lines = [f'<path d="M{x} {y + BOX * i / 6:.1f} h40" stroke="#888888" stroke-width="0.6"/>' for i in range(1, 6)]
     filled = [_rect(x, y + top, 40, high, rank)] * (part.count > 0)
@@ -89,7 +89,7 @@ def _batch(found: Bill, rank: int, x: float, y: float) -> list[str]:
     return [*filled, _rect(x, y, 40, BOX), *lines, _text(x, y + BOX + 12, which)]
 
 
-def _layer(one: Item, rank: int, x: float, y: float) -> list[str]:
+def _layer(one: LayerCost, rank: int, x: float, y: float) -> list[str]:
     """A layer's box, what is filled in words, the bar of its weights, and what is sent."""
     share = one.part.start / one.part.whole, one.part.stop / one.part.whole
     if one.along == "images":
@@ -102,14 +102,14 @@ def _layer(one: Item, rank: int, x: float, y: float) -> list[str]:
     if one.whole:
         wide = 60 * one.parameters / one.whole
         shapes += [_rect(x, at, wide, 7, rank)] * (wide > 0) + [_rect(x, at, 60, 7)]
-        shapes.append(_text(x + 64, at + 7, of_bytes(one.parameters).replace(" ", "\u2009")))
+        shapes.append(_text(x + 64, at + 7, format_bytes(one.parameters).replace(" ", "\u2009")))
     sends = (("forward", one.forward), ("back", one.backward), ("gradients", one.exchanged))
     for line, (name, sent) in enumerate((name, sent) for name, sent in sends if sent):
-        shapes.append(_text(x, at + 20 + 12 * line, f"{name} {of_bytes(sent)}"))
+        shapes.append(_text(x, at + 20 + 12 * line, f"{name} {format_bytes(sent)}"))
     return shapes
 
 
-def _maps(one: Item, share: tuple[float, float], rank: int, x: float, y: float) -> list[str]:
+def _maps(one: LayerCost, share: tuple[float, float], rank: int, x: float, y: float) -> list[str]:
     """Some maps as squares; by rows each has the same rows filled, by maps some of them."""
     count, shapes = min(one.gives[0], SQUARES), []
     for place in range(count):
@@ -123,7 +123,7 @@ def _maps(one: Item, share: tuple[float, float], rank: int, x: float, y: float) 
     return shapes
 
 
-def _units(one: Item, share: tuple[float, float], rank: int, x: float, y: float) -> list[str]:
+def _units(one: LayerCost, share: tuple[float, float], rank: int, x: float, y: float) -> list[str]:
     """Units as a column, of which some are filled; where inputs are split, a box that is split the other way."""
     begin, end = (part * BOX for part in share)
     if one.along == "inputs":
@@ -132,7 +132,7 @@ def _units(one: Item, share: tuple[float, float], rank: int, x: float, y: float)
     return [*filled, _rect(x, y, 24, BOX)]
 
 
-def _arrows(found: Bill) -> list[str]:
+def _arrows(found: Cost) -> list[str]:
     """Between ranks, where they exchange: down the line of layers, or among all; dashed for gradients alone.
 
     In two replicas, those who have the same part of a layer exchange its gradients, and nothing else.
@@ -145,7 +145,7 @@ def _arrows(found: Bill) -> list[str]:
             for rank, (upper, lower) in enumerate(pairwise(middles)):
                 if found.items[rank][i].forward:
                     lines.append(_line(x + 86, upper, x + COLUMN - 6, lower))
-        elif any(items[i].sent for items in found.items):
+        elif any(items[i].bytes_sent for items in found.items):
             only = not any(items[i].forward or items[i].backward for items in found.items)
             at = x + COLUMN - 10 if one.along == "inputs" else x - 8
             if found.how != "hybrid":
@@ -171,7 +171,7 @@ def _line(x: float, y: float, to_x: float, to_y: float, dashed: bool = False) ->
     )
 
 
-def _here(one: Item) -> str:
+def _here(one: LayerCost) -> str:
     """Which part of a layer is here, in words."""
     if one.along == "layer":
         return "all" if one.part.count else "not here"
@@ -182,7 +182,7 @@ def _here(one: Item) -> str:
     return _which(one.part, *PARTS[one.along])
 
 
-def _which(part: Part, one: str, several: str) -> str:
+def _which(part: Slice, one: str, several: str) -> str:
     if part.count < 2:
         return f"{one} {part.start}" if part.count else f"no {several}"
     return f"{several} {part.start}–{part.stop - 1}"
@@ -198,7 +198,7 @@ def _by(shape: tuple[int, ...]) -> str:
     return f"{shape[0]} units" if len(shape) == 1 else "×".join(map(str, shape))
 
 
-def _alt(found: Bill) -> str:
+def _alt(found: Cost) -> str:
     ranks = [
         f"rank {rank}: " + ", ".join(f"{_short(one.name)} {_here(one)}" for one in items)
         for rank, items in enumerate(found.items)
@@ -206,11 +206,13 @@ def _alt(found: Bill) -> str:
     return f"Who computes what, split by {found.how}. {'; '.join(ranks)}."
 
 
-def words(found: Bill) -> str:
+def words(found: Cost) -> str:
     """What the split means, in a few sentences, with the numbers of the rank that holds or sends most."""
     ranks = range(len(found.items))
-    sent, held = (of_bytes(max(measure(rank) for rank in ranks)) for measure in (found.sent, found.held))
-    images = part_of(found.batch, 0, len(ranks)).count
+    sent, held = (
+        format_bytes(max(measure(rank) for rank in ranks)) for measure in (found.bytes_sent, found.memory_bytes)
+    )
+    images = slice_of(found.batch, 0, len(ranks)).count
     how = {
         "data": f"Every rank has the whole net, and computes {images} of the {found.batch} images. When the gradients "
         "are there they are added up over all ranks: what is sent does not depend on the batch",
@@ -242,7 +244,7 @@ class Splitter(widgets.VBox):
         if not nets:
             raise ValueError("no nets to split: give one or more, by name.")
         self.nets, self.image_shape = dict(nets), tuple(image_shape)
-        self.bill = cache(self._bill)
+        self.cost = cache(self._bill)
         style = {"description_width": "initial"}
         self.net = widgets.Dropdown(options=list(nets), description="Net", style=style, layout={"width": "260px"})
         self.how = widgets.ToggleButtons(options=list(WAYS), style={"button_width": "84px"})
@@ -264,24 +266,24 @@ class Splitter(widgets.VBox):
     def __repr__(self) -> str:
         return f"Splitter({', '.join(self.nets)})"
 
-    def _bill(self, name: str, how: str, ranks: int, batch: int) -> Bill | str:
+    def _bill(self, name: str, how: str, ranks: int, batch: int) -> Cost | str:
         """The bill, or why there is none."""
         try:
-            return bill(self.nets[name], self.image_shape, batch, ranks, how)
+            return cost(self.nets[name], self.image_shape, batch, ranks, how)
         except ValueError as error:
             return str(error)
 
     def _draw(self, change: object = None) -> None:
         name, ranks, batch = self.net.value, self.ranks.value, self.batch.value
-        found = self.bill(name, self.how.value, ranks, batch)
+        found = self.cost(name, self.how.value, ranks, batch)
         if isinstance(found, str):
-            self.caption.value, self.picture.value, self.table.value = said(escape(found)), "", ""
+            self.caption.value, self.picture.value, self.table.value = caption_html(escape(found)), "", ""
             return
-        bills = [self.bill(name, how, ranks, batch) for how in WAYS]
-        sent = {one.how: max(map(one.sent, range(ranks))) for one in bills if isinstance(one, Bill)}
+        bills = [self.cost(name, how, ranks, batch) for how in WAYS]
+        sent = {one.how: max(map(one.bytes_sent, range(ranks))) for one in bills if isinstance(one, Cost)}
         least = min(sent, key=lambda how: sent[how])
-        others = ", ".join(f"{how} {of_bytes(size)}" for how, size in sent.items())
+        others = ", ".join(f"{how} {format_bytes(size)}" for how, size in sent.items())
         compared = f" Sent a rank a step: {others}; least by <b>{least}</b>."
-        self.caption.value = said(escape(words(found)) + compared)
+        self.caption.value = caption_html(escape(words(found)) + compared)
         self.picture.value = f'<div style="overflow-x: auto">{drawn(found)}</div>'
         self.table.value = found._repr_html_()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dlkit.models import DBN, LabelledRBM
 from dlkit.models.unrolled import check_chain
-from dlkit.ui.draw.pictures import GAP, LINE, bars, captioned, grey, put, said
+from dlkit.ui.draw.pictures import GAP, LINE, bars, caption_html, captioned, grey, put
 
 Net = DBN | nn.Sequential | Sequence[nn.Module]
 
@@ -234,7 +234,7 @@ class StackExplorer(widgets.VBox):
             f"{len(shown)} of the layer's {len(self._order)} units, by {self.sort.label}; unit {unit} "
             f"{'is framed' if unit in shown else 'comes after them'}."
         )
-        self.caption.value = said(self._words(layer, unit, activity, means, len(found)))
+        self.caption.value = caption_html(self._words(layer, unit, activity, means, len(found)))
 
     def _words(self, layer: int, unit: int, activity: Tensor, means: Tensor, exciting: int) -> str:
         tuned = "" if "after" not in self.nets else f" <b>{self.net.value}</b> fine-tuning"

@@ -25,7 +25,7 @@ from dlkit.ui.draw.convolution_html import (
     sub_sampling_windows,
 )
 from dlkit.ui.draw.map_sheets import scaled
-from dlkit.ui.draw.pictures import GREY, ORANGE, grey, png, said
+from dlkit.ui.draw.pictures import GREY, ORANGE, caption_html, grey, png
 
 SIDE, MARGIN = 224, 3  # pixels: of the larger picture, and around both
 CONVOLUTION, SUB_SAMPLING = "Convolution", "Sub-sampling"
@@ -155,7 +155,7 @@ class ConvolutionStepper(widgets.VBox):
             step = pooled(large, self.sub_sampling, of, row, column)
             self.arithmetic.value = sub_sampling_html(step, self.sub_sampling, of, most, int(after[row, column]))
         self._show(before, after)
-        self.caption.value = said(self._words())
+        self.caption.value = caption_html(self._words())
 
     def _show(self, before: UInt8[np.ndarray, "height width"], after: UInt8[np.ndarray, "high wide"]) -> None:
         """Both pictures, with frames around the cell and what it sees, and with the pointer's place there."""

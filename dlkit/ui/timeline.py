@@ -6,24 +6,24 @@ from html import escape
 import ipywidgets as widgets
 from matplotlib.patches import Patch
 
-from dlkit.core.text_table import of_bytes, of_seconds
+from dlkit.core.text_table import format_bytes, format_seconds
 from dlkit.distributed.recorder import Span
 from dlkit.distributed.timeline import Timeline
 from dlkit.ui.controls.zoomed_image import ZoomedImage, moved, zoomed
-from dlkit.ui.draw.pictures import Picture, figure, png, said, show
+from dlkit.ui.draw.pictures import Picture, caption_html, figure, png, show
 from dlkit.ui.draw.timeline_bars import BAR, BOTTOM, LEFT, PITCH, RIGHT, TOP, WIDTH, Rows, sheet
 
 
 def draw(timeline: Timeline) -> Picture:
     """The timeline, or a part such as `timeline.steps(3, 6)`, with the beginnings of its steps."""
     rows = Rows(timeline)
-    fig, ax = figure(8.5, 1.2 + timeline.ranks * PITCH / 96)
+    fig, ax = figure(8.5, 1.2 + timeline.world_size * PITCH / 96)
     begin, end = 1e3 * timeline.begin, 1e3 * timeline.end
-    extent = (begin, end, timeline.ranks * PITCH, 0)
+    extent = (begin, end, timeline.world_size * PITCH, 0)
     shown = rows.picture(timeline.begin, timeline.end, 1000)
     ax.imshow(shown, extent=extent, aspect="auto", interpolation="nearest")
-    middles = [rank * PITCH + BAR / 2 for rank in range(timeline.ranks)]
-    ax.set(xlabel="milliseconds", yticks=middles, yticklabels=[f"rank {rank}" for rank in range(timeline.ranks)])
+    middles = [rank * PITCH + BAR / 2 for rank in range(timeline.world_size)]
+    ax.set(xlabel="milliseconds", yticks=middles, yticklabels=[f"rank {rank}" for rank in range(timeline.world_size)])
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     steps = timeline.begins()
@@ -39,32 +39,32 @@ def draw(timeline: Timeline) -> Picture:
 def _alt(timeline: Timeline) -> str:
     steps, totals = list(timeline.begins()), timeline.totals()
     which = f", steps {steps[0]} to {steps[-1]}" if steps else ""
-    said = [
+    sentences = [
         f"rank {row.rank} computes {row.share('compute'):.0%}, communicates {row.share('communicate'):.0%} and waits "
         f"{row.share('wait'):.0%} of the time"
         for row in totals[:8]
     ]
     more = f"; and {len(totals) - 8} more ranks" if len(totals) > 8 else ""
     span = f"{1e3 * timeline.begin:.6g} to {1e3 * timeline.end:.6g} milliseconds"
-    return f"What each of {timeline.ranks} ranks did when, {span}{which}: {'; '.join(said)}{more}."
+    return f"What each of {timeline.world_size} ranks did when, {span}{which}: {'; '.join(sentences)}{more}."
 
 
 def words(timeline: Timeline, rank: int, at: float) -> str:
     """What a rank was doing at a time, in seconds."""
     step = timeline.step_at(rank, at)
     where = f"Rank {rank}" + (f", step {step}" if step is not None else "")
-    piece = timeline.at(rank, at)
-    if piece is None:
+    segment = timeline.at(rank, at)
+    if segment is None:
         return f"{where}: other: between steps, or not noted down."
-    span, took = piece.span, of_seconds(piece.end - piece.begin)
-    if piece.kind == "compute":
+    span, took = segment.span, format_seconds(segment.end - segment.begin)
+    if segment.kind == "compute":
         name = "computes" if span.kind == "step" else f"computes: {span.name}"
         under_way = [each.span for each in timeline.overlapped(rank) if each.begin <= at < each.end]
         meanwhile = f"; meanwhile {' and '.join(map(_named, under_way))} under way" if under_way else ""
         return f"{where}: {name}, {took}{meanwhile}."
-    if piece.kind == "wait":
-        return f"{where}: waits {took} for rank {piece.last}, the last to come to {_named(span)}."
-    return f"{where}: communicates, {took}: {_named(span)}, of which it sends {of_bytes(span.size)}."
+    if segment.kind == "wait":
+        return f"{where}: waits {took} for rank {segment.last}, the last to come to {_named(span)}."
+    return f"{where}: communicates, {took}: {_named(span)}, of which it sends {format_bytes(span.size)}."
 
 
 def _named(span: Span) -> str:
@@ -113,8 +113,8 @@ class TimelineView(widgets.VBox):
             left, right = self.picture.box
             x, y = asked["place"]
             self._x = min(max((x - left) / (right - left), 0.0), 1.0)
-            self.rank = math.floor((y * (TOP + self.rows.ranks * PITCH + BOTTOM) - TOP) / PITCH)
-        self.rank = min(max(self.rank + int(asked.get("rows", 0)), 0), self.rows.ranks - 1)
+            self.rank = math.floor((y * (TOP + self.rows.world_size * PITCH + BOTTOM) - TOP) / PITCH)
+        self.rank = min(max(self.rank + int(asked.get("rows", 0)), 0), self.rows.world_size - 1)
         shown = moved(self.shown, self.whole, asked.get("pan", 0.0))
         self.shown = zoomed(shown, self.whole, asked.get("zoom", 1.0), shown[0] + self._x * (shown[1] - shown[0]))
         self._draw()
@@ -125,11 +125,11 @@ class TimelineView(widgets.VBox):
         pixels = sheet(self.rows, self.begins, self.shown, self.rank, self.at)
         with self.picture.hold_sync():
             self.picture.alt = (
-                f"What each of {self.rows.ranks} ranks did when, {1e3 * begin:.6g} to {1e3 * end:.6g} milliseconds; "
-                f"marked: {says}"
+                f"What each of {self.rows.world_size} ranks did when, {1e3 * begin:.6g} to {1e3 * end:.6g} "
+                f"milliseconds; marked: {says}"
             )
             self.picture.value = png(pixels)
-        self.caption.value = said(f"<b>{1e3 * self.at:.6g} ms.</b> {escape(says)}")
+        self.caption.value = caption_html(f"<b>{1e3 * self.at:.6g} ms.</b> {escape(says)}")
 
     def _legend(self) -> str:
         keys = " ".join(

@@ -8,7 +8,7 @@ from torch import nn
 
 from dlkit.analysis.counts import counts
 from dlkit.analysis.features import layers, maps, receptive_field, top_images
-from dlkit.core.evaluation import answer
+from dlkit.core.evaluation import forward_eval
 from dlkit.models import ConvNet, LeNet5
 
 IMAGES = torch.rand(6, 28, 28, generator=seeded())
@@ -212,4 +212,4 @@ def test_images_and_outputs_of_another_kind_are_told(net, images, message):
 
 def test_a_compiled_net_has_a_forward():
     net = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
-    torch.testing.assert_close(answer(torch.compile(net, backend="eager"), IMAGES), answer(net, IMAGES))
+    torch.testing.assert_close(forward_eval(torch.compile(net, backend="eager"), IMAGES), forward_eval(net, IMAGES))

@@ -17,7 +17,7 @@ def live(notebook):
     area = notebook.cell_output("live")
     area.scroll_into_view_if_needed()
     if "No engine is up" in area.inner_text():
-        press(area, "Mend")
+        press(area, "Recover")
         expect(status(area)).to_have_text("All engines are ready: press Run.", timeout=STARTING)
     return area
 
@@ -38,7 +38,7 @@ def test_the_run_of_the_notebook_is_shown_to_its_end_and_then_that_the_cluster_i
     area = notebook.cell_output("live")
     expect(status(area)).to_have_text(re.compile(r"^Finished at step 300:"))
     expect(area.get_by_role("img", name=re.compile(r"^loss: from .* at step .*images a second"))).to_be_visible()
-    expect(area).to_contain_text("No engine is up: press Mend to start them.")
+    expect(area).to_contain_text("No engine is up: press Recover to start them.")
     expect(states(area)).to_have_text(["not started", "not started"])
 
 
@@ -63,7 +63,7 @@ def test_a_killed_engine_is_named_and_after_mend_the_run_goes_on_to_its_end(live
     press(live, "Kill")
     expect(status(live)).to_have_text(re.compile(rf"^engine 1 \(.*pid {before[1]}.*has died.*goes on from"))
     expect(states(live)).to_have_text(["ready", "gone"])
-    press(live, "Mend")
+    press(live, "Recover")
     expect(status(live)).to_have_text(re.compile(r"^Finished at step 300:"), timeout=STARTING)
     expect(states(live)).to_have_text(["ready", "ready"])
     assert pids(live)[0] == before[0]

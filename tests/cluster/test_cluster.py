@@ -15,7 +15,7 @@ import psutil
 import pytest
 from nbclient import NotebookClient
 
-from dlkit.cluster import Cluster, ClusterError, Place, places
+from dlkit.cluster import Cluster, ClusterError, Placement, placements
 from dlkit.cluster import cluster as cluster_module
 from dlkit.cluster.placement import KEEPS_MEMORY, backend, remarks
 
@@ -24,7 +24,7 @@ import os, signal, time
 from dlkit.cluster import Cluster
 cluster = Cluster(2).start()
 os.kill(cluster.call(os.getpid)[1], signal.SIGKILL)
-cluster.mend()  # at once: for a moment, the process still looks alive
+cluster.recover()  # at once: for a moment, the process still looks alive
 print(cluster._running.folder, *cluster.call(os.getpid), flush=True)
 time.sleep(600)
 """
@@ -40,7 +40,7 @@ def total():
 
 
 def test_cores_are_dealt_out_in_equal_parts_and_each_rank_computes_with_as_many_threads():
-    plan = places(3, gpus=0, cores=[0, 1, 2, 3, 8, 9, 10])
+    plan = placements(3, gpus=0, cores=[0, 1, 2, 3, 8, 9, 10])
     assert [place.cores for place in plan] == [(0, 1), (2, 3), (8, 9, 10)]
     assert [place.threads for place in plan] == [2, 2, 3]
     assert [place.device for place in plan] == ["cpu"] * 3
@@ -51,19 +51,19 @@ def test_cores_are_dealt_out_in_equal_parts_and_each_rank_computes_with_as_many_
 
 
 def test_more_ranks_than_cores_share_them_and_it_is_said():
-    plan = places(5, gpus=0, cores=[4, 6])
+    plan = placements(5, gpus=0, cores=[4, 6])
     assert all(len(place.cores) == 1 for place in plan)
     assert {core for place in plan for core in place.cores} == {4, 6}
     assert remarks(plan, 0) == ["5 engines share 2 cores: more engines than cores save no time."]
 
 
 def test_gpus_are_given_in_turn_and_shared_ones_talk_over_gloo():
-    plan = places(4, gpus=2, cores=range(8))
+    plan = placements(4, gpus=2, cores=range(8))
     assert [place.device for place in plan] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
     assert [place.environment()["CUDA_VISIBLE_DEVICES"] for place in plan] == ["0", "1", "0", "1"]
     assert remarks(plan, 2) == ["4 engines share 2 GPUs: NCCL takes one rank a GPU, so gloo is used."]
     assert [backend(4, 2), backend(2, 2), backend(1, 0)] == ["gloo", "nccl", "gloo"]
-    assert isinstance(plan[0], Place)
+    assert isinstance(plan[0], Placement)
 
 
 def test_no_engines_are_refused():
@@ -183,7 +183,7 @@ def test_a_notebook_runs_cells_on_all_engines_and_sends_its_own_functions_there(
         "%%px\nimport torch.distributed as dist\nprint('rank', dist.get_rank(), 'of', dist.get_world_size())",
         "def doubled(x):\n    return 2 * x\n\ncluster.call(doubled, 21)",
         "def inverse(x):\n    return 1 / x  # the guilty line\n\ncluster.call(inverse, 0)",
-        "import os, signal\nos.kill(cluster.call(os.getpid)[1], signal.SIGKILL)\ncluster.mend()",
+        "import os, signal\nos.kill(cluster.call(os.getpid)[1], signal.SIGKILL)\ncluster.recover()",
         "%%px\nprint('again', dist.get_rank() if 'dist' in globals() else 'afresh')",
         "cluster.stop()\ncluster.running()",
     ]
@@ -339,7 +339,7 @@ def test_a_call_after_one_that_was_interrupted_is_not_mixed_up_with_it(cluster):
 
 def test_where_nothing_is_amiss_nothing_is_mended(cluster):
     pids, groups = cluster.call(os.getpid), cluster._running.groups
-    assert cluster.mend() is cluster
+    assert cluster.recover() is cluster
     assert (cluster.call(os.getpid), cluster._running.groups) == (pids, groups)
 
 
@@ -379,7 +379,7 @@ def test_an_engine_that_is_lost_is_named_and_mended_and_the_other_keeps_what_it_
     assert [row["state"] for row in cluster.rows()] == ["ready", state]
     with pytest.raises(ClusterError, match=lost):
         cluster.call(os.getpid)
-    assert cluster.mend() is cluster
+    assert cluster.recover() is cluster
     assert not psutil.pid_exists(pids[1])
     after = cluster.call(os.getpid)
     assert after[0] == pids[0]
@@ -389,8 +389,10 @@ def test_an_engine_that_is_lost_is_named_and_mended_and_the_other_keeps_what_it_
     assert cluster.call(by_value(total)) == [3.0] * 2
     if hasattr(os, "sched_getaffinity"):
         assert [tuple(sorted(os.sched_getaffinity(pid))) for pid in after] == [place.cores for place in cluster.plan]
-    places = [psutil.Process(pid).environ() for pid in after]
-    assert all(place.environment().items() <= found.items() for place, found in zip(cluster.plan, places, strict=True))
+    placements = [psutil.Process(pid).environ() for pid in after]
+    assert all(
+        place.environment().items() <= found.items() for place, found in zip(cluster.plan, placements, strict=True)
+    )
 
 
 def test_an_engine_that_stays_busy_is_started_afresh_too_and_it_is_said(cluster, monkeypatch, capsys):
@@ -399,7 +401,7 @@ def test_an_engine_that_stays_busy_is_started_afresh_too_and_it_is_said(cluster,
     threading.Timer(0.5, os.kill, (pids[1], signal.SIGKILL)).start()
     with pytest.raises(ClusterError, match="engine 1"):
         cluster.call(time.sleep, 600)
-    cluster.mend()
+    cluster.recover()
     assert f"engine 0 (host {cluster.rows()[0]['host']}, pid {pids[0]}, " in capsys.readouterr().out
     assert not set(pids) & set(cluster.call(os.getpid))
     assert cluster.call(by_value(total)) == [3.0] * 2
@@ -414,7 +416,7 @@ def test_a_mended_cluster_stops_as_a_whole_and_can_start_again(cluster):
     lost = r"engine 0 .* has died and engine 1 .* has died: `cluster.mend\(\)` starts them afresh in their places\.$"
     with pytest.raises(ClusterError, match=lost):
         cluster.call(by_value(total))
-    cluster.mend()
+    cluster.recover()
     os.kill(cluster.call(os.getpid)[0], signal.SIGSTOP)  # one that would not hear that it is to stop
     members = family(cluster)
     assert len(members) >= 3

@@ -21,7 +21,7 @@ from dlkit.distributed.links import Link
 from dlkit.models.rbm import RBM
 from dlkit.strategies import DataParallel
 from dlkit.training import CD, CrossEntropy, pretrain
-from dlkit.training.pretraining import one_a_layer
+from dlkit.training.pretraining import layer_experiments
 
 EXPERIMENTS = experiments()
 LENET = EXPERIMENTS["LeNet-5"]
@@ -42,8 +42,8 @@ def test_a_run_on_a_cluster_is_the_run_alone(cluster):
     assert (split.step, split.stopped, len(split.ranks)) == (20, None, 2)
     gradients = sum(p.numel() for p in alone.model.parameters()) * 4
     for rank in split.ranks:
-        assert rank.sent == pytest.approx(20 * gradients, rel=0.01)  # 2 (n-1)/n of them, for n = 2
-        assert rank.held >= 3 * gradients  # with the gradients and the momentum
+        assert rank.bytes_sent == pytest.approx(20 * gradients, rel=0.01)  # 2 (n-1)/n of them, for n = 2
+        assert rank.memory_bytes >= 3 * gradients  # with the gradients and the momentum
 
 
 def test_named_data_and_data_of_one_s_own_travel(cluster):
@@ -63,7 +63,7 @@ def test_models_and_callbacks_of_a_notebook_travel_and_rows_have_their_columns(c
             return self.layer(x.flatten(1))
 
     def weight(now):
-        return {"largest": now.model.layer.weight.abs().max(), "rank": now.share.rank}
+        return {"largest": now.model.layer.weight.abs().max(), "rank": now.shard.rank}
 
     experiment = Experiment(Net, digits(500), CrossEntropy(), row_every=5)
     split = cluster.run(experiment, DataParallel(), steps=10, callbacks=[weight], progress=False)
@@ -73,7 +73,7 @@ def test_models_and_callbacks_of_a_notebook_travel_and_rows_have_their_columns(c
 
 def test_a_run_tells_how_far_it_is_while_it_goes_on(cluster):
     told = []
-    cluster.run(replace(LENET, data="mnist"), DataParallel(), steps=400, progress=False, listen=told.append)
+    cluster.run(replace(LENET, data="mnist"), DataParallel(), steps=400, progress=False, on_progress=told.append)
     steps = [said["step"] for said in told]
     assert len(set(steps)) >= 2
     assert steps == sorted(set(steps))
@@ -82,7 +82,7 @@ def test_a_run_tells_how_far_it_is_while_it_goes_on(cluster):
 
 
 def test_layers_of_a_stack_are_trained_on_the_cluster(cluster):
-    layers = one_a_layer((784, 40, 30), RBM, Experiment(RBM, digits(300)[0].flatten(1), CD(), epochs=2))
+    layers = layer_experiments((784, 40, 30), RBM, Experiment(RBM, digits(300)[0].flatten(1), CD(), epochs=2))
     runs = pretrain(layers, run=partial(cluster.run, strategy=DataParallel()), progress=False)
     for alone, split in zip(pretrain(layers, device="cpu", progress=False), runs, strict=True):
         assert difference(alone.model, split.model) < 1e-4  # the upper layer's inputs differ by rounding, too
@@ -111,7 +111,7 @@ def test_an_emulated_link_slows_messages_down_and_changes_nothing_else(cluster):
 
 def test_a_failure_is_told_in_its_own_words_and_the_cluster_goes_on(cluster):
     def fails_on_one(now):
-        if now.share.rank == 1 and now.step == 2:
+        if now.shard.rank == 1 and now.step == 2:
             raise KeyError("of rank 1 alone")
 
     rows = replace(LENET, row_every=1)
@@ -150,7 +150,7 @@ def test_a_run_that_lost_an_engine_goes_on_to_the_same_bits(cluster, tmp_path, h
     with pytest.raises(
         ClusterError, match=rf"engine 1 \(host .*, pid {pids[1]}, .*\) {said}.*goes on from step \d+0\."
     ):
-        cluster.run(experiment, DataParallel(), **settings, listen=hit)
+        cluster.run(experiment, DataParallel(), **settings, on_progress=hit)
     resumed = cluster.run(experiment, DataParallel(), **settings, resume=True)
     assert resumed.step == 160
     assert same_bits(whole.model, resumed.model)

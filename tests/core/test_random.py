@@ -4,22 +4,22 @@ import pytest
 import torch
 
 from dlkit.core import random
-from dlkit.core.random import Draws
-from dlkit.core.slices import Part, part_of
+from dlkit.core.random import ShardedGenerator
+from dlkit.core.slices import Slice, slice_of
 from dlkit.training import Affine, InputDropout
 
 
-def seeded(kind=Draws, seed=0):
+def seeded(kind=ShardedGenerator, seed=0):
     generator = kind("cpu")
     generator.manual_seed(seed)
     return generator
 
 
 def test_parts_are_neighbours_nearly_equal_and_all_of_it():
-    parts = [part_of(11, rank, 4) for rank in range(4)]
-    assert parts == [Part(0, 3, 11), Part(3, 6, 11), Part(6, 9, 11), Part(9, 11, 11)]
+    parts = [slice_of(11, rank, 4) for rank in range(4)]
+    assert parts == [Slice(0, 3, 11), Slice(3, 6, 11), Slice(6, 9, 11), Slice(9, 11, 11)]
     assert [part.count for part in parts] == [3, 3, 3, 2]
-    assert [part_of(2, rank, 4).count for rank in range(4)] == [1, 1, 0, 0]
+    assert [slice_of(2, rank, 4).count for rank in range(4)] == [1, 1, 0, 0]
 
 
 @pytest.mark.parametrize("kind", [random.bernoulli, random.normal, random.categorical])
@@ -29,7 +29,7 @@ def test_workers_draw_what_one_process_draws(kind):
     whole = [kind(p, alone) for _ in range(3)]
     for rank in range(3):
         generator = seeded()
-        part = part_of(11, rank, 3)
+        part = slice_of(11, rank, 3)
         generator.part = part
         for expected in whole:
             assert torch.equal(kind(p[part.start : part.stop], generator), expected[part.start : part.stop])
@@ -40,7 +40,7 @@ def test_images_are_distorted_alike_on_all_workers(distortion):
     images = torch.rand(7, 12, 12, generator=torch.Generator().manual_seed(1))
     whole = distortion(images, torch.Generator().manual_seed(0))
     for rank in range(2):
-        generator, part = seeded(), part_of(7, rank, 2)
+        generator, part = seeded(), slice_of(7, rank, 2)
         generator.part = part
         mine = distortion(images[part.start : part.stop], generator)
         torch.testing.assert_close(mine, whole[part.start : part.stop])
@@ -48,10 +48,10 @@ def test_images_are_distorted_alike_on_all_workers(distortion):
 
 def test_other_rows_than_the_batch_s_have_a_part_of_their_own():
     generator = seeded()
-    generator.part = Part(0, 2, 4)
-    with random.rows(generator, Part(3, 6, 6)):
+    generator.part = Slice(0, 2, 4)
+    with random.sharded(generator, Slice(3, 6, 6)):
         chains = random.normal(torch.empty(3, 2), generator)
-    assert generator.part == Part(0, 2, 4)
+    assert generator.part == Slice(0, 2, 4)
     assert torch.equal(chains, random.normal(torch.empty(6, 2), seeded())[3:])
 
 

@@ -10,7 +10,7 @@ from dlkit.analysis.recognition import by_net, error
 from dlkit.data import tones
 from dlkit.data.tones import NAMES
 from dlkit.models import ConvNet
-from dlkit.training import CrossEntropy, linear
+from dlkit.training import CrossEntropy, linear_schedule
 
 CLEAN = tones(200, noise=0)
 
@@ -65,7 +65,7 @@ def test_the_same_seed_makes_the_same_tones_and_noise_is_heard():
 
 def test_the_surveys_net_learns_to_hear_them():
     heard = tones(1_000, seed=1)
-    settings = {"batch_size": 20, "epochs": 10, "lr": linear(0.1, 0.01, 10), "momentum": 0.9}
+    settings = {"batch_size": 20, "epochs": 10, "lr": linear_schedule(0.1, 0.01, 10), "momentum": 0.9}
     experiment = Experiment(partial(ConvNet, classes=4), heard, CrossEntropy(), **settings)
     run = experiment.run(progress=False, device="cpu")
     others = tones(300, seed=2)

@@ -27,7 +27,7 @@ def exchange(begin, end, number=1, size=100, waited=None, group="all", name="all
 
 
 def times(timeline, rank):
-    return [(piece.kind, round(piece.begin, 9), round(piece.end, 9)) for piece in timeline.pieces(rank)]
+    return [(segment.kind, round(segment.begin, 9), round(segment.end, 9)) for segment in timeline.segments(rank)]
 
 
 # Rank 0 comes to the exchange at 3, rank 1, which is late, at 6; it ends at 8 on both, and the step at 9 and 10.
@@ -38,7 +38,7 @@ def test_a_rank_waits_until_the_last_has_come_and_communicates_until_the_end():
     timeline = Timeline(LATE)
     assert times(timeline, 0) == [("compute", 0, 3), ("wait", 3, 6), ("communicate", 6, 8), ("compute", 8, 9)]
     assert times(timeline, 1) == [("compute", 1, 6), ("communicate", 6, 8), ("compute", 8, 10)]
-    assert [piece.last for piece in timeline.pieces(0) if piece.kind != "compute"] == [1, 1]
+    assert [segment.last for segment in timeline.segments(0) if segment.kind != "compute"] == [1, 1]
 
 
 def test_totals_are_the_seconds_of_each_kind_and_make_up_the_whole():
@@ -46,7 +46,7 @@ def test_totals_are_the_seconds_of_each_kind_and_make_up_the_whole():
     assert (first.compute, first.communicate, first.wait, first.other) == (4, 2, 3, 1)
     assert (second.compute, second.communicate, second.wait, second.other) == (7, 2, 0, 1)
     assert first.share("wait") == 0.3
-    assert (first.seconds, first.sent, first.overlapped) == (10, 100, 0)
+    assert (first.seconds, first.bytes_sent, first.overlapped) == (10, 100, 0)
 
 
 def test_totals_show_as_a_table_in_text_and_in_html():
@@ -80,7 +80,7 @@ def test_an_exchange_that_goes_on_while_a_rank_computes_counts_from_when_it_wait
 def test_overlapped_exchanges_of_which_several_go_on_count_once():
     spans = [[exchange(1, 6, 1, waited=5), exchange(2, 7, 2, waited=6), step(0, 8)]]
     timeline = Timeline(spans)
-    assert [(piece.begin, piece.end) for piece in timeline.overlapped(0)] == [(1, 5), (2, 6)]
+    assert [(segment.begin, segment.end) for segment in timeline.overlapped(0)] == [(1, 5), (2, 6)]
     assert timeline.totals()[0].overlapped == 5
     assert times(timeline, 0) == [("compute", 0, 5), ("communicate", 5, 6), ("communicate", 6, 7), ("compute", 7, 8)]
 
@@ -103,7 +103,7 @@ def test_neighbours_do_not_wait_for_who_comes_after_they_have_finished():
     spans = [[exchange(1, 4), step(0, 9)], [exchange(2, 4), step(0, 9)], [exchange(6, 8), step(0, 9)]]
     timeline = Timeline(spans)
     assert times(timeline, 0)[1:3] == [("wait", 1, 2), ("communicate", 2, 4)]
-    assert timeline.pieces(0)[1].last == 1
+    assert timeline.segments(0)[1].last == 1
     assert times(timeline, 2)[1] == ("communicate", 6, 8)
 
 
@@ -116,7 +116,7 @@ def test_a_send_that_takes_no_time_is_where_its_receiver_stops_waiting():
         timeline = Timeline(spans)
         assert times(timeline, sender) == [("compute", 0, 9)]
         assert times(timeline, receiver)[1:3] == [("wait", 1, 4), ("communicate", 4, 6)]
-        assert timeline.pieces(receiver)[1].last == sender
+        assert timeline.segments(receiver)[1].last == sender
 
 
 def test_a_receiver_that_comes_late_does_not_wait_for_what_has_been_sent():
@@ -155,7 +155,7 @@ def test_a_part_is_cut_at_its_ends():
     ]  # fmt: skip
     totals = part.totals()[0]
     assert (totals.seconds, totals.compute, totals.communicate, totals.wait, totals.other) == (4.5, 2, 1, 0.5, 1)
-    assert totals.sent == 100  # the second exchange has not ended yet
+    assert totals.bytes_sent == 100  # the second exchange has not ended yet
 
 
 def test_steps_are_parts_from_the_first_that_begins_to_the_last_that_ends():
@@ -177,12 +177,12 @@ def test_it_begins_with_the_first_step_that_all_ranks_still_have():
 def test_what_comes_before_the_first_step_and_after_the_last_is_left_out():
     outside = [exchange(5, 9, 1), step(10, 12), exchange(13, 14, 2)]
     timeline = Timeline([outside])
-    assert (timeline.end, times(timeline, 0), timeline.totals()[0].sent) == (2, [("compute", 0, 2)], 0)
+    assert (timeline.end, times(timeline, 0), timeline.totals()[0].bytes_sent) == (2, [("compute", 0, 2)], 0)
 
 
 def test_a_rank_that_left_nothing_has_a_row_of_nothing():
     totals = Timeline([TWO[0], []]).totals()
-    assert (totals[1].compute, totals[1].other, totals[1].sent) == (0, 9, 0)
+    assert (totals[1].compute, totals[1].other, totals[1].bytes_sent) == (0, 9, 0)
 
 
 def test_what_a_rank_did_at_a_time():
@@ -287,13 +287,13 @@ def test_a_recorder_keeps_the_last_spans_and_counts_all_bytes():
     recorder = Recorder()
     for number in range(KEPT + 5):
         recorder.add(exchange(0.0, 1.0, number, size=2))
-    assert (len(recorder.spans), recorder.spans[0].number, recorder.sent) == (KEPT, 5, 2 * KEPT + 10)
+    assert (len(recorder.spans), recorder.spans[0].number, recorder.bytes_sent) == (KEPT, 5, 2 * KEPT + 10)
 
 
 def trained(experiment, strategy):
     began = now()
-    share = experiment.run(strategy=strategy, steps=6, device="cpu", progress=False).share
-    return list(share.recorder.spans), began, now()
+    shard = experiment.run(strategy=strategy, steps=6, device="cpu", progress=False).shard
+    return list(shard.recorder.spans), began, now()
 
 
 @pytest.mark.parametrize("reduce", ["naive", "bucketed"])
@@ -312,7 +312,7 @@ def test_a_run_on_two_ranks_adds_up(reduce):
         assert row.wait + row.communicate == pytest.approx(blocked)
         assert row.compute == pytest.approx(sum(span.end - span.begin for span in steps) - blocked)
         assert row.seconds == pytest.approx(timeline.end)
-        assert row.sent == sum(span.size for span in in_steps) > 0
+        assert row.bytes_sent == sum(span.size for span in in_steps) > 0
 
 
 def test_only_an_exchange_that_was_started_apart_is_overlapped():

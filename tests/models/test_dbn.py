@@ -11,7 +11,7 @@ from dlkit.analysis.bound import lower_bound
 from dlkit.analysis.likelihood import exact_log_z
 from dlkit.models import DBN, RBM, CodeRBM, DirectedLayer, GaussianRBM, LabelledRBM
 from dlkit.models.autoencoder import Autoassociator
-from dlkit.models.dreaming import asleep, dream
+from dlkit.models.dreaming import dream, init_dream
 from dlkit.models.unrolled import autoencoder, classifier
 
 
@@ -125,7 +125,7 @@ def test_grey_pixels_have_no_bound():
 def test_dreams_come_from_the_model():
     """The images that a long chain of the top paints have the model's own pixel means."""
     dbn = stack(4, 3, 2, labels=2, std=0.5)
-    state = asleep(dbn, chains=20_000, generator=seeded())
+    state = init_dream(dbn, chains=20_000, generator=seeded())
     dreams = dream(dbn, state, generator=seeded(1))
     for _ in range(30):
         last = next(dreams)
@@ -140,7 +140,7 @@ def test_a_clamped_label_conditions_the_dream():
     dbn = stack(4, 3, 2, labels=2, std=1.0)
     joint = torch.logsumexp(-energies(dbn.top, every_state(3)), 1).reshape(-1, 2)
     for label in (0, 1):
-        dreams = dream(dbn, asleep(dbn, chains=20_000, generator=seeded()), label=label, generator=seeded(1))
+        dreams = dream(dbn, init_dream(dbn, chains=20_000, generator=seeded()), label=label, generator=seeded(1))
         for _ in range(30):
             last = next(dreams)
         assert last.labels is not None
@@ -153,7 +153,7 @@ def test_clamped_pixels_stay_and_the_others_do_not():
     dbn = stack(6, 4, 3)
     images = torch.rand(10, 6, generator=seeded())
     clamped = torch.tensor([True, True, True, False, False, False])
-    last = next(dream(dbn, asleep(dbn, images=images), images=images, clamped=clamped, generator=seeded()))
+    last = next(dream(dbn, init_dream(dbn, images=images), images=images, clamped=clamped, generator=seeded()))
     assert torch.equal(last.images[:, :3], images[:, :3])
     assert (last.images[:, 3:] != images[:, 3:]).all()
     assert last.labels is None
@@ -162,7 +162,7 @@ def test_clamped_pixels_stay_and_the_others_do_not():
 def test_a_dream_from_images_starts_at_their_features_and_label():
     dbn = stack(4, 3, 2, labels=2)
     images = torch.rand(5, 4, generator=seeded())
-    state = asleep(dbn, images=images)
+    state = init_dream(dbn, images=images)
     torch.testing.assert_close(state[:, :3], dbn.up(images))
     torch.testing.assert_close(state[:, 3:], dbn.label_probabilities(images))
 
@@ -171,14 +171,14 @@ def test_a_dream_from_images_starts_at_their_features_and_label():
 def test_dreaming_of_a_label_out_of_range_is_refused(label):
     dbn = stack(4, 3, 2, labels=2)
     with pytest.raises(ValueError, match="out of range: this DBN knows 0 to 1"):
-        next(dream(dbn, asleep(dbn, chains=2), label=label))
+        next(dream(dbn, init_dream(dbn, chains=2), label=label))
 
 
 def test_labels_asked_of_a_dbn_without_are_refused():
     dbn = stack(4, 3, 2)
     for ask in (
         lambda: dbn.label_probabilities(torch.zeros(1, 4)),
-        lambda: next(dream(dbn, asleep(dbn, chains=1), label=0)),
+        lambda: next(dream(dbn, init_dream(dbn, chains=1), label=0)),
     ):
         with pytest.raises(ValueError, match=r"no label units: stack a LabelledRBM on top, DBN.of\(sizes, labels=10\)"):
             ask()
@@ -187,7 +187,7 @@ def test_labels_asked_of_a_dbn_without_are_refused():
 def test_a_dream_starts_from_one_thing():
     for given in ({}, {"chains": 2, "images": torch.zeros(2, 4)}):
         with pytest.raises(ValueError, match="one of the two"):
-            asleep(stack(4, 3, 2), **given)
+            init_dream(stack(4, 3, 2), **given)
     with pytest.raises(ValueError, match="go together"):
         next(dream(stack(4, 3, 2), torch.zeros(1, 3), clamped=torch.ones(4).bool()))
     with pytest.raises(ValueError, match=r"clamped has shape \(2, 2\) and an image 4 pixels.*by `mask.flatten\(\)`"):
@@ -291,7 +291,7 @@ def test_a_state_of_another_width_is_refused():
         with pytest.raises(ValueError, match=rf"a state of {width} units for a top of 6: make one by `asleep"):
             next(dream(dbn, torch.zeros(2, width), label=1))
     with pytest.raises(ValueError, match="0 chains: at least 1"):
-        asleep(dbn, chains=0)
+        init_dream(dbn, chains=0)
 
 
 # With real-valued pixels.

@@ -9,7 +9,7 @@ from torch import nn
 from dlkit import Experiment, data
 from dlkit.analysis.counts import counts
 from dlkit.analysis.features import layers, receptive_field
-from dlkit.models.convnet import lay_out
+from dlkit.models.convnet import channels_last
 from dlkit.models.locally_connected import ContrastNorm, L2Pool, LocallyConnected2d, LocalNet
 from dlkit.training import CrossEntropy
 
@@ -114,7 +114,7 @@ def test_a_band_is_a_module_too():
 def test_the_layout_of_memory_changes_nothing():
     layer, x = made("maps, oblong", torch.float32)
     wanted = layer(x)
-    lay_out(layer)
+    channels_last(layer)
     torch.testing.assert_close(layer(x.contiguous(memory_format=torch.channels_last)), wanted)
     assert layer(x[:0]).shape == (0, *wanted.shape[1:])
 

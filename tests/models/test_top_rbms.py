@@ -71,12 +71,12 @@ def test_samples_follow_the_conditional():
     assert_counts(torch.bincount(number, minlength=len(expected)).double(), expected * count)
 
 
-def assert_counts(observed, expected):
-    assert float(((observed - expected) ** 2 / expected).sum()) < chi_square_bound(len(expected))
+def assert_counts(encode_visible, expected):
+    assert float(((encode_visible - expected) ** 2 / expected).sum()) < chi_square_bound(len(expected))
 
 
 def test_observed_puts_one_hot_labels_beside_the_features():
-    v = labelled().observed(torch.rand(2, FEATURES), torch.tensor([3, 0]))
+    v = labelled().encode_visible(torch.rand(2, FEATURES), torch.tensor([3, 0]))
     assert v.shape == (2, FEATURES + LABELS)
     assert v[:, FEATURES:].tolist() == [[0, 0, 0, 1], [1, 0, 0, 0]]
 

@@ -13,7 +13,7 @@ from dlkit.models import ConvNet, LeNet5
 from dlkit.models.locally_connected import LocalNet
 from dlkit.models.rbm import RBM
 from dlkit.strategies import DataParallel, Hybrid, OneWeirdTrick, Pipeline, SpatialParallel, TensorParallel
-from dlkit.strategies.cost import bill
+from dlkit.strategies.cost import cost
 from dlkit.training import CD, CrossEntropy
 
 STRATEGIES = {
@@ -50,11 +50,11 @@ def counted(make, strategy, learner, flat=False):
     sent, held = [0], []
 
     def look(run):
-        sent.append(run.share.recorder.sent)
+        sent.append(run.shard.recorder.bytes_sent)
         held.append(sum(p.nbytes for p in run.model.parameters() if p.numel()))
 
-    found = experiment.run(strategy=strategy, steps=2, device="cpu", progress=False, watch=look)
-    spans = [s for s in found.share.recorder.spans if s.kind == "exchange"]
+    found = experiment.run(strategy=strategy, steps=2, device="cpu", progress=False, on_step=look)
+    spans = [s for s in found.shard.recorder.spans if s.kind == "exchange"]
     return sent[-1] - sent[-2], held[-1], [(s.name, s.size) for s in spans if s.size]
 
 
@@ -71,31 +71,31 @@ def splits():
 
 @pytest.mark.parametrize(("name", "how", "ranks"), splits())
 def test_the_bill_is_what_a_run_sends_and_holds(name, how, ranks):
-    found = bill(NETS[name](), (28, 28), BATCH, ranks, how)
+    found = cost(NETS[name](), (28, 28), BATCH, ranks, how)
     for rank, (sent, held, _) in enumerate(team(ranks).call(counted, NETS[name], STRATEGIES[how], CrossEntropy())):
         reports = {"data": 2 * 2 * 4, "hybrid": 2 * 4, "layers": 2 * 4}.get(how, 0)  # loss and error
-        assert 0 <= sent - found.sent(rank) <= reports + ranks * len(found.items[rank])  # which are rounded down
+        assert 0 <= sent - found.bytes_sent(rank) <= reports + ranks * len(found.items[rank])  # which are rounded down
         assert found.total(rank, "parameters") == held
 
 
 @pytest.mark.parametrize(("how", "ranks"), [("data", 2), ("data", 3), ("neurons", 2), ("neurons", 3), ("hybrid", 4)])
 def test_an_rbm_s_bill_is_what_a_gibbs_step_sends(how, ranks):
     make = partial(RBM, 784, 61)
-    found = bill(make(), (28, 28), BATCH, ranks, how)
+    found = cost(make(), (28, 28), BATCH, ranks, how)
     for rank, (sent, held, _) in enumerate(team(ranks).call(counted, make, STRATEGIES[how], CD(), flat=True)):
-        assert 0 <= sent - found.sent(rank) <= 10
+        assert 0 <= sent - found.bytes_sent(rank) <= 10
         assert found.total(rank, "parameters") == held
 
 
 def test_forward_and_backward_are_told_apart():
     """By the names that the exchanges of rows have, and by the order of a pipeline's ranks."""
-    found = bill(LeNet5(), (28, 28), BATCH, 3, "region")
+    found = cost(LeNet5(), (28, 28), BATCH, 3, "region")
     for rank, (_, _, spans) in enumerate(team(3).call(counted, LeNet5, SpatialParallel(), CrossEntropy())):
         sizes = {name: sum(size for other, size in spans if other == name) // 2 for name, _ in spans}
         assert found.total(rank, "forward") == sizes["halo"] + sizes["all-gather"]
         assert found.total(rank, "backward") == sizes["halo, back"]
         assert found.total(rank, "exchanged") == pytest.approx(sizes["all-reduce"], abs=4)
-    found = bill(LeNet5(), (28, 28), BATCH, 3, "layers")
+    found = cost(LeNet5(), (28, 28), BATCH, 3, "layers")
     ways = [(found.total(rank, "forward") > 0, found.total(rank, "backward") > 0) for rank in range(3)]
     assert ways == [(True, False), (True, True), (False, True)]
     assert found.total(0, "forward") == found.total(1, "backward")
@@ -103,7 +103,7 @@ def test_forward_and_backward_are_told_apart():
 
 
 def test_a_pair_of_linear_layers_by_hand():
-    found = bill(two_pairs(), (28, 28), 100, 2, "neurons")
+    found = cost(two_pairs(), (28, 28), 100, 2, "neurons")
     first, second, third, fourth = found.items[0]
     assert [one.along for one in found.items[0]] == ["units", "inputs", "units", "inputs"]
     assert (first.forward, first.backward) == (0, 0)  # images need no gradient
@@ -120,7 +120,7 @@ def test_a_pair_of_linear_layers_by_hand():
 def test_parts_make_the_whole():
     net = LeNet5()
     for how, along in (("data", "images"), ("neurons", "units"), ("region", "rows"), ("layers", "layer")):
-        items = bill(net, (28, 28), BATCH, 3, how).items
+        items = cost(net, (28, 28), BATCH, 3, how).items
         third = [each[2] for each in items]  # C3
         assert {one.along for one in third} == {along}
         assert sum(one.part.count for one in third) == third[0].part.whole
@@ -131,13 +131,13 @@ def test_a_net_is_as_it_was():
     net = LeNet5()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     for how in STRATEGIES:
-        bill(net, (28, 28), BATCH, 4, how)
+        cost(net, (28, 28), BATCH, 4, how)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert all(p.grad is None for p in net.parameters())
 
 
 def test_it_is_shown_as_a_table():
-    found = bill(LeNet5(), (28, 28), BATCH, 2, "data")
+    found = cost(LeNet5(), (28, 28), BATCH, 2, "data")
     assert repr(found).splitlines()[1].split()[:3] == ["0", "240", "kB"]
     assert "<td>240 kB</td>" in found._repr_html_()
 
@@ -160,4 +160,4 @@ def test_it_is_shown_as_a_table():
 )
 def test_what_cannot_be_split_is_said(net, how, ranks, message):
     with pytest.raises(ValueError, match=message):
-        bill(net, (28, 28), BATCH, ranks, how)
+        cost(net, (28, 28), BATCH, ranks, how)

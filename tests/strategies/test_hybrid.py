@@ -10,7 +10,7 @@ from splitting import STEPS, difference, digits, experiments, run, same_bits
 from torch import nn
 
 from dlkit import Experiment
-from dlkit.core.slices import part_of
+from dlkit.core.slices import slice_of
 from dlkit.models import ConvNet, LeNet5
 from dlkit.strategies import Hybrid, OneWeirdTrick
 from dlkit.training import CD, CrossEntropy
@@ -50,7 +50,7 @@ def test_neighbours_hold_a_replica_and_each_weight_is_held_once_in_it():
     def held():
         experiment = EXPERIMENTS["CD"]
         found = experiment.run(strategy=Hybrid(data=2, model=2), steps=1, device="cpu", progress=False)
-        return found.share.model.W.detach().clone()
+        return found.shard.model.W.detach().clone()
 
     parts = team(4).call(held)
     assert [part.shape for part in parts] == [(784, 30)] * 4
@@ -136,4 +136,4 @@ def test_a_mesh_without_ranks_is_refused():
 
 
 def test_parts_of_a_batch_are_in_the_order_of_ranks():
-    assert [part_of(5, rank, 2).start for rank in range(2)] == [0, 3]
+    assert [slice_of(5, rank, 2).start for rank in range(2)] == [0, 3]

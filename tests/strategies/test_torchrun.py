@@ -17,7 +17,7 @@ from splitting import experiments
 from dlkit.strategies import DataParallel, Pipeline, TensorParallel
 for number, strategy in enumerate((DataParallel(), TensorParallel(), Pipeline(microbatches=4))):
     found = experiments()["LeNet-5"].run(strategy=strategy, steps=20, device="cpu", progress=False)
-    if found.share.rank == 0:
+    if found.shard.rank == 0:
         save_file({name: value.contiguous() for name, value in found.model.state_dict().items()},
                   f"{sys.argv[2]}/{number}.safetensors")
 """

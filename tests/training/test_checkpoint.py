@@ -11,7 +11,7 @@ from oracles import random_states, seeded
 
 from dlkit import Experiment
 from dlkit.models import DBN, RBM, GaussianRBM, LeNet5
-from dlkit.training import CD, PCD, CrossEntropy, UpDown, linear, steps
+from dlkit.training import CD, PCD, CrossEntropy, UpDown, linear_schedule, piecewise_constant
 
 IMAGES = random_states(50, 12, seed=3, probability=0.3)
 TIMING = "images_per_second"
@@ -23,10 +23,10 @@ DRAWN = {"data": PICTURES, "learner": CrossEntropy()}
 
 CASES = {
     "cd": {},
-    "cd, momentum from the second epoch": {"momentum": steps({0: 0.0, 1: 0.9}), "weight_decay": 0.01},
+    "cd, momentum from the second epoch": {"momentum": piecewise_constant({0: 0.0, 1: 0.9}), "weight_decay": 0.01},
     "cd, adam": {"optimizer": adam, "momentum": None, "lr": 0.01},
     "pcd": {"learner": PCD(chains=5), "momentum": 0.5},
-    "centred": {"learner": CD(centred=True, sparsity_target=0.2), "lr": linear(0.1, 0.0, 2)},
+    "centred": {"learner": CD(centred=True, sparsity_target=0.2), "lr": linear_schedule(0.1, 0.0, 2)},
     "centred pcd, adam": {"learner": PCD(k=2, centred=True), "optimizer": adam, "lr": 0.01},
     "up-down, persistent": {"model": partial(DBN.of, (12, 6, 5), untied=True), "learner": UpDown(2, persistent=True)},
     "gaussian": gaussian | {"learner": CD(k=2)},

@@ -17,7 +17,7 @@ from dlkit.training.history import History
 from dlkit.ui.draw.comparison import draw
 
 
-def run(seconds, throughput, losses=(2.0, 1.0), strategy=None, sent=(), held=(), **more):
+def run(seconds, throughput, losses=(2.0, 1.0), strategy=None, bytes_sent=(), memory_bytes=(), **more):
     """What `compare` looks at; both rows of its history have ten steps and took as long."""
     rows = [
         {"step": 10 * place, "epoch": float(place), "loss": loss, "lr": 0.1, "images_per_second": throughput}
@@ -26,20 +26,29 @@ def run(seconds, throughput, losses=(2.0, 1.0), strategy=None, sent=(), held=(),
     found = SimpleNamespace(seconds=seconds, throughput=throughput, step=20, history=History(rows), **more)
     if strategy is not None:
         found.strategy = strategy
-        found.ranks = [SimpleNamespace(sent=each, held=holds) for each, holds in zip(sent, held, strict=True)]
+        found.ranks = [
+            SimpleNamespace(bytes_sent=sent, memory_bytes=held)
+            for sent, held in zip(bytes_sent, memory_bytes, strict=True)
+        ]
     return found
 
 
 ALONE = run(8.0, 100.0)
-TWO = run(5.0, 160.0, (2.0, 1.5), DataParallel(), sent=(1000, 3000), held=(500, 700))
-FOUR = run(2.5, 320.0, (2.0, 1.5), DataParallel(), sent=(1000,) * 4, held=(500,) * 4)
+TWO = run(5.0, 160.0, (2.0, 1.5), DataParallel(), bytes_sent=(1000, 3000), memory_bytes=(500, 700))
+FOUR = run(2.5, 320.0, (2.0, 1.5), DataParallel(), bytes_sent=(1000,) * 4, memory_bytes=(500,) * 4)
 
 
 def test_speed_up_efficiency_and_what_each_rank_sends_and_holds():
     alone, two, four = compare(ALONE, TWO, FOUR)
-    assert (alone.ranks, alone.speed_up, alone.efficiency, alone.sent, alone.held) == (1, 1.0, 1.0, 0, None)
-    assert (two.ranks, two.speed_up, two.efficiency) == (2, 1.6, 0.8)
-    assert (two.sent, two.held) == (100, 700)  # 2,000 bytes a rank in 20 steps; the rank that holds most
+    assert (alone.world_size, alone.speed_up, alone.efficiency, alone.bytes_sent, alone.memory_bytes) == (
+        1,
+        1.0,
+        1.0,
+        0,
+        None,
+    )
+    assert (two.world_size, two.speed_up, two.efficiency) == (2, 1.6, 0.8)
+    assert (two.bytes_sent, two.memory_bytes) == (100, 700)  # 2,000 bytes a rank in 20 steps; the rank that holds most
     assert (four.speed_up, four.efficiency, four.loss) == (3.2, 0.8, 1.5)
 
 
@@ -56,7 +65,7 @@ def test_the_loss_is_over_the_seconds_of_training():
 
 
 def test_runs_have_their_strategies_names_with_what_is_unusual_in_them():
-    ring = run(1.0, 50.0, strategy=DataParallel(reduce="ring"), sent=(0,), held=(0,))
+    ring = run(1.0, 50.0, strategy=DataParallel(reduce="ring"), bytes_sent=(0,), memory_bytes=(0,))
     assert [one.name for one in compare(ALONE, TWO, ring)] == ["alone", "DataParallel", "DataParallel(reduce='ring')"]
     assert [one.name for one in compare(ALONE, TWO, names=["a", "b"])] == ["a", "b"]
 
@@ -67,8 +76,8 @@ class Listed:
 
 
 def test_names_know_of_defaults_that_are_made_and_of_strategies_that_are_no_dataclasses():
-    usual, other = (run(1.0, 1.0, strategy=Listed(parts), sent=(0,), held=(0,)) for parts in ([], [3]))
-    plain = run(1.0, 1.0, strategy=object(), sent=(0,), held=(0,))
+    usual, other = (run(1.0, 1.0, strategy=Listed(parts), bytes_sent=(0,), memory_bytes=(0,)) for parts in ([], [3]))
+    plain = run(1.0, 1.0, strategy=object(), bytes_sent=(0,), memory_bytes=(0,))
     assert [one.name for one in compare(usual, other, plain)] == ["Listed", "Listed(parts=[3])", "object"]
 
 
@@ -88,7 +97,7 @@ def test_what_cannot_be_compared_is_refused():
     with pytest.raises(ValueError, match="1 names for 2 runs: give one a run"):
         compare(ALONE, TWO, names=["alone"])
     with pytest.raises(ValueError, match="DataParallel has not taken a step"):
-        compare(ALONE, run(0.0, 0.0, (), DataParallel(), sent=(0,), held=(0,)))
+        compare(ALONE, run(0.0, 0.0, (), DataParallel(), bytes_sent=(0,), memory_bytes=(0,)))
 
 
 def test_a_run_and_its_split_twin():
@@ -98,19 +107,21 @@ def test_a_run_and_its_split_twin():
     def split(experiment):
         run = experiment.run(strategy=DataParallel(), steps=7, device="cpu", progress=False)
         return {name: getattr(run, name) for name in ("seconds", "throughput", "step", "history")} | {
-            "sent": run.share.recorder.sent
+            "sent": run.shard.recorder.bytes_sent
         }
 
     answers = team(2).call(split, experiment)
     twin = SimpleNamespace(
-        **answers[0], strategy=DataParallel(), ranks=[SimpleNamespace(sent=each["sent"], held=1) for each in answers]
+        **answers[0],
+        strategy=DataParallel(),
+        ranks=[SimpleNamespace(bytes_sent=each["sent"], memory_bytes=1) for each in answers],
     )
     alone = experiment.run(steps=7, device="cpu", progress=False)
     first, second = compare(alone, twin)
     assert second.speed_up == pytest.approx(answers[0]["throughput"] / alone.throughput)
     assert second.loss == pytest.approx(first.loss, rel=1e-4) == pytest.approx(alone.history["loss"][-1], rel=1e-4)
     assert first.curve[-1][0] == pytest.approx(alone.seconds)
-    assert second.sent == answers[0]["sent"] / 7 > 0
+    assert second.bytes_sent == answers[0]["sent"] / 7 > 0
 
 
 def test_the_picture_says_in_words_what_it_shows():

@@ -22,7 +22,7 @@ from dlkit import Experiment
 from dlkit.data import Dataset, Split
 from dlkit.models import RBM, GaussianRBM
 from dlkit.models.locally_connected import LocallyConnected2d
-from dlkit.training import CD, PCD, Batch, UpDown, linear, steps
+from dlkit.training import CD, PCD, Batch, UpDown, linear_schedule, piecewise_constant
 from dlkit.training.dictionary import DictionaryLearning
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -165,7 +165,9 @@ def test_steps_ends_the_run_after_so_many(wanted):
 
 
 def test_rate_and_momentum_schedules_reach_the_optimizer_at_their_step():
-    experiment = small(learner=Told(gradient=1.0), lr=linear(0.1, 0.0, 2), momentum=steps({0: 0.5, 1: 0.9}))
+    experiment = small(
+        learner=Told(gradient=1.0), lr=linear_schedule(0.1, 0.0, 2), momentum=piecewise_constant({0: 0.5, 1: 0.9})
+    )
     start, found = run(small(lr=0.0, learner=Told())).model.W.double(), run(experiment)
     velocity = moved = 0.0
     lrs = []
@@ -398,7 +400,9 @@ def test_a_run_in_a_thread_has_the_bits_of_one_in_the_main_thread():
 
 
 def test_an_experiment_survives_pickling():
-    experiment = small(learner=PCD(centred=True), lr=linear(0.1, 0.0, 3), momentum=steps({0: 0.5, 1: 0.9}))
+    experiment = small(
+        learner=PCD(centred=True), lr=linear_schedule(0.1, 0.0, 3), momentum=piecewise_constant({0: 0.5, 1: 0.9})
+    )
     twin = pickle.loads(pickle.dumps(experiment))
     assert same_bits(run(experiment).model, run(twin).model)
 
@@ -475,11 +479,11 @@ def test_data_that_cannot_be_trained_on_are_refused(images, error, message):
 
 def test_schedules_need_a_value_at_epoch_0():
     with pytest.raises(ValueError, match="say the value at epoch 0 too"):
-        steps({1: 0.5})
+        piecewise_constant({1: 0.5})
 
 
 def test_schedules_have_their_value_at_every_fraction_of_an_epoch():
-    stairs, line = steps({0: 0.5, 5: 0.9, 10: 0.99}), linear(1.0, 0.0, 4)
+    stairs, line = piecewise_constant({0: 0.5, 5: 0.9, 10: 0.99}), linear_schedule(1.0, 0.0, 4)
     assert [stairs(epoch) for epoch in (0.0, 4.99, 5.0, 9.9, 10.0, 99.0)] == [0.5, 0.5, 0.9, 0.9, 0.99, 0.99]
     assert [line(epoch) for epoch in (0.0, 1.0, 3.0, 4.0, 9.0)] == [1.0, 0.75, 0.25, 0.0, 0.0]
 
@@ -491,7 +495,10 @@ def test_schedules_have_their_value_at_every_fraction_of_an_epoch():
 @needs_cuda
 @pytest.mark.parametrize("learner", [CD(), PCD(), CD(centred=True)])
 def test_a_gpu_given_the_cpu_s_numbers_learns_what_the_cpu_learns(learner):
-    there, here = small(learner=learner).run(device="cuda", noise="cpu", progress=False), run(small(learner=learner))
+    there, here = (
+        small(learner=learner).run(device="cuda", rng_device="cpu", progress=False),
+        run(small(learner=learner)),
+    )
     assert there.model.W.is_cuda
     for name, value in here.model.state_dict().items():
         torch.testing.assert_close(there.model.state_dict()[name].cpu(), value, rtol=1e-3, atol=1e-5)

@@ -82,7 +82,7 @@ def test_it_draws_what_the_run_tells(show):
 
 def test_stop_ends_the_run_after_a_step_that_all_took_and_the_buttons_follow(show):
     live = show(ENDLESS)
-    buttons = live.run_button, live.mend_button, live.stop_button
+    buttons = live.run_button, live.recover_button, live.stop_button
     assert [button.disabled for button in buttons] == [False, False, True]
     live.start()
     assert [button.disabled for button in buttons] == [True, True, False]
@@ -125,7 +125,7 @@ def test_a_run_that_a_kill_cut_off_goes_on_to_the_same_bits(cluster, show):
         live.wait()
     assert "has died" in live.status.value
     assert cells(live)[1][4] == "gone"
-    live.mend_button.click()
+    live.recover_button.click()
     resumed = live.wait()
     assert resumed.step == 200
     assert same_bits(whole.model, resumed.model)
@@ -143,7 +143,7 @@ def test_an_idle_engine_is_killed_and_mended_too(cluster, show):
     until(lambda: cells(live)[0][4] == "gone")  # without a press: it redraws by itself
     live.kill(0)
     assert "nothing to kill" in live.status.value
-    live.mend()
+    live.recover()
     live._over.wait()
     assert "All engines are ready" in live.status.value
     assert psutil.pid_exists(cluster.call(os.getpid)[0])
@@ -156,7 +156,7 @@ def test_a_stopped_cluster_is_shown_as_such_and_mend_starts_it(cluster, show):
     live.start()
     with pytest.raises(ClusterError, match="not started"):
         live.wait()
-    live.mend()
+    live.recover()
     assert live.wait().step == 60  # what Run could not do is done
     assert [row[4] for row in cells(live)] == ["ready", "ready"]
 

@@ -106,11 +106,11 @@ def test_a_look_is_what_each_layer_gives_before_the_next_works_in_place(own, own
     assert list(looks) == ["first", "relu", "block", "grouped", "drop"]
     first = own.first(own_images[4:5]).detach()
     torch.testing.assert_close(looks["first"].given, first[0])
-    torch.testing.assert_close(looks["block"].came, first[0].relu())
+    torch.testing.assert_close(looks["block"].inputs, first[0].relu())
     assert [look.below for look in looks.values()] == [None, "first", "relu", "block", "grouped"]
     lenet_looks = Inside(LeNet5(), IMAGES).look(IMAGES[0])
     assert lenet_looks["c3"].below == "s2"
-    assert torch.equal(lenet_looks["c3"].came, lenet_looks["s2"].given)
+    assert torch.equal(lenet_looks["c3"].inputs, lenet_looks["s2"].given)
 
 
 def test_fields_are_receptive_fields(own, own_images):

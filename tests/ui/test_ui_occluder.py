@@ -118,10 +118,10 @@ def test_it_says_what_the_net_makes_of_the_patch(occluder, net):
     before, after = probabilities(net, IMAGES[4]), probabilities(net, covered)
     assert f"p(4): {before[4]:.2f} without the patch, {after[4]:.2f} with it" in occluder.caption.value
     assert f"{abs(before[4].log() - after[4].log()):.2f} nats" in occluder.caption.value
-    said = ", ".join(f"{digit}: {p:.2f}" for digit, p in enumerate(after.tolist()))
-    assert f'aria-label="Probabilities with the patch: {said}"' in occluder.with_it.value
-    said = ", ".join(f"{digit}: {p:.2f}" for digit, p in enumerate(before.tolist()))
-    assert f'aria-label="Without it: {said}"' in occluder.without.value
+    summary = ", ".join(f"{digit}: {p:.2f}" for digit, p in enumerate(after.tolist()))
+    assert f'aria-label="Probabilities with the patch: {summary}"' in occluder.with_it.value
+    summary = ", ".join(f"{digit}: {p:.2f}" for digit, p in enumerate(before.tolist()))
+    assert f'aria-label="Without it: {summary}"' in occluder.without.value
     assert occluder.picture.alt == "Image 4, labelled 4, with a 4x4 grey patch around row 2, column 0."
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from dlkit.models import LeNet5
 from dlkit.models.locally_connected import LocalNet
 from dlkit.models.rbm import RBM
-from dlkit.strategies.cost import bill
+from dlkit.strategies.cost import cost
 from dlkit.strategies.layer_cost import WAYS
 from dlkit.ui.splitter import BOX, COLUMN, LANE, LEFT, SIDE, TOP, Splitter, drawn, words
 
@@ -34,7 +34,7 @@ def filled(found, rank, column):
 
 
 def test_what_is_filled_is_what_a_rank_computes():
-    by = {how: bill(perceptron(), (28, 28), 100, 2, how) for how in ("data", "neurons", "layers")}
+    by = {how: cost(perceptron(), (28, 28), 100, 2, how) for how in ("data", "neurons", "layers")}
     assert filled(by["data"], 1, 0) == [(0, BOX / 2, 40, BOX / 2)]  # the lower half of the batch
     assert filled(by["data"], 1, 2) == [(0, 0, 24, BOX)]
     assert filled(by["neurons"], 1, 0) == [(0, 0, 40, BOX)]
@@ -45,9 +45,9 @@ def test_what_is_filled_is_what_a_rank_computes():
 
 
 def test_maps_are_filled_whole_or_by_rows():
-    maps = filled(bill(LeNet5(), (28, 28), 100, 2, "neurons"), 0, 1)
+    maps = filled(cost(LeNet5(), (28, 28), 100, 2, "neurons"), 0, 1)
     assert [(w, h) for *_, w, h in maps] == [(SIDE, SIDE)] * 3  # of six
-    rows = filled(bill(LeNet5(), (28, 28), 100, 2, "region"), 1, 1)
+    rows = filled(cost(LeNet5(), (28, 28), 100, 2, "region"), 1, 1)
     assert [(w, h) for *_, w, h in rows] == [(SIDE, SIDE / 2)] * 6
     assert {y % (SIDE + 4) for _, y, *_ in rows} == {SIDE / 2}
 
@@ -57,17 +57,17 @@ def test_bars_of_weights_are_as_long_as_the_part_that_is_held():
         at = [(float(x), float(w)) for x, _, w, h, whose in RECT.findall(drawn(found)) if h == "7.0" and whose == "0"]
         return [w / 60 for _, w in sorted(at)]
 
-    assert bars(bill(LeNet5(), (28, 28), 100, 2, "region")) == [1] * 6
-    first, second, third = bars(bill(perceptron(), (28, 28), 100, 2, "neurons"))
+    assert bars(cost(LeNet5(), (28, 28), 100, 2, "region")) == [1] * 6
+    first, second, third = bars(cost(perceptron(), (28, 28), 100, 2, "neurons"))
     assert (first, third) == (0.5, 0.5)
     assert second == pytest.approx((30 * 30 + 30) / (60 * 30 + 30), abs=1e-2)
-    rows = bars(bill(LocalNet(), (28, 28), 100, 2, "region"))
+    rows = bars(cost(LocalNet(), (28, 28), 100, 2, "region"))
     assert rows == [pytest.approx(part, abs=1e-2) for part in (13 / 25, 5 / 9, 1)]
 
 
 @pytest.mark.parametrize("how", WAYS)
 def test_it_says_in_words_what_it_shows(how):
-    found = bill(LeNet5(), (28, 28), 100, 4 if how == "hybrid" else 3, how)
+    found = cost(LeNet5(), (28, 28), 100, 4 if how == "hybrid" else 3, how)
     picture = drawn(found)
     assert f'aria-label="Who computes what, split by {how}. rank 0: c1 ' in picture
     for rank, item in ((0, 0), (1, 3), (2, 4)):
@@ -101,7 +101,7 @@ def test_each_control_changes_the_picture_the_words_and_the_table(splitter):
         before = seen()
         control.value = value
         assert all(now != then for now, then in zip(seen(), before, strict=True))
-    assert splitter.table.value == bill(RBM(784, 50), (28, 28), 500, 3, "neurons")._repr_html_()
+    assert splitter.table.value == cost(RBM(784, 50), (28, 28), 500, 3, "neurons")._repr_html_()
 
 
 def test_a_split_that_there_is_not_is_said_and_the_next_one_is_drawn(splitter):
@@ -113,7 +113,7 @@ def test_a_split_that_there_is_not_is_said_and_the_next_one_is_drawn(splitter):
 
 
 def test_replicas_have_other_images_and_exchange_gradients_alone():
-    found = bill(perceptron(), (28, 28), 100, 4, "hybrid")
+    found = cost(perceptron(), (28, 28), 100, 4, "hybrid")
     picture = drawn(found)
     assert [picture.count(f">images {which}</text>") for which in ("0–49", "50–99")] == [2, 2]
     solid, dashed = (picture.count(line) for line in ('head)"/>', 'stroke-dasharray="3 3"/>'))
@@ -121,7 +121,7 @@ def test_replicas_have_other_images_and_exchange_gradients_alone():
     inside = [items for items in (first, second, third) if items[0].forward or items[0].backward]
     assert solid == 2 * len(inside)  # in each of two replicas
     assert dashed == 2 * 3  # of each layer, between those who have the same part of it
-    found = bill(LeNet5(), (28, 28), 100, 2, "weird trick")
+    found = cost(LeNet5(), (28, 28), 100, 2, "weird trick")
     assert [one.along for one in found.items[0]][:2] == ["images", "images"]
     assert ">images 0–49</text>" in drawn(found)
     c5, f6 = found.items[0][-3:-1]

@@ -133,8 +133,8 @@ def test_the_most_exciting_images_are_those_of_the_highest_activity(explorer, db
 def test_the_bars_are_the_means_of_the_unit(explorer, dbn, images, labels):
     explorer.layer.value, explorer.unit.value = 0, 3
     h = units_by_hand(dbn, images)[0][:, 3]
-    said = ", ".join(f"{digit}: {float(h[labels == digit].mean()):.2f}" for digit in range(3))
-    assert f'aria-label="Mean activity by digit: {said}"' in explorer.chart.value
+    summary = ", ".join(f"{digit}: {float(h[labels == digit].mean()):.2f}" for digit in range(3))
+    assert f'aria-label="Mean activity by digit: {summary}"' in explorer.chart.value
     assert f"Mean activity: {float(h.mean()):.2f};" in explorer.caption.value
 
 
@@ -226,6 +226,6 @@ def test_what_does_not_fit_is_refused(make, message, dbn, images, labels):
 
 
 def test_the_text_that_stands_in_for_the_widget_is_short(explorer, dbn, images, labels):
-    said = "StackExplorer(layers of [6, 70, 4] units, 40 images, before and after fine-tuning)"
-    assert repr(explorer) == said
+    summary = "StackExplorer(layers of [6, 70, 4] units, 40 images, before and after fine-tuning)"
+    assert repr(explorer) == summary
     assert repr(StackExplorer(dbn, images, labels)) == "StackExplorer(layers of [6, 70, 4] units, 40 images)"

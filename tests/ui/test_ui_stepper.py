@@ -124,9 +124,9 @@ def test_it_shows_the_sum_of_a_convolution(stepper, images):
     wanted = torch.cat([part.flatten() for part in parts])
     np.testing.assert_allclose(amounts(stepper.arithmetic.value), wanted, atol=0.0051)
     assert f"Tanh({number(float(total + bias))}) =" in text(stepper.arithmetic.value)
-    said = text(stepper.caption.value)
-    assert "Map 2, row 2, column 5 (counted from 0): it sees rows 2 to 4 and columns 5 to 7 of image 3." in said
-    assert "The same 10 numbers, the kernel and the bias, are used at each of the map's 7×9 places" in said
+    caption = text(stepper.caption.value)
+    assert "Map 2, row 2, column 5 (counted from 0): it sees rows 2 to 4 and columns 5 to 7 of image 3." in caption
+    assert "The same 10 numbers, the kernel and the bias, are used at each of the map's 7×9 places" in caption
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -143,10 +143,10 @@ def test_it_shows_what_sub_sampling_takes(kind, images):
     cells = [part.split(">")[0] for part in stepper.arithmetic.value.split("<td")[1:10]]
     taken = {"max": [window.index(max(window))], "strided": [0]}.get(kind, [])
     assert [place for place, cell in enumerate(cells) if "outline" in cell] == taken
-    said = text(stepper.caption.value)
-    assert "Map 1, row 1, column 2 (counted from 0): it sees rows 2 to 4 and columns 4 to 6 of map 1" in said
-    assert "The windows overlap." in said
-    assert ("The same 2 numbers" in said) == (kind == "trainable")
+    caption = text(stepper.caption.value)
+    assert "Map 1, row 1, column 2 (counted from 0): it sees rows 2 to 4 and columns 4 to 6 of map 1" in caption
+    assert "The windows overlap." in caption
+    assert ("The same 2 numbers" in caption) == (kind == "trainable")
 
 
 def test_a_window_that_sticks_out_says_so(images):

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dlkit.core.random import Draws
-from dlkit.core.slices import Part, part_of
+from dlkit.core.random import ShardedGenerator
+from dlkit.core.slices import Slice, slice_of
 from dlkit.data.batch import Batch
 from dlkit.distributed.group import Group, ring_all_reduce
-from dlkit.strategies.base import Together, kind, refuse_what_differs
+from dlkit.strategies.base import DistributedShard, kind, refuse_what_differs
 from dlkit.training.learner import Backprop, Learner, Splits
 
 WAYS = ("bucketed", "naive", "ring", "ddp")
@@ -37,17 +37,17 @@ class DataParallel:
         if self.bucket < 1:
             raise ValueError(f"bucket={self.bucket}: at least 1 byte; a megabyte is usual.")
 
-    def share(self, run: Any) -> "DataShare":
+    def shard(self, run: Any) -> "DataParallelShard":
         """ValueError for learners that need a whole batch, and for layers that do."""
         if self.reduce == "ddp" and not isinstance(run.learner, Backprop):
             raise ValueError(
                 f'{kind(run.learner)} has no backward pass, in which DDP sends gradients: reduce="bucketed" does.'
             )
         refuse_what_differs(run.model, "DataParallel")
-        return DataShare(run.model, run.learner, self)
+        return DataParallelShard(run.model, run.learner, self)
 
 
-class Replica(Together):
+class Replica(DistributedShard):
     """The whole model and a part of each batch, on one rank of `data`, the group that batches are split over."""
 
     def __init__(self, model: nn.Module, learner: Learner, name: str):
@@ -55,13 +55,13 @@ class Replica(Together):
         self.data = self.group
         self.chains = split(learner, name, self.data)
 
-    def pick(self, data: Batch, picked: Tensor) -> Batch:
+    def select(self, data: Batch, picked: Tensor) -> Batch:
         """This rank's part of a batch; one that has none takes an image that does not count."""
-        part = part_of(len(picked), self.data.rank, self.data.size)
+        part = slice_of(len(picked), self.data.rank, self.data.size)
         weight = part.count / part.whole
         if not part.count:
-            part = Part(0, 1, part.whole)
-        mine = super().pick(data, picked[part.start : part.stop])
+            part = Slice(0, 1, part.whole)
+        mine = super().select(data, picked[part.start : part.stop])
         return Batch(mine.images, mine.labels, weight, part)
 
     def learner_state(self) -> dict[str, Tensor]:
@@ -76,7 +76,7 @@ class Replica(Together):
             self.learner.state[name] = self.learner.state[name][part.start : part.stop].clone()
 
 
-def split(learner: Learner, name: str, group: Group) -> dict[str, Part]:
+def split(learner: Learner, name: str, group: Group) -> dict[str, Slice]:
     """Give the learner its rank's part. ValueError if it cannot learn from a part of a batch."""
     if not isinstance(learner, Splits):
         raise ValueError(
@@ -86,11 +86,11 @@ def split(learner: Learner, name: str, group: Group) -> dict[str, Part]:
     return learner.split(group.rank, group.size)
 
 
-def counts(part: Part, group: Group) -> list[int]:
-    return [part_of(part.whole, rank, group.size).count for rank in range(group.size)]
+def counts(part: Slice, group: Group) -> list[int]:
+    return [slice_of(part.whole, rank, group.size).count for rank in range(group.size)]
 
 
-class DataShare(Replica):
+class DataParallelShard(Replica):
     """A replica whose gradients are summed over `data` in each step."""
 
     def __init__(self, model: nn.Module, learner: Learner, strategy: DataParallel):
@@ -104,7 +104,7 @@ class DataShare(Replica):
         if self.buckets is not None:
             self.buckets.close()
 
-    def fill(self, batch: Batch, generator: Draws) -> dict[str, Tensor]:
+    def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> dict[str, Tensor]:
         if self.buckets is not None:
             self.buckets.begin()
             report = self.learner.fill_grad(self.model, batch, generator)
@@ -113,17 +113,17 @@ class DataShare(Replica):
             weight = batch.weight * self.data.size  # DDP takes the mean over ranks
             scaled = Batch(batch.images, batch.labels, weight, batch.part)
             report = self.learner.fill_grad(self.wrapped, scaled, generator)
-            return add_up({name: value / self.data.size for name, value in report.items()}, self.data)
+            return all_reduce_metrics({name: value / self.data.size for name, value in report.items()}, self.data)
         report = self.learner.fill_grad(self.model, batch, generator)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         if self.strategy.reduce == "ring":
             flat = torch.cat([gradient.flatten() for gradient in gradients])
             ring_all_reduce(flat, self.data)
-            put_back(flat, gradients)
+            unflatten_into(flat, gradients)
         else:
             for gradient in gradients:
                 self.data.all_reduce(gradient)
-        return add_up(report, self.data)
+        return all_reduce_metrics(report, self.data)
 
 
 class Buckets:
@@ -172,7 +172,7 @@ class Buckets:
         for wait, flat, gradients in self.sent:
             wait()
             if gradients:
-                put_back(flat, gradients)
+                unflatten_into(flat, gradients)
         self.sent = []
         return {name: value[0] for name, value in found.items()}
 
@@ -182,12 +182,12 @@ class Buckets:
             hook.remove()
 
 
-def put_back(flat: Tensor, tensors: Sequence[Tensor]) -> None:
+def unflatten_into(flat: Tensor, tensors: Sequence[Tensor]) -> None:
     for tensor, values in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(values.view_as(tensor))
 
 
-def add_up(report: dict[str, Tensor], group: Group) -> dict[str, Tensor]:
+def all_reduce_metrics(report: dict[str, Tensor], group: Group) -> dict[str, Tensor]:
     """The sum of all ranks' reports, by one message."""
     values = torch.stack(list(report.values()))
     group.all_reduce(values)

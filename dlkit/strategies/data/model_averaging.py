@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dlkit.core.random import Draws
+from dlkit.core.random import ShardedGenerator
 from dlkit.data.batch import Batch
 from dlkit.strategies.base import refuse_what_differs
-from dlkit.strategies.data.data_parallel import Replica, add_up
+from dlkit.strategies.data.data_parallel import Replica, all_reduce_metrics
 from dlkit.training.learner import Learner
 
 
@@ -29,34 +29,36 @@ class ModelAveraging:
         if self.every < 1:
             raise ValueError(f"every={self.every}: at least 1 step between meetings.")
 
-    def share(self, run: Any) -> "AveragedShare":
+    def shard(self, run: Any) -> "ModelAveragingShard":
         refuse_what_differs(run.model, "ModelAveraging")
-        return AveragedShare(run.model, run.learner, self.every)
+        return ModelAveragingShard(run.model, run.learner, self.every)
 
 
-class AveragedShare(Replica):
+class ModelAveragingShard(Replica):
     """A replica with steps of its own."""
 
     model_is_whole = False
 
     def __init__(self, model: nn.Module, learner: Learner, every: int):
         super().__init__(model, learner, "ModelAveraging")
-        self.replicas = self.ranks
+        self.replicas = self.world_size
         self.every = every
 
-    def fill(self, batch: Batch, generator: Draws) -> dict[str, Tensor]:
+    def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> dict[str, Tensor]:
         report = self.learner.fill_grad(self.model, batch, generator)
         for parameter in self.model.parameters():
             if parameter.grad is not None:
-                parameter.grad *= self.ranks  # from its share of the whole batch's mean to the mean of its own part
-        return {name: value * self.ranks for name, value in report.items()}
+                parameter.grad *= (
+                    self.world_size
+                )  # from its share of the whole batch's mean to the mean of its own part
+        return {name: value * self.world_size for name, value in report.items()}
 
-    def stepped(self, step: int) -> None:
+    def after_step(self, step: int) -> None:
         if step % self.every == 0:
             with torch.no_grad():
                 for parameter in self.model.parameters():
                     parameter.copy_(self.mean(parameter))
-        super().stepped(step)
+        super().after_step(step)
 
     def last_common(self, step: int) -> int:
         return (step // self.every + 1) * self.every  # no rank passes the next meeting without the others
@@ -64,15 +66,19 @@ class AveragedShare(Replica):
     def mean(self, tensor: Tensor) -> Tensor:
         found = tensor.detach().clone()
         self.data.all_reduce(found)
-        return found / self.ranks
+        return found / self.world_size
 
-    def totals(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: value / self.ranks for name, value in add_up(sums, self.data).items()} if sums else {}
+    def reduce_metrics(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        return (
+            {name: value / self.world_size for name, value in all_reduce_metrics(sums, self.data).items()}
+            if sums
+            else {}
+        )
 
     # Between meetings the whole's state is all the replicas'; the model that comes back is their mean.
 
     def gather(self, name: str, part: Tensor) -> Tensor:
-        return self.data.all_gather(part[None], [1] * self.ranks)
+        return self.data.all_gather(part[None], [1] * self.world_size)
 
     def scatter(self, name: str, whole: Tensor) -> Tensor:
         return whole[self.rank]

@@ -10,35 +10,35 @@ from dlkit.strategies.base import kind
 
 VALUE = 100  # multiplications that cost as much as making a value: so LeNet-5 is cut as measured times would have it
 
-Piece = list[tuple[str, nn.Module]]
+Block = list[tuple[str, nn.Module]]
 
 
-def cut_at_weights(net: nn.Module) -> list[Piece]:
+def cut_at_weights(net: nn.Module) -> list[Block]:
     """What cannot be parted: a module that has something to train, and those up to the next one that has.
 
     ValueError if the net is no chain, or uses weights twice.
     """
-    pieces: list[Piece] = [[]]
+    blocks: list[Block] = [[]]
     found: list[nn.Parameter] = []
     for name, module in chain(net):
         weights = [p for p in module.parameters() if p.requires_grad]
         if weights and found:
-            pieces.append([])
-        pieces[-1].append((name, module))
+            blocks.append([])
+        blocks[-1].append((name, module))
         found += weights
     if len({id(p) for p in found}) < len(found):
         raise ValueError(f"layers of this {kind(net)} share weights, which would be on two ranks: give each its own.")
-    return pieces
+    return blocks
 
 
-def chain(net: nn.Module) -> Piece:
+def chain(net: nn.Module) -> Block:
     """The modules, by name, that a batch goes through one after another: Sequentials inside are taken apart."""
     if not is_chain(net):
         raise ValueError(
             f"{kind(net)} is no chain of layers: Pipeline cuts an nn.Sequential, or a class made of it that has no "
             "forward of its own."
         )
-    found: Piece = []
+    found: Block = []
     for name, module in net._modules.items():  # named_children() leaves out a module's second place
         assert module is not None
         found += [(f"{name}.{inner}", one) for inner, one in chain(module)] if is_chain(module) else [(name, module)]
@@ -49,17 +49,17 @@ def is_chain(net: nn.Module) -> bool:
     return isinstance(net, nn.Sequential) and type(net).forward is nn.Sequential.forward
 
 
-def weigh(pieces: list[Piece], x: Tensor) -> tuple[list[int], list[Tensor]]:
+def weigh(blocks: list[Block], x: Tensor) -> tuple[list[int], list[Tensor]]:
     """What both passes of each piece cost for these inputs; and those inputs, what follows each piece, the answer.
 
     ValueError for a module that does not give a row for each image.
     """
     costs, between = [], [x]
-    for piece in pieces:
+    for block in blocks:
         values = 0
         x = between[-1].detach().requires_grad_(len(between) > 1)  # nobody needs the images' gradient
         with FlopCounterMode(display=False) as counter:
-            for name, module in piece:
+            for name, module in block:
                 x = module(x)
                 if not isinstance(x, Tensor) or len(x) != len(between[0]):
                     raise ValueError(

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import Schedule1F1B, ScheduleGPipe
 
 from dlkit.core.matmul import fast_linear
-from dlkit.core.random import Draws
+from dlkit.core.random import ShardedGenerator
 from dlkit.data.batch import Batch
-from dlkit.strategies.base import Together, kind, refuse_optimizer, refuse_what_differs
-from dlkit.strategies.pipeline.partition import Piece, best_cut, cut_at_weights, divisors, weigh
+from dlkit.strategies.base import DistributedShard, kind, refuse_optimizer, refuse_what_differs
+from dlkit.strategies.pipeline.partition import Block, best_cut, cut_at_weights, divisors, weigh
 from dlkit.strategies.pipeline.stage import Log, OnWire, Stage, bubble, measured_bubble
 from dlkit.training.learner import Backprop, Splits
 from dlkit.training.shard import trained
@@ -50,7 +50,7 @@ class Pipeline:
         if self.schedule not in SCHEDULES:
             raise ValueError(f'schedule="{self.schedule}": it is one of {", ".join(SCHEDULES)}.')
 
-    def share(self, run: Any) -> "PipelineShare":
+    def shard(self, run: Any) -> "PipelineShard":
         """ValueError, with the reason, for nets that are no chain of enough layers, and for what needs more of one."""
         if not isinstance(run.learner, Backprop):
             raise ValueError(
@@ -66,37 +66,37 @@ class Pipeline:
             close = sorted(sorted(divisors(size), key=lambda n: abs(n - self.microbatches))[:3])
             some = f"{', '.join(map(str, close[:-1]))} or {close[-1]} do"
             raise ValueError(f"a batch of {size} does not divide into {self.microbatches} microbatches: {some}.")
-        return PipelineShare(run, run.learner, self)
+        return PipelineShard(run, run.learner, self)
 
 
-class PipelineShare(Together):
+class PipelineShard(DistributedShard):
     """One stage: the net with nn.Identity in place of the layers of other ranks."""
 
     model_is_whole = False
 
     def __init__(self, run: Any, learner: Backprop, strategy: Pipeline):
-        pieces = cut_at_weights(run.model)
+        blocks = cut_at_weights(run.model)
         super().__init__(run.model, run.learner)
-        if strategy.schedule == "1f1b" and strategy.microbatches < self.ranks:
+        if strategy.schedule == "1f1b" and strategy.microbatches < self.world_size:
             raise ValueError(
-                f"microbatches={strategy.microbatches} does not fill {self.ranks} stages: 1F1B needs one for each, and "
-                'schedule="gpipe" does not.'
+                f"microbatches={strategy.microbatches} does not fill {self.world_size} stages: 1F1B needs one for "
+                'each, and schedule="gpipe" does not.'
             )
-        if len(pieces) < self.ranks:
+        if len(blocks) < self.world_size:
             raise ValueError(
-                f"{self.ranks} ranks need a layer with weights each, and this {kind(run.model)} has {len(pieces)}: "
-                "use fewer ranks."
+                f"{self.world_size} ranks need a layer with weights each, and this {kind(run.model)} has "
+                f"{len(blocks)}: use fewer ranks."
             )
         self.strategy, self.backprop, self.device = strategy, learner, run.device
         images, labels = run.data.images[:2].to(run.device), run.data.labels
         self.batch = Batch(images, None if labels is None else labels[:2].to(run.device))
         inputs = learner.inputs(self.batch, torch.Generator(run.generator.device)).clone()
-        costs, between = weigh(pieces, inputs)
-        starts = best_cut(costs, self.ranks) if strategy.stages is None else self.asked(strategy.stages, pieces)
-        begins = (0, *starts, len(pieces))
-        for place, piece in enumerate(pieces):
+        costs, between = weigh(blocks, inputs)
+        starts = best_cut(costs, self.world_size) if strategy.stages is None else self.asked(strategy.stages, blocks)
+        begins = (0, *starts, len(blocks))
+        for place, block in enumerate(blocks):
             if not begins[self.rank] <= place < begins[self.rank + 1]:
-                for name, _ in piece:
+                for name, _ in block:
                     self.model.set_submodule(name, nn.Identity())
         self.comes, self.goes = (between[place] for place in begins[self.rank : self.rank + 2])
         self.reported = list(learner.loss(between[-1], self.batch)[1])
@@ -104,37 +104,37 @@ class PipelineShare(Together):
         self.schedules: dict[int, Schedule1F1B | ScheduleGPipe] = {}
         self.log = Log(self.recorder, run.device)
 
-    def asked(self, stages: Sequence[str | int], pieces: list[Piece]) -> list[int]:
+    def asked(self, stages: Sequence[str | int], blocks: list[Block]) -> list[int]:
         """The pieces with which stages begin. ValueError if nothing that is asked for can be one."""
         tops = list(self.model._modules)
         names = [tops[x] if isinstance(x, int) and 0 <= x < len(tops) else x for x in stages]
-        firsts = [piece[0][0] for piece in pieces]
+        firsts = [block[0][0] for block in blocks]
         found = [next((i for i, first in enumerate(firsts) if f"{first}.".startswith(f"{x}.")), 0) for x in names]
         if 0 in found or found != sorted(set(found)):
             raise ValueError(
                 f"stages={list(stages)}: give, in the net's order, the layers with which the second and later stages "
                 f"begin, of those with weights: {', '.join(firsts[1:])}."
             )
-        if len(found) != self.ranks - 1:
+        if len(found) != self.world_size - 1:
             raise ValueError(
-                f"stages={list(stages)} makes {len(found) + 1} stages, and there are {self.ranks} ranks: give "
-                f"{self.ranks - 1} in all."
+                f"stages={list(stages)} makes {len(found) + 1} stages, and there are {self.world_size} ranks: give "
+                f"{self.world_size - 1} in all."
             )
         return found
 
-    def fill(self, batch: Batch, generator: Draws) -> dict[str, Tensor]:
+    def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> dict[str, Tensor]:
         self.model.zero_grad()
         x = self.backprop.inputs(batch, generator).contiguous()
         self.batch, self.reports = batch, []
         self.log.batches += 1
         given = (x,) if self.rank == 0 else ()
-        rows = torch.arange(len(x), device=x.device) if self.rank == self.ranks - 1 else None
+        rows = torch.arange(len(x), device=x.device) if self.rank == self.world_size - 1 else None
         with fast_linear(self.model, len(x) // self.parts(len(x))):
             self.schedule(len(x)).step(*given, target=rows, return_outputs=False)
         report = x.new_empty(len(self.reported))
         if self.reports:
             report.copy_(torch.stack([torch.stack([*each.values()]) for each in self.reports]).sum(0))
-        self.group.broadcast(report, source=self.ranks - 1)
+        self.group.broadcast(report, source=self.world_size - 1)
         return dict(zip(self.reported, report, strict=True))
 
     def loss(self, found: Tensor, rows: Tensor) -> Tensor:
@@ -156,14 +156,14 @@ class PipelineShare(Together):
         if rows not in self.schedules:
             parts = self.parts(rows)
             wire = torch.device("cpu") if self.group.backend == "gloo" else self.device
-            net = OnWire(self.model, self.device, self.device if self.rank == self.ranks - 1 else wire)
+            net = OnWire(self.model, self.device, self.device if self.rank == self.world_size - 1 else wire)
             comes, goes = (
                 torch.empty(rows // parts, *x.shape[1:], dtype=x.dtype, device="meta", requires_grad=True)
                 for x in (self.comes, self.goes)
             )
-            stage = Stage(net, self.rank, self.ranks, wire, comes, goes, group=self.group.process_group)
+            stage = Stage(net, self.rank, self.world_size, wire, comes, goes, group=self.group.process_group)
             stage.log = self.log
-            made = SCHEDULES[self.strategy.schedule] if parts >= self.ranks else ScheduleGPipe
+            made = SCHEDULES[self.strategy.schedule] if parts >= self.world_size else ScheduleGPipe
             self.schedules[rows] = made(stage, parts, loss_fn=self.loss, scale_grads=False)
         return self.schedules[rows]
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from dlkit.core.slices import part_of
+from dlkit.core.slices import slice_of
 from dlkit.distributed.group import Group
 from dlkit.models.convolution import SparseConv2d, Subsample
 from dlkit.models.locally_connected import L2Pool, LocallyConnected2d
@@ -71,12 +71,12 @@ def last(value: Any) -> int:
     return value[-1] if isinstance(value, tuple) else value
 
 
-def rows_of(height: int, ranks: int) -> list[range]:
+def rows_of(height: int, world_size: int) -> list[range]:
     """The rows that each rank has of maps, nearly equally many."""
-    return [range(part.start, part.stop) for part in (part_of(height, rank, ranks) for rank in range(ranks))]
+    return [range(part.start, part.stop) for part in (slice_of(height, rank, world_size) for rank in range(world_size))]
 
 
-def borrow(
+def halo_exchange(
     x: Float[Tensor, "batch maps had width"], group: Group, have: Sequence[range], need: Sequence[range]
 ) -> Float[Tensor, "batch maps needed width"]:
     """Rows `need[rank]` of maps of which each rank has rows `have[rank]`: one after another, and each row once.
@@ -88,7 +88,7 @@ def borrow(
     if all(rows.start >= mine.start and rows.stop <= mine.stop for rows, mine in zip(need, have, strict=True) if rows):
         start = need[group.rank].start - have[group.rank].start if need[group.rank] else 0
         return x[:, :, start : start + len(need[group.rank])]
-    return _Borrow.apply(x, group, have, need)
+    return _HaloExchange.apply(x, group, have, need)
 
 
 def gather_rows(
@@ -104,7 +104,7 @@ def overlap(one: range, other: range) -> range:
     return range(start, max(start, min(one.stop, other.stop)))
 
 
-class _Borrow(torch.autograd.Function):
+class _HaloExchange(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Group, have: Sequence[range], need: Sequence[range]) -> Tensor:
         mine = have[group.rank]

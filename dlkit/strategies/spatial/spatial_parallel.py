@@ -10,16 +10,16 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dlkit.core.evaluation import looking
-from dlkit.core.random import Draws
+from dlkit.core.evaluation import eval_no_grad
+from dlkit.core.random import ShardedGenerator
 from dlkit.data.batch import Batch
 from dlkit.distributed.group import Group
 from dlkit.models.convnet import ScaledTanh
 from dlkit.models.convolution import SparseConv2d
 from dlkit.models.locally_connected import ContrastNorm, LocallyConnected2d
-from dlkit.strategies.base import Together, kind, refuse_optimizer, refuse_what_differs
-from dlkit.strategies.data.data_parallel import put_back
-from dlkit.strategies.spatial.halo import Windows, borrow, gather_rows, overlap, rows_of, windows_of
+from dlkit.strategies.base import DistributedShard, kind, refuse_optimizer, refuse_what_differs
+from dlkit.strategies.data.data_parallel import unflatten_into
+from dlkit.strategies.spatial.halo import Windows, gather_rows, halo_exchange, overlap, rows_of, windows_of
 from dlkit.training.learner import Backprop
 
 CONVOLUTIONS = (nn.Conv2d, SparseConv2d)
@@ -44,7 +44,7 @@ class SpatialParallel:
     Source: Coates, Huval, Wang, Wu, Catanzaro, Ng 2013, Deep learning with COTS HPC systems.
     """
 
-    def share(self, run: Any) -> "BandShare":
+    def shard(self, run: Any) -> "SpatialShard":
         """ValueError for learners without a backward pass, and for nets and optimizers that cannot be split so."""
         refuse_what_differs(run.model, "SpatialParallel")
         if not isinstance(run.learner, Backprop):
@@ -52,10 +52,10 @@ class SpatialParallel:
                 f"{kind(run.learner)} has no net that images go through layer by layer, whose maps SpatialParallel "
                 "could split: use DataParallel."
             )
-        return BandShare(run)
+        return SpatialShard(run)
 
 
-class BandShare(Together):
+class SpatialShard(DistributedShard):
     """A net of which this rank computes a band; every batch is here whole."""
 
     model_is_whole = False
@@ -63,15 +63,15 @@ class BandShare(Together):
     def __init__(self, run: Any):
         super().__init__(run.model, run.learner)
         image = Batch(run.data.images[:1].to(run.device))
-        given = run.learner.inputs(image, Draws(run.generator.device))
-        self.bands = Bands(run.model, given, self.group)
+        given = run.learner.inputs(image, ShardedGenerator(run.generator.device))
+        self.bands = SpatialNet(run.model, given, self.group)
         self.model: nn.Module = self.bands
         if self.bands.cut:
             refuse_optimizer(run.experiment, "SpatialParallel")
 
-    def fill(self, batch: Batch, generator: Draws) -> dict[str, Tensor]:
+    def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> dict[str, Tensor]:
         report = self.learner.fill_grad(self.model, batch, generator)
-        self.bands.add_up()
+        self.bands.reduce_gradients()
         return report
 
     def gather(self, name: str, part: Tensor) -> Tensor:
@@ -102,14 +102,14 @@ class Layer(NamedTuple):
         return [overlap(self.windows.seen(rows), range(self.given[1])) for rows in self.own]
 
 
-def plan(net: nn.Module, image: Tensor, ranks: int) -> list[Layer]:
+def plan(net: nn.Module, image: Tensor, world_size: int) -> list[Layer]:
     """The layers of `net`, and who has which rows; `image` (1, ...) is what the net is given, for its shape alone.
 
     ValueError, with the reason, if there is nothing to split, or the net goes on with places after its maps were whole.
     """
     found: list[Layer] = []
     have, mixer, x = None, "", image.clone()
-    with looking(net):
+    with eval_no_grad(net):
         for name, module in chain(net):
             given, x = tuple(x.shape[1:]), module(x)
             gives, windows = tuple(x.shape[1:]), windows_of(module) if len(given) == 3 else None
@@ -121,7 +121,7 @@ def plan(net: nn.Module, image: Tensor, ranks: int) -> list[Layer]:
                 )
             own = None
             if windows is not None and not full and not mixer:
-                own = rows_of(gives[1], ranks)
+                own = rows_of(gives[1], world_size)
             elif have is not None and type(module) in EACH_PLACE:
                 own = have
             elif have is not None:
@@ -134,9 +134,11 @@ def plan(net: nn.Module, image: Tensor, ranks: int) -> list[Layer]:
             f"{kind(net)} has no layer with places, a convolution or a locally connected layer, whose rows "
             "SpatialParallel could split: use DataParallel or TensorParallel."
         )
-    if split[0].gives[1] < ranks:
+    if split[0].gives[1] < world_size:
         rows, name = split[0].gives[1], split[0].name
-        raise ValueError(f"the maps of {name} have {rows} rows, fewer than {ranks} ranks: use at most {rows} engines.")
+        raise ValueError(
+            f"the maps of {name} have {rows} rows, fewer than {world_size} ranks: use at most {rows} engines."
+        )
     used = [id(parameter) for layer in found for parameter in layer.module.parameters()]
     if len(set(used)) < len(used):
         raise ValueError(f"{kind(net)} uses weights twice, which SpatialParallel cannot part: give each layer its own.")
@@ -158,11 +160,12 @@ def chain(net: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
         yield from chain(module, f"{name}.{each}" if name else each)
 
 
-class Bands(nn.Sequential):
+class SpatialNet(nn.Sequential):
     """`net`, of which this rank of `group` computes a band of every map, from whole images and to whole answers.
 
     The net's own modules are changed for it. Parameters have the names they had; of those in `cut` only this rank's
-    rows are here. After a backward pass `add_up` makes the gradients the whole net's. `given`: a batch for its shape.
+    rows are here. After a backward pass `reduce_gradients` makes the gradients the whole net's. `given`: a batch for
+    its shape.
     """
 
     def __init__(self, net: nn.Module, given: Tensor, group: Group):
@@ -203,7 +206,7 @@ class Bands(nn.Sequential):
         if layer.have is None and tuple(x.shape[1:]) != layer.given:
             raise ValueError(f"maps of {tuple(x.shape[1:])} for a net that was split for maps of {layer.given}.")
         own, everything = layer.own[rank], [range(layer.given[1])] * self.group.size
-        x = borrow(x, self.group, layer.have or everything, layer.need())
+        x = halo_exchange(x, self.group, layer.have or everything, layer.need())
         if not own:  # no rows, but all that autograd asks of the other ranks too
             nothing = x.new_zeros(len(x), layer.gives[0], 0, layer.gives[2])
             return nothing * sum((parameter.sum() for parameter in layer.module.parameters()), x.sum())
@@ -214,13 +217,13 @@ class Bands(nn.Sequential):
             x = F.pad(x, edges, value=windows.fill) if any(edges) else x
         return layer.module(x)[:, :, : len(own)]
 
-    def add_up(self) -> None:
+    def reduce_gradients(self) -> None:
         """Make .grad the whole net's: the sum over all ranks, by one message, where each has that of its rows."""
         gradients = [parameter.grad for parameter in self.partial if parameter.grad is not None]
         if gradients:
             flat = torch.cat([gradient.flatten() for gradient in gradients])
             self.group.all_reduce(flat)
-            put_back(flat, gradients)
+            unflatten_into(flat, gradients)
 
     def gather(self, name: str, part: Tensor) -> Tensor:
         """The whole of a parameter of this name, or of what is kept beside it."""

@@ -11,12 +11,12 @@ from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, Ro
 
 from dlkit.distributed.group import Group
 from dlkit.models.convolution import SparseConv2d
-from dlkit.strategies.base import Together, kind
+from dlkit.strategies.base import DistributedShard, kind
 from dlkit.strategies.tensor.layers import ELEMENTWISE, is_chain, joined
 from dlkit.training.learner import Learner
 
 
-class DTensorShare(Together):
+class DTensorShard(DistributedShard):
     """A net whose parameters are DTensors; torch exchanges what it needs to, and nobody counts it."""
 
     model_is_whole = False

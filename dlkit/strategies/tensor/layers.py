@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dlkit.core.slices import part_of
+from dlkit.core.slices import slice_of
 from dlkit.distributed.autograd import copy, gather, reduce
 from dlkit.distributed.group import Group
 from dlkit.models.convnet import ScaledTanh
@@ -25,33 +25,33 @@ ELEMENTWISE += (nn.Hardtanh, nn.Sigmoid, nn.LogSigmoid, nn.Dropout)  # that drop
 BY_MAPS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d, nn.ZeroPad2d)
 
 
-class Cut(NamedTuple):
+class Sharding(NamedTuple):
     """How something is split: rank r has `counts[r]` of the units along `dim`."""
 
     dim: int
     counts: list[int]
 
 
-Layout = dict[str, Cut]
+Shardings = dict[str, Sharding]
 
 
-def cut_of(dim: int, whole: int, group: Group) -> Cut:
+def cut_of(dim: int, whole: int, group: Group) -> Sharding:
     """Nearly equal parts, the larger ones first."""
-    return Cut(dim, [part_of(whole, rank, group.size).count for rank in range(group.size)])
+    return Sharding(dim, [slice_of(whole, rank, group.size).count for rank in range(group.size)])
 
 
-def own_part(whole: Tensor, cut: Cut, group: Group) -> Tensor:
+def own_part(whole: Tensor, cut: Sharding, group: Group) -> Tensor:
     """This rank's part, in memory of its own."""
     return whole.narrow(cut.dim, sum(cut.counts[: group.rank]), cut.counts[group.rank]).clone()
 
 
-def keep_part(module: nn.Module, name: str, cut: Cut, group: Group) -> None:
+def keep_part(module: nn.Module, name: str, cut: Sharding, group: Group) -> None:
     """Leave the module this rank's part of a parameter."""
     whole = getattr(module, name)
     setattr(module, name, nn.Parameter(own_part(whole.detach(), cut, group), requires_grad=whole.requires_grad))
 
 
-def split_net(net: nn.Module, group: Group) -> Layout:
+def split_net(net: nn.Module, group: Group) -> Shardings:
     """Leave the net this rank's part of each Linear, Conv2d and SparseConv2d that stands in a Sequential.
 
     The net takes and gives what is whole, as before. Layers with fewer outputs than there are ranks stay whole, as does
@@ -66,7 +66,7 @@ def split_net(net: nn.Module, group: Group) -> Layout:
                 "give each its own."
             )
         names[id(parameter)] = name
-    walk = Walk(group)
+    walk = LayerSplitter(group)
     walk.whole_to_whole("", net)
     if not walk.layout and walk.small:
         raise ValueError(
@@ -81,7 +81,7 @@ def split_net(net: nn.Module, group: Group) -> Layout:
     return walk.layout
 
 
-class Walk:
+class LayerSplitter:
     """Goes along chains of modules, and splits them: `layout` says which parameters, `small` which layers it could not.
 
     Each method takes the path to a module and the module, and how its input is split, None if it is whole.
@@ -89,7 +89,7 @@ class Walk:
 
     def __init__(self, group: Group):
         self.group = group
-        self.layout: Layout = {}
+        self.layout: Shardings = {}
         self.small: list[str] = []
         self.seen: set[int] = set()
         self.last: nn.Module | None = None  # the module that what goes along the chain came from
@@ -105,7 +105,7 @@ class Walk:
             for name, child in module.named_children():
                 self.whole_to_whole(joined(path, name), child)
 
-    def chain(self, path: str, chain: nn.Module, cut: Cut | None) -> Cut | None:
+    def chain(self, path: str, chain: nn.Module, cut: Sharding | None) -> Sharding | None:
         for name, child in list(chain._modules.items()):
             assert child is not None
             if id(child) in self.seen:  # one activation at several places: each is to have its own hooks
@@ -119,7 +119,7 @@ class Walk:
                 setattr(chain, name, self.last)
         return cut
 
-    def layer(self, path: str, module: nn.Module, cut: Cut | None) -> tuple[nn.Module, Cut | None]:
+    def layer(self, path: str, module: nn.Module, cut: Sharding | None) -> tuple[nn.Module, Sharding | None]:
         """What stands in the module's place, and how its output is split."""
         known = type(module)
         if hooked(module):
@@ -137,15 +137,15 @@ class Walk:
         if cut is not None and cut.dim == 1:
             if isinstance(module, Subsample) and known is Subsample:
                 module.maps = cut.counts[self.group.rank]
-                self.keep(path, module, Cut(0, cut.counts))
+                self.keep(path, module, Sharding(0, cut.counts))
                 return module, cut
             if isinstance(module, nn.Flatten) and known is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
-                return module, Cut(-1, cut.counts)  # whole maps, one after another
+                return module, Sharding(-1, cut.counts)  # whole maps, one after another
         self.enter(module, cut, splits=False)
         self.whole_to_whole(path, module)
         return module, None
 
-    def outputs(self, path: str, module: Any, count: int, cut: Cut | None, dim: int) -> Cut | None:
+    def outputs(self, path: str, module: Any, count: int, cut: Sharding | None, dim: int) -> Sharding | None:
         """Leave the layer some of its outputs, for all of its inputs."""
         if count < self.group.size:
             self.small.append(path or kind(module))
@@ -156,27 +156,27 @@ class Walk:
         mine = found.counts[self.group.rank]
         if isinstance(module, SparseConv2d):
             rows, start = iter(module.table), sum(found.counts[: self.group.rank])
-            connections = Cut(0, [sum(len(next(rows)) for _ in range(count)) for count in found.counts])
+            connections = Sharding(0, [sum(len(next(rows)) for _ in range(count)) for count in found.counts])
             module.table = module.table[start : start + mine]
             module.groups = equal_groups(module.table, module.in_maps)
             module._places = own_part(module._places, connections, self.group) - start * module.in_maps
             self.keep(path, module, connections, "weight")
-            self.keep(path, module, Cut(0, found.counts), "bias")
+            self.keep(path, module, Sharding(0, found.counts), "bias")
             return found
         setattr(module, "out_features" if isinstance(module, nn.Linear) else "out_channels", mine)
-        self.keep(path, module, Cut(0, found.counts))
+        self.keep(path, module, Sharding(0, found.counts))
         return found
 
-    def rows(self, path: str, linear: nn.Linear, cut: Cut) -> nn.Linear:
+    def rows(self, path: str, linear: nn.Linear, cut: Sharding) -> nn.Linear:
         """In the Linear's place one that takes the inputs that are here."""
         unit = linear.in_features // sum(cut.counts)  # the values of a map
-        inputs = Cut(1, [count * unit for count in cut.counts])
-        found = RowLinear(linear, self.group)
+        inputs = Sharding(1, [count * unit for count in cut.counts])
+        found = RowParallelLinear(linear, self.group)
         self.keep(path, found, inputs, "weight")
         found.in_features = inputs.counts[self.group.rank]
         return found
 
-    def keep(self, path: str, module: nn.Module, cut: Cut, *names: str) -> None:
+    def keep(self, path: str, module: nn.Module, cut: Sharding, *names: str) -> None:
         """Leave the module its part of the parameters of these names, by default all, and note that in the layout."""
         for name, parameter in list(module.named_parameters(recurse=False)):
             if name in names or not names:
@@ -184,7 +184,7 @@ class Walk:
                 keep_part(module, name, cut, self.group)
                 self.layout[joined(path, name)] = cut
 
-    def enter(self, module: nn.Module, cut: Cut | None, splits: bool) -> None:
+    def enter(self, module: nn.Module, cut: Sharding | None, splits: bool) -> None:
         if cut is not None or splits:
             module.register_forward_pre_hook(partial(whole_input, cut=cut, splits=splits, group=self.group))
 
@@ -202,22 +202,22 @@ def joined(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def gathered(x: Tensor, cut: Cut, group: Group) -> Tensor:
+def gathered(x: Tensor, cut: Sharding, group: Group) -> Tensor:
     unit = x.shape[cut.dim] // cut.counts[group.rank]
     return gather(x, [count * unit for count in cut.counts], cut.dim, group)
 
 
-def whole_input(module: nn.Module, args: tuple, *, cut: Cut | None, splits: bool, group: Group) -> tuple:
+def whole_input(module: nn.Module, args: tuple, *, cut: Sharding | None, splits: bool, group: Group) -> tuple:
     """Gather what a module is given; one that is split adds its gradient up."""
     x = args[0] if cut is None else gathered(args[0], cut, group)
     return (copy(x, group) if splits else x, *args[1:])
 
 
-def gather_output(module: nn.Module, args: tuple, found: Tensor, *, cut: Cut, group: Group) -> Tensor:
+def gather_output(module: nn.Module, args: tuple, found: Tensor, *, cut: Sharding, group: Group) -> Tensor:
     return gathered(found, cut, group)
 
 
-class RowLinear(nn.Linear):
+class RowParallelLinear(nn.Linear):
     """A Linear with some of its inputs here: the products of all ranks are added up, and then the bias."""
 
     def __init__(self, linear: nn.Linear, group: Group):

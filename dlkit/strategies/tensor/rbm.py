@@ -11,20 +11,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dlkit.core.matmul import matmul
-from dlkit.core.slices import Part, part_of
+from dlkit.core.slices import Slice, slice_of
 from dlkit.distributed.autograd import copy, reduce
 from dlkit.distributed.group import Group
 from dlkit.models.autoencoder import Autoassociator
 from dlkit.models.rbm import RBM, GaussianRBM
 from dlkit.models.top_rbms import CodeRBM, LabelledRBM
 from dlkit.strategies.base import kind
-from dlkit.strategies.tensor.layers import Layout, cut_of, keep_part
+from dlkit.strategies.tensor.layers import Shardings, cut_of, keep_part
 
 
 class HiddenPart(RBM):
     """An RBM with the hidden units `units` here: `hidden` in a shape counts them; sums over h are those of all."""
 
-    units: Part
+    units: Slice
     group: Group
 
     def draw_hidden(
@@ -83,7 +83,7 @@ PARTS = {
 }
 
 
-def split_hidden(model: RBM | Autoassociator, group: Group) -> Layout:
+def split_hidden(model: RBM | Autoassociator, group: Group) -> Shardings:
     """Leave the model this rank's hidden units. ValueError for too few of them, and for other kinds."""
     if type(model) not in PARTS:
         names = ", ".join(known.__name__ for known in PARTS)
@@ -94,7 +94,7 @@ def split_hidden(model: RBM | Autoassociator, group: Group) -> Layout:
         raise ValueError(f"{model.hidden} hidden units for {group.size} ranks: give each at least one.")
     part: Any = model
     part.__class__ = PARTS[type(model)]
-    part.group, part.units = group, part_of(model.hidden, group.rank, group.size)
+    part.group, part.units = group, slice_of(model.hidden, group.rank, group.size)
     layout = {"W": cut_of(1, model.hidden, group), "b": cut_of(0, model.hidden, group)}
     for name, cut in layout.items():
         keep_part(model, name, cut, group)

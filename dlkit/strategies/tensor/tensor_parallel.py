@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from dlkit.distributed.group import Group
 from dlkit.models.autoencoder import Autoassociator
 from dlkit.models.rbm import RBM
-from dlkit.strategies.base import Together, kind, refuse_optimizer, refuse_random
-from dlkit.strategies.tensor.dtensor import DTensorShare
-from dlkit.strategies.tensor.layers import Layout, own_part, split_net
+from dlkit.strategies.base import DistributedShard, kind, refuse_optimizer, refuse_random
+from dlkit.strategies.tensor.dtensor import DTensorShard
+from dlkit.strategies.tensor.layers import Shardings, own_part, split_net
 from dlkit.strategies.tensor.rbm import split_hidden
 from dlkit.training.contrastive import CD
 from dlkit.training.learner import Backprop, Learner
@@ -36,18 +36,18 @@ class TensorParallel:
         if self.using not in ("dlkit", "dtensor"):
             raise ValueError(f'using="{self.using}": it is "dlkit" or "dtensor".')
 
-    def share(self, run: Any) -> Together:
+    def shard(self, run: Any) -> DistributedShard:
         """ValueError for models, learners and optimizers that need whole layers, with the reason."""
         refuse_random(run.model, "TensorParallel")
         optimizer = refuse_optimizer(run.experiment, "TensorParallel")
         if self.using == "dlkit":
-            return TensorShare(run.model, run.learner)
+            return TensorParallelShard(run.model, run.learner)
         if isinstance(optimizer, torch.optim.SGD) and optimizer.defaults["fused"]:
             raise ValueError("torch's fused SGD takes no DTensors: give the Experiment optimizer=torch.optim.SGD.")
-        return DTensorShare(run.model, run.learner)
+        return DTensorShard(run.model, run.learner)
 
 
-class TensorShare(Together):
+class TensorParallelShard(DistributedShard):
     """Some units of each layer, and every image."""
 
     model_is_whole = False
@@ -63,7 +63,7 @@ class TensorShare(Together):
         return scatter_whole(name, whole, self.layout, self.group)
 
 
-def split_model(model: nn.Module, learner: Learner, group: Group) -> tuple[nn.Module, Layout]:
+def split_model(model: nn.Module, learner: Learner, group: Group) -> tuple[nn.Module, Shardings]:
     """The model with this rank's part of its parameters, and how they are split over `group`; it is changed in place.
 
     ValueError, with the reason, for a model or a learner that cannot be split so.
@@ -88,11 +88,11 @@ def split_model(model: nn.Module, learner: Learner, group: Group) -> tuple[nn.Mo
     return model, split_net(model, group)
 
 
-def gather_part(name: str, part: Tensor, layout: Layout, group: Group) -> Tensor:
+def gather_part(name: str, part: Tensor, layout: Shardings, group: Group) -> Tensor:
     """The whole of which each rank of the group has a part."""
     return group.all_gather(part, layout[name].counts, layout[name].dim) if name in layout else part
 
 
-def scatter_whole(name: str, whole: Tensor, layout: Layout, group: Group) -> Tensor:
+def scatter_whole(name: str, whole: Tensor, layout: Shardings, group: Group) -> Tensor:
     """The part of a whole that this rank of the group has."""
     return own_part(whole, layout[name], group) if name in layout else whole

@@ -26,10 +26,11 @@ def panels(lines: Mapping[str, Points], x_label: str) -> str:
     A line is its title, unit included, and its points (x, y).
     """
     drawn = [_panel(title, points, x_label, i) for i, (title, points) in enumerate(lines.items())]
-    said = "; ".join(_said(title, points, x_label) for title, points in lines.items())
+    summary = "; ".join(_said(title, points, x_label) for title, points in lines.items())
     width = WIDTH * len(lines)
     return (
-        f'<svg width="{width}" height="{HEIGHT}" viewBox="0 0 {width} {HEIGHT}" role="img" aria-label="{escape(said)}" '
+        f'<svg width="{width}" height="{HEIGHT}" viewBox="0 0 {width} {HEIGHT}" role="img" '
+        f'aria-label="{escape(summary)}" '
         f'font-family="sans-serif" font-size="11" fill="currentColor">{"".join(drawn)}</svg>'
     )
 

@@ -1,6 +1,6 @@
 """Runs side by side as a picture: the speed-up on more ranks, and the loss over time."""
 
-from dlkit.training.comparison import Compared, Comparison
+from dlkit.training.comparison import ComparedRun, Comparison
 from dlkit.ui.draw.pictures import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, Picture, figure, show
 
 LOOKS = tuple(zip((BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, BLACK), "osD^vPX", strict=True))  # colour and marker
@@ -10,20 +10,24 @@ def draw(comparison: Comparison) -> Picture:
     """Left the speed-up against ranks, with what is ideal as a line; right the loss against seconds of training."""
     fig, (speed, loss) = figure(8.5, 3.4, columns=2)
     first = comparison[0]
-    most = max(one.ranks for one in comparison)
-    ends = [min(one.ranks for one in comparison), max(most, 2)]
-    speed.plot(ends, [end / first.ranks for end in ends], color="0.5", ls="--", lw=1, label="ideal")
+    most = max(one.world_size for one in comparison)
+    ends = [min(one.world_size for one in comparison), max(most, 2)]
+    speed.plot(ends, [end / first.world_size for end in ends], color="0.5", ls="--", lw=1, label="ideal")
     for name in dict.fromkeys(one.name for one in comparison[1:]):
-        line = sorted({(one.ranks, one.speed_up) for one in comparison if one.name == name} | {(first.ranks, 1.0)})
+        line = sorted(
+            {(one.world_size, one.speed_up) for one in comparison if one.name == name} | {(first.world_size, 1.0)}
+        )
         speed.plot([ranks for ranks, _ in line], [up for _, up in line], color="0.75", lw=1, zorder=0)
     for place, one in enumerate(comparison):
         colour, marker = LOOKS[place % len(LOOKS)]
         style = ("-", "--", ":")[place // len(LOOKS) % 3]
         label = _label(one)
-        speed.plot([one.ranks], [one.speed_up], marker, color=colour, ms=8, mec="white", label=label)
+        speed.plot([one.world_size], [one.speed_up], marker, color=colour, ms=8, mec="white", label=label)
         at, losses = [point[0] for point in one.curve], [point[1] for point in one.curve]
         loss.plot(at, losses, color=colour, ls=style, marker=marker, ms=4, markevery=max(len(at) // 8, 1), label=label)
-    speed.set(xlabel="ranks", ylabel=f"speed-up over {first.name}", xticks=sorted({one.ranks for one in comparison}))
+    speed.set(
+        xlabel="ranks", ylabel=f"speed-up over {first.name}", xticks=sorted({one.world_size for one in comparison})
+    )
     speed.set(xlim=(ends[0] - 0.3, ends[1] + 0.3), ylim=(0, None))
     loss.set(xlabel="seconds of training", ylabel="loss", xlim=(0, None))
     handles, labels = speed.get_legend_handles_labels()
@@ -31,8 +35,8 @@ def draw(comparison: Comparison) -> Picture:
     return show(fig, _alt(comparison))
 
 
-def _label(one: Compared) -> str:
-    return f"{one.name}, {one.ranks} rank{'s' * (one.ranks > 1)}"
+def _label(one: ComparedRun) -> str:
+    return f"{one.name}, {one.world_size} rank{'s' * (one.world_size > 1)}"
 
 
 def _alt(comparison: Comparison) -> str:

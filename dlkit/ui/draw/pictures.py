@@ -197,7 +197,7 @@ def put(pixels: UInt8[np.ndarray, "height width *rgb"], picture: widgets.Image) 
     picture.layout.width = f"{pixels.shape[1]}px"
 
 
-def said(text: str) -> str:
+def caption_html(text: str) -> str:
     """The text of a caption as HTML: its lines close, and read out when it changes."""
     return f'<div role="status" style="line-height: 1.5">{text}</div>'
 

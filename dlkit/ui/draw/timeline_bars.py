@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from dlkit.distributed.segments import Piece, flat
+from dlkit.distributed.segments import Segment, flat
 from dlkit.distributed.timeline import KINDS, Timeline
 from dlkit.ui.draw.pictures import BLACK, BLUE, ORANGE, SKY, VERMILION
 
@@ -21,13 +21,13 @@ class Rows:
     """What each rank of a timeline spent its time on, as a function of time: made once, and asked often."""
 
     def __init__(self, timeline: Timeline):
-        self.ranks = timeline.ranks
+        self.world_size = timeline.world_size
         self._spent = []
-        for rank in range(timeline.ranks):
-            pieces = timeline.pieces(rank)
-            kinds = [_spent([piece for piece in pieces if piece.kind == kind]) for kind in KINDS]
+        for rank in range(timeline.world_size):
+            segments = timeline.segments(rank)
+            kinds = [_spent([segment for segment in segments if segment.kind == kind]) for kind in KINDS]
             self._spent.append([*kinds, _spent(flat(timeline.overlapped(rank)))])
-        self.overlapped = any(timeline.overlapped(rank) for rank in range(timeline.ranks))
+        self.overlapped = any(timeline.overlapped(rank) for rank in range(timeline.world_size))
 
     def legend(self) -> dict[str, str]:
         """Names, and their colours."""
@@ -41,8 +41,8 @@ class Rows:
     def picture(self, begin: float, end: float, columns: int) -> UInt8[np.ndarray, "height columns 3"]:
         """All ranks' bars, PITCH apart on white, from `begin` to `end`; a column in which much happens is stacked."""
         edges = np.linspace(begin, end, columns + 1)
-        sheet = np.full((self.ranks * PITCH, columns, 3), 255, dtype=np.uint8)
-        for rank in range(self.ranks):
+        sheet = np.full((self.world_size * PITCH, columns, 3), 255, dtype=np.uint8)
+        for rank in range(self.world_size):
             *kinds, overlapped = self.shares(rank, edges)
             top = rank * PITCH
             sheet[top : top + BAR] = _stacked(np.array(kinds), [COLOURS[kind] for kind in KINDS], COLOURS["other"], BAR)
@@ -51,9 +51,9 @@ class Rows:
         return sheet
 
 
-def _spent(pieces: list[Piece]) -> tuple[np.ndarray, np.ndarray]:
+def _spent(segments: list[Segment]) -> tuple[np.ndarray, np.ndarray]:
     """Times, and the seconds that had been spent in the pieces by then."""
-    times = np.array([[piece.begin, piece.end] for piece in pieces]).reshape(-1, 2)
+    times = np.array([[segment.begin, segment.end] for segment in segments]).reshape(-1, 2)
     reached = np.cumsum(times[:, 1] - times[:, 0])
     seconds = np.stack([reached - (times[:, 1] - times[:, 0]), reached], axis=1)
     return (times.ravel(), seconds.ravel()) if len(times) else (np.zeros(1), np.zeros(1))
@@ -90,7 +90,7 @@ def sheet(
     def x(time: float) -> float:
         return LEFT + (time - begin) / (end - begin) * WIDTH
 
-    for number in range(rows.ranks):
+    for number in range(rows.world_size):
         pen.text((LEFT - 8, TOP + number * PITCH + BAR / 2), f"rank {number}", "black", font, anchor="rm")
     free = 0.0
     for number, when in steps.items():

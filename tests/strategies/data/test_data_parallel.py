@@ -13,7 +13,7 @@ from splitting import STEPS, difference, digits, experiments, run, same_bits
 from torch import nn
 
 from dlkit import Experiment
-from dlkit.core.slices import Part
+from dlkit.core.slices import Slice
 from dlkit.data.batch import Batch
 from dlkit.distributed.group import Group, ring_all_reduce
 from dlkit.models import LeNet5
@@ -89,12 +89,12 @@ def test_a_gradient_that_the_pass_still_reads_is_not_summed_yet():
 def test_a_rank_takes_no_more_than_its_part_of_a_batch():
     def taken():
         experiment = Experiment(LeNet5, digits(10), CrossEntropy(), batch_size=10)
-        share = experiment.run(strategy=DataParallel(), steps=1, progress=False, device="cpu").share
-        batch = share.pick(Batch(*digits(10)), torch.tensor([7, 1, 4]))
+        shard = experiment.run(strategy=DataParallel(), steps=1, progress=False, device="cpu").shard
+        batch = shard.select(Batch(*digits(10)), torch.tensor([7, 1, 4]))
         return batch.images, batch.labels, batch.weight, batch.part
 
     images, labels = digits(10)
-    for found, rows, part in zip(team(2).call(taken), ([7, 1], [4]), (Part(0, 2, 3), Part(2, 3, 3)), strict=True):
+    for found, rows, part in zip(team(2).call(taken), ([7, 1], [4]), (Slice(0, 2, 3), Slice(2, 3, 3)), strict=True):
         assert torch.equal(found[0], images[rows])
         assert torch.equal(found[1], labels[rows])
         assert found[2:] == (len(rows) / 3, part)
@@ -222,7 +222,7 @@ def test_the_ring_adds_up_and_sends_two_parts_in_n_of_the_bytes_n_minus_1_times(
         group = Group()
         tensor = torch.arange(float(count)) * (group.rank + 1)
         ring_all_reduce(tensor, group)
-        return tensor, group.recorder.sent
+        return tensor, group.recorder.bytes_sent
 
     for tensor, sent in team(3).call(reduced, 30):
         torch.testing.assert_close(tensor, 6 * torch.arange(30.0))
@@ -241,12 +241,12 @@ def test_what_is_counted_is_what_the_kernel_counts():
         group = Group()
         tensor = torch.ones(300_000)
         group.all_reduce(tensor)  # connects
-        before, sent = int(written()), group.recorder.sent
+        before, sent = int(written()), group.recorder.bytes_sent
         for _ in range(5):
             group.all_reduce(tensor)
         group.all_gather(tensor, [300_000] * group.size)
         group.exchange({(group.rank + 1) % group.size: tensor}, {(group.rank - 1) % group.size: tensor.clone()})
-        return int(written()) - before, group.recorder.sent - sent
+        return int(written()) - before, group.recorder.bytes_sent - sent
 
     for ranks in (2, 3):
         for kernel, ours in team(ranks).call(counted):

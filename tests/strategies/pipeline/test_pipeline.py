@@ -41,9 +41,9 @@ def alone():
 def passes(experiment, strategy, **settings):
     """This rank's run with what it noted down, the names and bytes of what it held, and its optimizer's."""
     found = experiment.run(strategy=strategy, **{"steps": 3, "device": "cpu", "progress": False} | settings)
-    kept = {name: value.nbytes for name, value in found.share.model.state_dict().items()}
+    kept = {name: value.nbytes for name, value in found.shard.model.state_dict().items()}
     momentum = sum(x.nbytes for state in found.optimizer.state.values() for x in state.values())
-    return list(found.share.recorder.spans), kept, momentum
+    return list(found.shard.recorder.spans), kept, momentum
 
 
 # The same as one process
@@ -156,10 +156,10 @@ def test_numbers_that_an_optimizer_keeps_stay_with_their_parameters(tmp_path):
 def test_all_ranks_stop_after_the_same_step_when_the_last_is_asked_to():
     def stopped(experiment):
         def ask(run):
-            if run.share.rank == 1 and run.step == 5:
+            if run.shard.rank == 1 and run.step == 5:
                 run.ask_to_stop("seen enough")
 
-        return run(experiment, Pipeline(), watch=ask, steps=1000)
+        return run(experiment, Pipeline(), on_step=ask, steps=1000)
 
     outcomes = team(2).call(stopped, EXPERIMENTS["DBN"])
     assert {outcome.stopped for outcome in outcomes} == {"seen enough"}
@@ -215,9 +215,9 @@ def test_what_is_counted_is_what_the_kernel_counts():
         def look(run):
             with open("/proc/self/io") as lines:
                 kernel = int(dict(line.split(": ") for line in lines)["wchar"])
-            seen.append((kernel, run.share.recorder.sent))
+            seen.append((kernel, run.shard.recorder.bytes_sent))
 
-        run(experiment, Pipeline(), watch=look, steps=10)
+        run(experiment, Pipeline(), on_step=look, steps=10)
         return [last - first for first, last in zip(seen[2], seen[-1], strict=True)]
 
     for kernel, ours in team(2).call(both, EXPERIMENTS["LeNet-5"]):

@@ -16,8 +16,8 @@ from dlkit.distributed.group import Group
 from dlkit.models import ConvNet, LeNet5
 from dlkit.models.convolution import SparseConv2d, Subsample
 from dlkit.models.locally_connected import L2Pool, LocallyConnected2d, LocalNet
-from dlkit.strategies.spatial.halo import borrow, rows_of, windows_of
-from dlkit.strategies.spatial.spatial_parallel import Bands, SpatialParallel, plan
+from dlkit.strategies.spatial.halo import halo_exchange, rows_of, windows_of
+from dlkit.strategies.spatial.spatial_parallel import SpatialNet, SpatialParallel, plan
 from dlkit.training import CrossEntropy, Reconstruction
 from dlkit.training.fine_tuning import LineSearches
 
@@ -111,8 +111,8 @@ def answer_and_gradients(net, images, finish=lambda: None):
 
 def split_pass(net, images):
     """On each rank: the answer, and the whole's gradients."""
-    bands = Bands(net, images[:1], Group())
-    found = answer_and_gradients(bands, images, bands.add_up)
+    bands = SpatialNet(net, images[:1], Group())
+    found = answer_and_gradients(bands, images, bands.reduce_gradients)
     return {name: bands.gather(name, value) for name, value in found.items()}
 
 
@@ -130,12 +130,12 @@ def test_answers_and_all_gradients_are_the_whole_nets(name, ranks):
 
 def test_the_last_maps_order_in_memory_changes_nothing_and_stays():
     def orders(net, images):
-        bands, seen = Bands(net, images[:1], Group()), []
+        bands, seen = SpatialNet(net, images[:1], Group()), []
         for module in bands:
             module.register_forward_hook(
                 lambda _module, given, _found: seen.append(given[0].is_contiguous(memory_format=torch.channels_last))
             )
-        return answer_and_gradients(bands, images, bands.add_up), seen
+        return answer_and_gradients(bands, images, bands.reduce_gradients), seen
 
     net = last_in_channels(nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3), nn.AvgPool2d(2)))
     images = torch.rand(3, 2, 12, 12, generator=seeded()).contiguous(memory_format=torch.channels_last)
@@ -163,8 +163,8 @@ def test_some_of_the_ranks_can_split_a_net_among_them():
         number = dist.get_rank() // 2
         group = Group(pairs[number], name="pair")
         mine = images + number
-        bands = Bands(net, mine[:1], group)
-        found = answer_and_gradients(bands, mine, bands.add_up)
+        bands = SpatialNet(net, mine[:1], group)
+        found = answer_and_gradients(bands, mine, bands.reduce_gradients)
         return {name: bands.gather(name, value) for name, value in found.items()}
 
     net, images = made("LocalNet")
@@ -199,9 +199,9 @@ def test_rows_are_borrowed_from_whoever_has_them_and_their_gradients_go_back():
         group = Group()
         have, need = rows_of(7, 4), [range(7), range(0), range(5, 7), range(2, 6)]
         mine = x[:, :, have[group.rank].start : have[group.rank].stop].clone().requires_grad_()
-        found = borrow(mine, group, have, need)
+        found = halo_exchange(mine, group, have, need)
         (found * weights[group.rank][:, :, : len(need[group.rank])]).sum().backward()
-        return found.detach(), mine.grad, group.recorder.sent
+        return found.detach(), mine.grad, group.recorder.bytes_sent
 
     x = torch.randn(2, 3, 7, 5, generator=seeded())
     weights = torch.randn(4, 2, 3, 7, 5, generator=seeded(1))
@@ -333,8 +333,8 @@ def sizes(experiment):
     """Bytes that this rank sent in a step, by the name of the exchange."""
     found = experiment.run(strategy=SpatialParallel(), steps=2, device="cpu", progress=False)
     totals = {}
-    last = max(span.begin for span in found.share.recorder.spans if span.kind == "step")
-    for span in found.share.recorder.spans:
+    last = max(span.begin for span in found.shard.recorder.spans if span.kind == "step")
+    for span in found.shard.recorder.spans:
         if span.kind == "exchange" and span.begin > last:
             totals[span.name] = totals.get(span.name, 0) + span.size
     return totals
@@ -454,7 +454,7 @@ def test_line_searches_over_whole_weights_agree_on_all_ranks():
 
 def test_images_of_another_size_are_refused():
     def other(net, images):
-        bands = Bands(net, images[:1], Group())
+        bands = SpatialNet(net, images[:1], Group())
         with pytest.raises(
             ValueError, match=r"maps of \(1, 12, 9\) for a net that was split for maps of \(1, 12, 11\)"
         ):
