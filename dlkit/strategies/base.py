@@ -1,52 +1,50 @@
-"""What all strategies share: ranks that begin, stop and are counted together."""
+"""What the shards of all strategies have: ranks that stop after the same step, and that record what they exchange."""
 
 import uuid
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from dlkit.core.random import ShardedGenerator
+from dlkit.core.slices import Slice, slice_of
 from dlkit.data.batch import Batch
-from dlkit.distributed.group import Group, enter_group
-from dlkit.distributed.timeline import Recorder, Span, now
-from dlkit.training.experiment import Experiment
-from dlkit.training.learner import Learner
-from dlkit.training.schedules import at
+from dlkit.distributed.group import Group
+from dlkit.distributed.process_group import enter_group
+from dlkit.distributed.recorder import Recorder, Span, now
+from dlkit.training.learner import Learner, Metrics
 from dlkit.training.shard import Shard
-
-# Not element by element: dot products, norms or factors of whole parameters.
-LOOK_AT_ALL = (torch.optim.LBFGS, torch.optim.Adafactor, torch.optim.Muon)
 
 
 class DistributedShard(Shard):
-    """A share whose ranks stop after the same step; `group` is that of all ranks."""
+    """A rank's shard of a run, on `group`, that of all ranks. A strategy overrides `reduce_grad`."""
 
     def __init__(self, model: nn.Module, learner: Learner):
         super().__init__(model, learner)
         enter_group()
         self.recorder = Recorder()
         self.group = Group(recorder=self.recorder)
-        self.rank, self.world_size = self.group.rank, self.group.size
+        self.rank, self.world_size = self.group.rank, self.group.world_size
         name = self.group.gather_objects(uuid.uuid4().hex)[0]
         self.store = dist.PrefixStore(name, dist.distributed_c10d._get_default_store())
-        self._begun = 0.0
+        self._step_began = 0.0
 
-    def fill_grad(self, batch: Batch, generator: ShardedGenerator) -> dict[str, Tensor]:
-        self._begun, self.recorder.counts = now(), True
+    def fill_grad(self, batch: Batch, generator: ShardedGenerator) -> Metrics:
+        """Fill .grad with the whole batch's gradient, timed."""
+        self._step_began, self.recorder.counts = now(), True
         generator.part = batch.part
         try:
             return self.reduce_grad(batch, generator)
         finally:
             generator.part = None
 
-    def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> dict[str, Tensor]:
-        """What a strategy does in place of `Shard.fill_grad`."""
+    def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> Metrics:
+        """Fill .grad from this rank's part, then exchange what makes it the whole's: what a strategy is."""
         return super().fill_grad(batch, generator)
 
     def after_step(self, step: int) -> None:
-        self.recorder.add(Span("step", "step", self._begun, now(), number=step))
+        self.recorder.add(Span("step", "step", self._step_began, now(), number=step))
         self.recorder.counts = False
 
     def last_common(self, step: int) -> int:
@@ -69,37 +67,19 @@ class DistributedShard(Shard):
         return why if step >= int(last) else None
 
 
-def refuse_what_differs(model: nn.Module, name: str) -> None:
-    """ValueError for layers that would do otherwise on a part of a batch, or on one of several ranks."""
-    for path, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            raise ValueError(
-                f"{path}, a {kind(module)}, takes its statistics from a whole batch, and under {name} a rank sees a "
-                "part: use nn.GroupNorm or nn.LayerNorm."
-            )
-    refuse_random(model, name)
+def unflatten_into(flat: Tensor, tensors: Sequence[Tensor]) -> None:
+    """Copy the values of a vector into tensors that were concatenated to it."""
+    for tensor, values in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(values.view_as(tensor))
 
 
-def refuse_random(model: nn.Module, name: str) -> None:
-    """ValueError for layers that draw from torch's own generator, which is another on each rank."""
-    for path, module in model.named_modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
-            raise ValueError(
-                f"{path}, a {kind(module)}, draws from torch's own generator, which {name} cannot keep in step: "
-                "drop inputs by `CrossEntropy(distortion=InputDropout())`."
-            )
+def all_reduce_metrics(metrics: Metrics, group: Group) -> Metrics:
+    """The sum of all ranks' metrics, by one message."""
+    values = torch.stack(list(metrics.values()))
+    group.all_reduce(values)
+    return dict(zip(metrics, values, strict=True))
 
 
-def refuse_optimizer(experiment: Experiment, name: str, *refused: type[torch.optim.Optimizer]) -> torch.optim.Optimizer:
-    """The experiment's, of one parameter. ValueError if it is `refused`, by default if it looks at whole tensors."""
-    optimizer = experiment.optimizer([{"params": [nn.Parameter(torch.zeros(1, 1))]}], lr=at(experiment.lr, 0.0))
-    if isinstance(optimizer, refused or LOOK_AT_ALL):
-        raise ValueError(
-            f"{kind(optimizer)} looks at whole parameters at once, and under {name} a rank has parts of them: "
-            "use SGD or Adam."
-        )
-    return optimizer
-
-
-def kind(thing: Any) -> str:
-    return type(thing).__name__
+def slice_counts(part: Slice, group: Group) -> list[int]:
+    """How many rows of `part.whole` each rank of the group has."""
+    return [slice_of(part.whole, rank, group.world_size).count for rank in range(group.world_size)]

@@ -5,45 +5,48 @@ No process group is needed, and nothing is sent.
 
 from copy import deepcopy
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
 
 from dlkit.core import text_table
-from dlkit.models.rbm import RBM
-from dlkit.strategies.base import kind
-from dlkit.strategies.layer_cost import WAYS, LayerCost, of_rbm
+from dlkit.strategies.checks import class_name
+from dlkit.strategies.layer_cost import LayerCost
 
 COLUMNS = ("rank", "parameters", "gradients", "activations", "forward", "backward", "for gradients", "sent in all")
-LAYERS = ("Conv2d", "SparseConv2d", "Subsample", "MaxPool2d", "AvgPool2d", "LocallyConnected2d", "L2Pool", "Linear")
-LAYERS += ("RBFOutput",)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What each rank holds and sends, layer by layer: `items[rank][layer]`; shown, a table of the ranks' sums."""
+    """What each rank holds and sends, layer by layer: `layers[rank][layer]`; shown, a table of the ranks' sums."""
 
-    how: str
-    batch: int
-    items: list[list[LayerCost]] = field(repr=False)
+    strategy: Any
+    batch_size: int
+    layers: list[list[LayerCost]] = field(repr=False)
+
+    @property
+    def world_size(self) -> int:
+        return len(self.layers)
 
     def total(self, rank: int, *names: str) -> int:
         """Of a rank, the sum over its layers of these fields of `LayerCost`."""
-        return sum(getattr(item, name) for item in self.items[rank] for name in names)
+        return sum(getattr(layer, name) for layer in self.layers[rank] for name in names)
 
     def bytes_sent(self, rank: int) -> int:
         """Bytes that the rank sends in a step."""
         return self.total(rank, "bytes_sent")
 
-    def memory_bytes(self, rank: int) -> int:
-        """Bytes of parameters and gradients; an optimizer's momentum is as much again as the parameters."""
-        return 2 * self.total(rank, "parameters")
+    def memory_bytes(self, rank: int, optimizer_values: int = 1) -> int:
+        """Bytes of parameters, gradients and optimizer state, which is so many values a parameter: none for plain SGD,
+        1 for SGD with momentum, 2 for Adam."""
+        return (2 + optimizer_values) * self.total(rank, "parameters")
 
     def _cells(self) -> list[list[str]]:
         fields = ("parameters", "parameters", "activations", "forward", "backward", "exchanged", "bytes_sent")
         return [
             [str(rank), *(text_table.format_bytes(self.total(rank, name)) for name in fields)]
-            for rank in range(len(self.items))
+            for rank in range(self.world_size)
         ]
 
     def __repr__(self) -> str:
@@ -53,35 +56,35 @@ class Cost:
         return text_table.as_html(COLUMNS, self._cells())
 
 
-def cost(net: nn.Module, image_shape: tuple[int, ...], batch: int, world_size: int, how: str) -> Cost:
-    """What `net` costs each of `world_size` for batches of `batch` images of this shape, split as `how` says.
+def cost(net: nn.Module, image_shape: tuple[int, ...], batch_size: int, world_size: int, strategy: Any) -> Cost:
+    """What `net` costs each of `world_size` ranks for batches of `batch_size` images of this shape, under a strategy.
 
-    how: "data" (DataParallel), "neurons" (TensorParallel), "region" (SpatialParallel), "layers" (Pipeline, whose
-    activations are those of all microbatches: fewer are kept at a time by 1F1B), "hybrid" (Hybrid of two replicas) or
-    "weird trick" (OneWeirdTrick). Of an RBM one Gibbs step is counted, CD-1's. The few bytes of reports that some
-    strategies send, as DataParallel the loss, are left out.
-    ValueError for another `how`, fewer than 2 ranks, and, with the reason, for nets that cannot be split so.
+    The strategy is one of dlkit.strategies, such as `Hybrid(2, 4)`, or any that has a method
+    `layer_costs(net, images, batch_size, world_size)`, which gives a `LayerCost` for each rank and layer. Of an RBM one
+    Gibbs step is counted, CD-1's. The few bytes of metrics that some strategies send, as DataParallel the loss, are
+    left out. A pipeline's activations are those of all microbatches: fewer are kept at a time by 1F1B. ValueError for
+    fewer than 2 ranks or no images, and, with the reason, for nets that cannot be split so. TypeError for what is no
+    strategy.
     """
-    if how not in WAYS:
-        raise ValueError(f'how="{how}": it is one of {", ".join(WAYS)}.')
-    if world_size < 2 or batch < 1:
-        raise ValueError(f"{world_size} ranks and a batch of {batch}: at least 2 and 1.")
-    net, image = deepcopy(net).cpu(), torch.zeros(2, *image_shape)
-    if isinstance(net, RBM):
-        return Cost(how, batch, of_rbm(net, batch, world_size, how))
-    if not isinstance(net, nn.Sequential) or type(net).forward is not nn.Sequential.forward:
-        raise ValueError(f"{kind(net)} is no nn.Sequential, so that its layers have no order: `cost` is for chains.")
-    found = WAYS[how](net, image, batch, world_size)
-    return Cost(how, batch, [joined(items) for items in found])
+    if isinstance(strategy, type) or not hasattr(strategy, "layer_costs"):
+        name = strategy.__name__ if isinstance(strategy, type) else repr(strategy)
+        raise TypeError(f"strategy={name}: give a strategy, such as DataParallel().")
+    if world_size < 2 or batch_size < 1:
+        raise ValueError(f"{world_size} ranks and a batch of {batch_size}: at least 2 and 1.")
+    images = torch.zeros(2, *image_shape)
+    ranks = strategy.layer_costs(deepcopy(net).cpu(), images, batch_size, world_size)
+    if not all(ranks):
+        raise ValueError(f"{class_name(net)} has no layers.")
+    return Cost(strategy, batch_size, [join_activations(layers) for layers in ranks])
 
 
-def joined(items: list[LayerCost]) -> list[LayerCost]:
+def join_activations(layers: list[LayerCost]) -> list[LayerCost]:
     """Without what has no weights and no windows, such as an activation: what it sends counts for the layer before."""
-    found: list[LayerCost] = []
-    for one in items:
-        if one.kind in LAYERS or one.parameters or not found:
-            found.append(one)
+    joined: list[LayerCost] = []
+    for layer in layers:
+        if layer.is_sum or not joined:
+            joined.append(layer)
             continue
-        found[-1].forward += one.forward
-        found[-1].backward += one.backward
-    return found[1:] if len(found) > 1 and found[0].kind not in LAYERS and not found[0].parameters else found
+        joined[-1].forward += layer.forward
+        joined[-1].backward += layer.backward
+    return joined[1:] if len(joined) > 1 and not joined[0].is_sum else joined

@@ -1,8 +1,9 @@
-"""By data and by model at once: replicas that are split themselves, or each kind of layer split in its own way."""
+"""Data and model parallelism at once: replicas that are split, or each kind of layer split in its own way."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import Any
 
 import torch.distributed as dist
@@ -12,17 +13,18 @@ from torch.distributed.device_mesh import init_device_mesh
 from dlkit.core.random import ShardedGenerator
 from dlkit.core.slices import slice_of
 from dlkit.data.batch import Batch
-from dlkit.distributed.autograd import gather
-from dlkit.distributed.group import Group
-from dlkit.models.convolution import SparseConv2d
-from dlkit.models.locally_connected import LocallyConnected2d
-from dlkit.strategies.base import DistributedShard, kind, refuse_optimizer, refuse_what_differs
-from dlkit.strategies.data.data_parallel import Buckets, Replica, split
-from dlkit.strategies.tensor.layers import split_net
-from dlkit.strategies.tensor.tensor_parallel import gather_part, scatter_whole, split_model
-from dlkit.training.learner import Backprop, Learner
-
-BUCKET = 1 << 20  # bytes of gradient that are sent together
+from dlkit.distributed.autograd import gather_from_ranks
+from dlkit.distributed.group import Group, ring_bytes
+from dlkit.models.chain import layers_of
+from dlkit.models.layer_kinds import is_convolutional
+from dlkit.models.rbm import RBM
+from dlkit.strategies.base import DistributedShard
+from dlkit.strategies.checks import check_learner, class_name, refuse_batch_statistics, refuse_optimizer
+from dlkit.strategies.data.data_parallel import Buckets, Replica
+from dlkit.strategies.layer_cost import FLOAT, LayerCost, gather_bytes, rbm_costs, replicated, trained_bytes
+from dlkit.strategies.tensor.layers import gather_shards, scatter_whole, split_net
+from dlkit.strategies.tensor.tensor_parallel import split_costs, split_model
+from dlkit.training.learner import Backprop, Metrics
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,34 @@ class Hybrid:
 
     def shard(self, run: Any) -> "HybridShard":
         """ValueError for another number of ranks, and where `DataParallel` or `TensorParallel` has one."""
-        refuse_what_differs(run.model, "Hybrid")
+        refuse_batch_statistics(run.model, "Hybrid")
         refuse_optimizer(run.experiment, "Hybrid")
-        return HybridShard(run.model, run.learner, self)
+        return HybridShard(run, self)
+
+    def layer_costs(self, net: nn.Module, images: Tensor, batch_size: int, world_size: int) -> list[list[LayerCost]]:
+        """Replicas for a part of the images each, split by neurons; gradients go round the ranks with the same part.
+
+        ValueError for another number of ranks than `data` x `model`.
+        """
+        if world_size != self.data * self.model:
+            raise ValueError(f"{self} needs {self.data * self.model} ranks, and there are {world_size}.")
+        if isinstance(net, RBM):
+            return rbm_costs(net, batch_size, self.data, self.model)
+        layers = layers_of(net, images, "Hybrid")
+        ranks = []
+        for replica in range(self.data):
+            part = slice_of(batch_size, replica, self.data)
+            taken = max(part.count, 1)  # a replica that has none takes an image that does not count
+            if self.model == 1:
+                ranks.append([replicated(layer, part, self.data) for layer in layers])
+                continue
+            for costs in split_costs(layers, class_name(net), taken, self.model):
+                for cost, layer in zip(costs, layers, strict=True):
+                    trained = cost.parameters * trained_bytes(layer.module) // max(cost.whole, 1)
+                    cost.images = part
+                    cost.exchanged = ring_bytes(trained, self.data, passes=2)
+                ranks.append(costs)
+        return ranks
 
 
 class HybridShard(Replica):
@@ -54,8 +81,8 @@ class HybridShard(Replica):
 
     model_is_whole = False
 
-    def __init__(self, model: nn.Module, learner: Learner, strategy: Hybrid):
-        DistributedShard.__init__(self, model, learner)
+    def __init__(self, run: Any, strategy: Hybrid):
+        super().__init__(run, "Hybrid")
         wanted = strategy.data * strategy.model
         if self.world_size != wanted:
             raise ValueError(
@@ -66,25 +93,24 @@ class HybridShard(Replica):
         row, column = (mesh.get_local_rank(name) for name in ("data", "model"))
         self.data = Group(mesh.get_group("data"), self.recorder, f"data {column}")
         self.across = Group(mesh.get_group("model"), self.recorder, f"model {row}")
-        self.chains = split(learner, "Hybrid", self.data)
-        self.model, self.layout = split_model(model, learner, self.across)
-        self.buckets = Buckets([p for p in self.model.parameters() if p.requires_grad], self.data, BUCKET)
+        self.split_learner(run)
+        self.model, self.shardings = split_model(self.model, self.learner, self.across)
+        self.buckets = Buckets(self.model, self.learner, self.data)
 
-    def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> dict[str, Tensor]:
-        self.buckets.begin()
-        return self.buckets.end(self.learner.fill_grad(self.model, batch, generator))
+    def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> Metrics:
+        return self.buckets.reduce_grad(self.model, batch, generator)
 
     def close(self) -> None:
         self.buckets.close()
         for group in (self.data, self.across):
-            if group.size < self.world_size:  # else the mesh has taken the group of all
+            if group.world_size < self.world_size:  # else the mesh has taken the group of all
                 dist.destroy_process_group(group.process_group)
 
     def gather(self, name: str, part: Tensor) -> Tensor:
-        return gather_part(name, part, self.layout, self.across)
+        return gather_shards(name, part, self.shardings, self.across)
 
     def scatter(self, name: str, whole: Tensor) -> Tensor:
-        return scatter_whole(name, whole, self.layout, self.across)
+        return scatter_whole(name, whole, self.shardings, self.across)
 
 
 @dataclass(frozen=True)
@@ -98,15 +124,26 @@ class OneWeirdTrick:
 
     def shard(self, run: Any) -> "OneWeirdTrickShard":
         """ValueError for nets that are not convolutions and then other layers, in one Sequential."""
-        refuse_what_differs(run.model, "OneWeirdTrick")
+        refuse_batch_statistics(run.model, "OneWeirdTrick")
         refuse_optimizer(run.experiment, "OneWeirdTrick")
-        if not isinstance(run.learner, Backprop):
-            raise ValueError(f"{kind(run.learner)} has no backward pass: OneWeirdTrick is for nets that have.")
+        check_learner(run.learner, Backprop, "has no backward pass: OneWeirdTrick is for learners that have one.")
         return OneWeirdTrickShard(run)
+
+    def layer_costs(self, net: nn.Module, images: Tensor, batch_size: int, world_size: int) -> list[list[LayerCost]]:
+        """Convolutions for a part of the images; all images' features gathered; what is behind them by neurons."""
+        first, layers = next(iter(behind_convolutions(net))), layers_of(net, images, "OneWeirdTrick")
+        cut = next(index for index, layer in enumerate(layers) if layer.name.split(".")[0] == first)
+        features = FLOAT * prod(layers[cut].input_shape) * batch_size
+        ranks = []
+        for rank, costs in enumerate(split_costs(layers[cut:], class_name(net), batch_size, world_size)):
+            next(cost for cost in costs if cost.parameters).forward += gather_bytes(batch_size, features, world_size)
+            part = slice_of(batch_size, rank, world_size)
+            ranks.append([replicated(layer, part, world_size) for layer in layers[:cut]] + costs)
+        return ranks
 
 
 class OneWeirdTrickShard(DistributedShard):
-    """All convolutions, for some of the images; some units of the layers behind, for all of them."""
+    """All convolutions, for some of the images; some units of the layers behind them, for all images."""
 
     model_is_whole = False
 
@@ -114,70 +151,62 @@ class OneWeirdTrickShard(DistributedShard):
         super().__init__(run.model, run.learner)
         model = self.model
         dense = behind_convolutions(model)
-        inside = [p for name, child in model.named_children() if name not in dense for p in child.parameters()]
-        self.layout = split_net(dense_part := nn.Sequential(dense), self.group)
-        for name, child in dense_part.named_children():
+        convolutions = nn.ModuleList(child for name, child in model.named_children() if name not in dense)
+        self.shardings = split_net(split := nn.Sequential(dense), self.group)
+        for name, child in split.named_children():
             setattr(model, name, child)  # some are others now
         model.register_forward_pre_hook(partial(own_images, group=self.group))
-        first = next(iter(dense))
-        handed_on = dense_part.get_submodule(first)
-        handed_on.register_forward_pre_hook(partial(all_features, model=model, group=self.group), prepend=True)
-        self.buckets = Buckets([p for p in inside if p.requires_grad], self.group, BUCKET)
+        first = split.get_submodule(next(iter(dense)))
+        first.register_forward_pre_hook(partial(all_features, model=model, group=self.group), prepend=True)
+        self.buckets = Buckets(convolutions, self.learner, self.group)
 
-    def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> dict[str, Tensor]:
-        self.buckets.begin()
-        report = self.learner.fill_grad(self.model, batch, generator)
-        self.buckets.end({})
-        return report
+    def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> Metrics:
+        return self.buckets.reduce_grad(self.model, batch, generator, sum_metrics=False)
 
     def close(self) -> None:
         self.buckets.close()
 
     def gather(self, name: str, part: Tensor) -> Tensor:
-        return gather_part(name, part, self.layout, self.group)
+        return gather_shards(name, part, self.shardings, self.group)
 
     def scatter(self, name: str, whole: Tensor) -> Tensor:
-        return scatter_whole(name, whole, self.layout, self.group)
+        return scatter_whole(name, whole, self.shardings, self.group)
 
 
 def behind_convolutions(net: nn.Module) -> "OrderedDict[str, nn.Module]":
-    """The modules of a chain from the first that sees whole maps, behind its last convolution, to the end.
+    """The modules of a chain from the first that needs whole maps, behind its last convolution, to the end.
 
-    What halves maps stays before the cut: less is gathered. ValueError if there is nothing on either side.
+    Sub-sampling stays before the cut: less is gathered. ValueError if there is nothing on either side.
     """
     if not isinstance(net, nn.Sequential):
         raise ValueError(
-            f"{kind(net)} is no nn.Sequential, so that its convolutions cannot be told from what follows them."
+            f"{class_name(net)} is no nn.Sequential, so that its convolutions cannot be told from what follows them."
         )
     children = list(net.named_children())
-    last = max((place for place, (_, child) in enumerate(children) if has_convolution(child)), default=-1)
-    begin = next((place for place, (_, child) in enumerate(children) if place > last and mixes(child)), len(children))
+    last = max((index for index, (_, child) in enumerate(children) if is_convolutional(child)), default=-1)
+    begin = next((i for i, (_, child) in enumerate(children) if i > last and needs_whole_maps(child)), len(children))
     behind = OrderedDict(children[begin:])
     if last < 0 or not any(isinstance(module, nn.Linear) for child in behind.values() for module in child.modules()):
         raise ValueError(
-            f"{kind(net)} is not convolutions with Linear layers behind them: use DataParallel or TensorParallel."
+            f"{class_name(net)} is not convolutions with Linear layers behind them: use DataParallel or TensorParallel."
         )
     return behind
 
 
-def has_convolution(module: nn.Module) -> bool:
-    return any(isinstance(part, nn.Conv2d | SparseConv2d | LocallyConnected2d) for part in module.modules())
-
-
-def mixes(module: nn.Module) -> bool:
-    """Does it take maps apart, or is there a layer in it that sees whole ones?"""
-    return any(isinstance(part, nn.Flatten | nn.Linear) for part in module.modules())
+def needs_whole_maps(module: nn.Module) -> bool:
+    """Is there a layer in it that makes units of maps, or takes units?"""
+    return any(isinstance(layer, nn.Flatten | nn.Linear) for layer in module.modules())
 
 
 def own_images(net: nn.Module, args: tuple, *, group: Group) -> tuple:
-    """Of a whole batch this rank's images."""
+    """A hook that leaves this rank's images of a whole batch."""
     images = args[0]
-    part = slice_of(len(images), group.rank, group.size)
-    net.whole_batch = len(images)  # pyrefly: ignore[bad-argument-type]  for who puts the features together
+    part = slice_of(len(images), group.rank, group.world_size)
+    net.whole_batch = len(images)  # pyrefly: ignore[bad-argument-type]  for `all_features`
     return (images[part.start : part.stop], *args[1:])
 
 
 def all_features(module: nn.Module, args: tuple, *, model: Any, group: Group) -> tuple:
-    """What all ranks made of their images, in the order of the batch."""
-    counts = [slice_of(model.whole_batch, rank, group.size).count for rank in range(group.size)]
-    return (gather(args[0], counts, 0, group), *args[1:])
+    """A hook that gathers the features of all ranks' images, in the order of the batch."""
+    counts = [slice_of(model.whole_batch, rank, group.world_size).count for rank in range(group.world_size)]
+    return (gather_from_ranks(args[0], counts, 0, group), *args[1:])

@@ -1,6 +1,6 @@
-"""Learning by backpropagation: labels to predict, or inputs to bring back."""
+"""Learning by backpropagation: to predict labels, or to reconstruct the input."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +15,11 @@ from dlkit.data import check
 from dlkit.data.batch import Batch
 from dlkit.models.autoencoder import Autoassociator
 from dlkit.training.distortions import Distortion
+from dlkit.training.learner import Backprop, Metrics
 
 
 @dataclass
-class CrossEntropy:
+class CrossEntropy(Backprop):
     """Any net from images to logits (batch, classes). Reports `loss`, in nats, and `error`, in percent.
 
     `distortion`: what happens to the images of each batch first, such as `InputDropout()` or `Affine()`; a function
@@ -30,7 +31,6 @@ class CrossEntropy:
 
     distortion: Distortion | None = None
     rubbish: float | None = None
-    state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @torch.no_grad()
     def start(self, model: nn.Module, data: Batch, batch_size: int, generator: torch.Generator) -> None:
@@ -40,34 +40,21 @@ class CrossEntropy:
         classes = logits(model, data.images[:1]).shape[1]
         check(data.images, data.labels, values=None, classes=classes)
 
-    def fill_grad(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Backpropagate -log p(label | image)."""
-        model.zero_grad()
-        x = self.inputs(batch, generator)
-        with fast_linear(model, len(x)):
-            found = model(x)
-        loss, report = self.loss(found, batch)
-        loss.backward()
-        return report
-
     def inputs(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """What the net is given of a batch."""
+        """The images, distorted if there is a distortion."""
         return batch.images if self.distortion is None else self.distortion(batch.images, generator)
 
-    def loss(self, found: Float[Tensor, "batch classes"], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """What is backpropagated from the net's answer, and the report."""
+    def loss(self, output: Float[Tensor, "batch classes"], batch: Batch) -> tuple[Tensor, Metrics]:
+        """-log p(label | image), and the percentage of images whose label is not the most probable one."""
         assert batch.labels is not None  # `start` has seen to it
-        classes = found if self.rubbish is None else F.pad(found, (0, 1), value=-self.rubbish)
-        loss = F.cross_entropy(classes, batch.labels) * batch.weight
-        wrong = found.detach().argmax(1) != batch.labels
-        return loss, {"loss": loss.detach(), "error": 100 * batch.weight * wrong.float().mean()}
-
-    def split(self, rank: int, world_size: int) -> dict[str, Slice]:
-        return {}
+        scores = output if self.rubbish is None else F.pad(output, (0, 1), value=-self.rubbish)
+        loss = F.cross_entropy(scores, batch.labels)
+        wrong = output.detach().argmax(1) != batch.labels
+        return loss, {"loss": loss, "error": 100 * wrong.float().mean()}
 
 
 @dataclass
-class Reconstruction:
+class Reconstruction(Backprop):
     """Any net that gives its input back: an autoencoder, or one layer that is to become part of a stack.
 
     `corruption`: the part of the inputs that is set to 0 before the net sees them; it has to fill them in.
@@ -82,7 +69,6 @@ class Reconstruction:
     corruption: float = 0.0
     sparsity_target: float | None = None
     sparsity_cost: float = 0.1
-    state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self):
         if self.cost not in ("cross-entropy", "squared"):
@@ -94,47 +80,47 @@ class Reconstruction:
 
     @torch.no_grad()
     def start(self, model: nn.Module, data: Batch, batch_size: int, generator: torch.Generator) -> None:
-        """Refuse images that this cost is not for, or that do not come back in their own size."""
+        """Refuse images outside of the range of this cost, and a net whose output is not of the size of its input."""
         if self.sparsity_target is not None and not isinstance(model, Autoassociator):
             raise TypeError(f"a sparsity target is for an Autoassociator, and this is a {type(model).__name__}.")
         check(data.images, values=(0.0, 1.0) if self.cost == "cross-entropy" else None)
-        back, pixels = forward_eval(model, data.images[:1]).shape[1], data.images[0].numel()
-        if back != pixels:
-            raise ValueError(f"the net gives {back} values for images of {pixels} pixels: it must give as many back.")
+        outputs, pixels = forward_eval(model, data.images[:1]).shape[1], data.images[0].numel()
+        if outputs != pixels:
+            raise ValueError(
+                f"the net gives {outputs} values for images of {pixels} pixels: it must give as many back."
+            )
 
-    def fill_grad(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Backpropagate the cost of what comes back."""
+    def fill_grad(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> Metrics:
+        """Backpropagate the cost of the reconstruction, and of hidden units that are too active."""
+        if self.sparsity_target is None or not isinstance(model, Autoassociator):
+            return super().fill_grad(model, batch, generator)
         model.zero_grad()
-        kept = self.inputs(batch, generator)
-        pull = kept.new_zeros(())
-        with fast_linear(model, len(kept)):
-            if self.sparsity_target is not None and isinstance(model, Autoassociator):
-                h = model.hidden_given(kept)
-                back = model.visible_given(h)
-                p, q = self.sparsity_target, h.mean(0).clamp(1e-6, 1 - 1e-6)
-                pull = -self.sparsity_cost * (p * q.log() + (1 - p) * (1 - q).log()).sum()
-            else:
-                back = model(kept)
-        loss, report = self.loss(back, batch)
-        (loss + pull).backward()
-        return report
+        x = self.inputs(batch, generator)
+        with fast_linear(model, len(x)):
+            h = model.hidden_given(x)
+            output = model.visible_given(h)
+        p, q = self.sparsity_target, h.mean(0).clamp(1e-6, 1 - 1e-6)
+        penalty = -self.sparsity_cost * (p * q.log() + (1 - p) * (1 - q).log()).sum()
+        loss, metrics = self.weighted_loss(output, batch)
+        (loss + penalty).backward()
+        return metrics
 
     def inputs(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """What the net is given of a batch."""
+        """The images as rows of pixels, some of which are set to 0 if there is a corruption."""
         x = batch.images.flatten(1)
         return x * bernoulli(torch.full_like(x, 1 - self.corruption), generator) if self.corruption else x
 
-    def loss(self, back: Float[Tensor, "batch pixels"], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """What is backpropagated from what came back, and the report."""
+    def loss(self, output: Float[Tensor, "batch pixels"], batch: Batch) -> tuple[Tensor, Metrics]:
+        """The cost of the reconstruction, per image."""
         x = batch.images.flatten(1)
         cost = F.mse_loss if self.cost == "squared" else F.binary_cross_entropy
-        loss = cost(back, x, reduction="sum") / len(x) * batch.weight
-        return loss, {"loss": loss.detach()}
+        loss = cost(output, x, reduction="sum") / len(x)
+        return loss, {"loss": loss}
 
     def split(self, rank: int, world_size: int) -> dict[str, Slice]:
         """ValueError with a sparsity target, which is of a whole batch's mean activity."""
         if self.sparsity_target is not None:
             raise ValueError(
-                "a sparsity target needs the mean activity of a whole batch, and a worker sees a part: leave it out."
+                "a sparsity target needs the mean activity of a whole batch, and a rank sees a part: leave it out."
             )
         return {}

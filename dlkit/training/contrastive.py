@@ -15,11 +15,11 @@ from dlkit.data import check
 from dlkit.data.batch import Batch
 from dlkit.models.gibbs import noise
 from dlkit.models.rbm import RBM, GaussianRBM
-from dlkit.training.learner import expect
+from dlkit.training.learner import Learner, Metrics, check_model
 
 
 @dataclass
-class CD:
+class CD(Learner):
     """CD-k: the chain starts at the batch. Fills .grad with <∂E/∂θ>_data - <∂E/∂θ>_chain.
 
     Hidden units are always sampled on the way, and their probabilities used at both ends; visible units are
@@ -44,7 +44,6 @@ class CD:
     sparsity_cost: float = 0.1
     visible_bias_from_data: bool = True
     products: str = "float32"
-    state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self):
         if self.k < 1:
@@ -57,7 +56,7 @@ class CD:
     @torch.no_grad()
     def start(self, model: RBM, data: Batch, batch_size: int, generator: torch.Generator) -> None:
         """Set the visible bias from the data, and the offsets and activities that averages are kept of."""
-        expect(model, RBM, "contrastive divergence")
+        check_model(model, RBM, "contrastive divergence")
         labels = data.labels if model.labels else None
         check(data.images, labels, shape=(model.features,), values=model.pixel_range, classes=model.labels)
         images = model.encode_visible(data.images, data.labels)
@@ -69,8 +68,8 @@ class CD:
             self.state["hidden_mean"] = model.hidden_given(first).mean(0)
 
     @torch.no_grad()
-    def fill_grad(self, model: RBM, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Set .grad of W, a, b (and of a learned variance) from one batch."""
+    def fill_grad(self, model: RBM, batch: Batch, generator: torch.Generator) -> Metrics:
+        """Set .grad of W, a, b (and of a learned variance) from one batch; images and chains have their own weights."""
         x = model.encode_visible(batch.images, batch.labels)
         bf16 = self.products == "bfloat16"
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
@@ -101,15 +100,19 @@ class CD:
         of_data, of_chains = model.free_energy_given(x, input_x).mean(), model.free_energy_given(v, input_v).mean()
         return {"loss": of_data * batch.weight - of_chains * chain_weight}
 
+    def fill_weighted_grad(self, model: RBM, batch: Batch, generator: torch.Generator) -> Metrics:
+        """The same: persistent chains may be split otherwise than the batch, so `fill_grad` applies both weights."""
+        return self.fill_grad(model, batch, generator)
+
     def split(self, rank: int, world_size: int) -> dict[str, Slice]:
         """ValueError where means over the whole batch enter by products, which no sum over its parts gives."""
         for wanted, name in ((self.centred, "centred=True"), (self.sparsity_target is not None, "a sparsity target")):
             if wanted:
-                raise ValueError(f"{name} needs the means of a whole batch, and a worker sees a part: leave it out.")
+                raise ValueError(f"{name} needs the means of a whole batch, and a rank sees a part: leave it out.")
         return {}
 
     def chain_weight(self, batch: Batch) -> float:
-        """The share of all chains that is here: they start at the batch."""
+        """The part of all chains that is on this rank: they start at the batch, and are split as it is."""
         return batch.weight
 
     def chain(
@@ -181,19 +184,19 @@ class PCD(CD):
         return v, None
 
     def split(self, rank: int, world_size: int) -> dict[str, Slice]:
-        """The chains stay with their workers. ValueError if there are fewer of them than workers."""
+        """Each rank keeps its slice of the chains. ValueError if there are fewer chains than ranks."""
         return super().split(rank, world_size) | keep_chains(self, rank, world_size)
 
     def chain_weight(self, batch: Batch) -> float:
-        """The share of all chains that is here: they were dealt out once."""
+        """The part of all chains that is on this rank: they were split once, at the start."""
         return 1.0 if self.part is None else self.part.count / self.part.whole
 
 
 def keep_chains(learner: Any, rank: int, world_size: int) -> dict[str, Slice]:
-    """Leave a worker its part of the persistent chains in `learner.state`, and set `learner.part`."""
+    """Leave this rank its slice of the persistent chains in `learner.state`, and set `learner.part` to it."""
     chains = learner.state["chains"]
     if len(chains) < world_size:
-        raise ValueError(f"{len(chains)} chains for {world_size} workers: give each at least one.")
+        raise ValueError(f"{len(chains)} chains for {world_size} ranks: give each at least one.")
     learner.part = slice_of(len(chains), rank, world_size)
     learner.state["chains"] = chains[learner.part.start : learner.part.stop].clone()
     return {"chains": learner.part}

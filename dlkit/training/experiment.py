@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -10,6 +10,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
+from dlkit.data.sources import describe
+from dlkit.training.checkpoint import load_run
 from dlkit.training.learner import Learner
 from dlkit.training.run import Callback, Run
 from dlkit.training.schedules import Schedule
@@ -33,7 +35,7 @@ class Experiment(Generic[M]):
 
     model: Callable[[], M]
     data: Any
-    learner: Learner[M]
+    learner: Learner
     batch_size: int = 100
     epochs: int = 10
     lr: float | Schedule = 0.1
@@ -58,6 +60,16 @@ class Experiment(Generic[M]):
                 raise ValueError(f"{name}={getattr(self, name)}: it must be at least 1.")
         if self.row_every is not None and self.row_every < 1:
             raise ValueError(f"row_every={self.row_every}: it must be at least 1, or None for a row an epoch.")
+
+    def __repr__(self) -> str:
+        usual = {field.name: field.default for field in fields(self)}
+        given = [
+            f"{name}={describe_callable(value) if callable(value) else value}"
+            for name in ("batch_size", "epochs", "lr", "momentum", "weight_decay", "optimizer", "seed", "row_every")
+            if (value := getattr(self, name)) != usual[name] or name in ("batch_size", "epochs", "lr")
+        ]
+        parts = [describe_callable(self.model), describe(self.data), repr(self.learner), *given]
+        return f"Experiment({', '.join(parts)})"
 
     def run(
         self,
@@ -98,7 +110,7 @@ class Experiment(Generic[M]):
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)  # now: a path that cannot be one must not cost a training
             if resume:
-                run.read(folder)
+                load_run(run, folder)
         run.train(folder, checkpoint_every, callbacks, on_step, stop, progress)
         return run
 
@@ -108,6 +120,14 @@ class Experiment(Generic[M]):
         with torch.random.fork_rng(devices=gpus):
             torch.manual_seed(self.seed)
             return self.model().to(device)
+
+
+def describe_callable(made_by: Callable[..., Any]) -> str:
+    """A function, a class, a partial of one, or a schedule, in a few words."""
+    if isinstance(made_by, partial):
+        arguments = [*map(repr, made_by.args), *(f"{name}={value!r}" for name, value in made_by.keywords.items())]
+        return f"{describe_callable(made_by.func)}({', '.join(arguments)})"
+    return getattr(made_by, "__name__", None) or repr(made_by)
 
 
 def default_device() -> str:

@@ -1,14 +1,12 @@
 """A training in progress: the one loop, for everything that is trained here."""
 
 import copy
-import re
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,26 +15,27 @@ from tqdm.auto import tqdm
 from dlkit.core.random import ShardedGenerator
 from dlkit.data.batch import Batch
 from dlkit.data.sources import resolve
-from dlkit.training import checkpoint as files
+from dlkit.training import checkpoint
 from dlkit.training.comparison import compare
 from dlkit.training.history import History, Row
 from dlkit.training.interrupt import on_interrupt
 from dlkit.training.schedules import at
 from dlkit.training.shard import Shard, Strategy, weights_and_biases
 
-if TYPE_CHECKING:
-    from dlkit.training.experiment import Experiment
-
 M = TypeVar("M", bound=nn.Module)
 Callback = Callable[["Run"], Mapping[str, float] | None]
 
 
 class Run(Generic[M]):
-    """A training in progress, or what came of it: `model`, `history`, `seconds`, `throughput`, `stopped`."""
+    """A training in progress, or its result: `model`, `history`, `seconds`, `throughput`, `stopped`.
+
+    `Experiment.run` makes it. `step` counts the optimizer's steps, `seconds` are those of the steps alone, and `shard`
+    is what this process has of the run.
+    """
 
     def __init__(
         self,
-        experiment: "Experiment[M]",
+        experiment: Any,
         steps: int | None,
         device: torch.device,
         rng_device: str | None,
@@ -57,8 +56,8 @@ class Run(Generic[M]):
         for name, parameter in self.model.named_parameters():
             if parameter.dtype != images.dtype:
                 raise ValueError(f"{name} is {parameter.dtype} and the images {images.dtype}: make the model .float().")
-        self._kind = type(self.model).__name__
-        self._shapes = {name: list(value.shape) for name, value in self.model.state_dict().items()}
+        self.model_class = type(self.model).__name__
+        self.shapes = {name: list(value.shape) for name, value in self.model.state_dict().items()}
         self.learner = copy.deepcopy(experiment.learner)
         self.generator = ShardedGenerator(rng_device or device)
         self.generator.manual_seed(experiment.seed)
@@ -103,6 +102,11 @@ class Run(Generic[M]):
         return sum(tensor.nbytes for tensor in kept)
 
     compare = staticmethod(compare)
+
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """What must be the same for a checkpoint to be this run's."""
+        return checkpoint.fingerprint(self)
 
     def stop(self, why: str) -> None:
         """End the run after this step; `run.stopped` says why. Of a run that is split, all processes must do it."""
@@ -165,9 +169,9 @@ class Run(Generic[M]):
                     text = f"loss {self.history.rows[-1]['loss']:.4g}, {self.throughput:,.0f} images/s"
                     bar.set_postfix_str(text, refresh=False)  # shown when the bar is next drawn, not at every row
                 if folder is not None and checkpoint_every and self.step % checkpoint_every == 0:
-                    self.write(folder)
+                    checkpoint.save_run(self, folder)
         if folder is not None:
-            self.write(folder)  # before the row of a part, which a run that goes on will not have
+            checkpoint.save_run(self, folder)  # before the row of a part, which a run that goes on will not have
         if self._sums:
             self._add_row(callbacks)
         self._put_together()
@@ -221,6 +225,11 @@ class Run(Generic[M]):
         generator = torch.Generator().manual_seed(self.experiment.seed * 1_000_003 + epoch)
         return torch.randperm(len(self._on_device.images), generator=generator).to(self.device)
 
+    def first_batch(self) -> Batch:
+        """The images and labels of the first step, whole, on the run's device."""
+        indices = self._order(0)[: self.experiment.batch_size]
+        return Shard(self.model, self.learner).select(self._on_device, indices)
+
     def _set_schedules(self) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = at(self.experiment.lr, self.epoch)
@@ -254,72 +263,3 @@ class Run(Generic[M]):
             self.model = self.experiment.initial_model(self.device)
             self.model.load_state_dict(state)
         self.shard.close()
-
-    # Checkpoints.
-
-    @cached_property
-    def _fingerprint(self) -> dict[str, Any]:
-        """What must be the same for a checkpoint to be this run's."""
-        labels = self._on_device.labels
-        replicas = {"replicas": self.shard.replicas} if self.shard.replicas > 1 else {}
-        return replicas | {
-            "model": self._kind,
-            "shapes": self._shapes,
-            "learner": re.sub(" at 0x[0-9a-f]+", "", repr(self.learner)),  # an address is another in each process
-            "optimizer": type(self.optimizer).__name__,
-            "batch_size": self.experiment.batch_size,
-            "seed": self.experiment.seed,
-            "noise": self.generator.device.type,
-            "images": len(self._on_device.images),
-            "pixels": zlib.crc32(self._on_device.images.cpu().contiguous().numpy().data),
-            "labels": None if labels is None else zlib.crc32(labels.cpu().contiguous().numpy().data),
-        }
-
-    def write(self, folder: Path) -> None:
-        optimizer, numbers = self.shard.optimizer_state(self.optimizer)
-        tensors = {f"model.{name}": value for name, value in self.shard.model_state().items()}
-        tensors |= {f"learner.{name}": value for name, value in self.shard.learner_state().items()}
-        tensors |= {f"sum.{name}": self.shard.gather(f"sum.{name}", value) for name, value in self._sums.items()}
-        tensors |= optimizer | {"generator": self.generator.get_state()}
-        for name, value in tensors.items():
-            if value.is_floating_point() and not value.isfinite().all():
-                raise FloatingPointError(
-                    f"{name} is no longer finite at step {self.step}, so no checkpoint was written: try a smaller lr."
-                )
-        state = {
-            "fingerprint": self._fingerprint,
-            "step": self.step,
-            "seconds": self.seconds,
-            "images": self._images,
-            "row_start": self._row_start,
-            "optimizer": numbers,
-            "history": self.history.rows,
-        }
-        if self.shard.rank == 0:
-            files.write(folder, tensors, state)
-
-    def read(self, folder: Path) -> None:
-        found = files.read(folder)
-        if found is None:
-            return
-        tensors, state = found
-        for name in self._fingerprint | state["fingerprint"]:
-            mine, theirs = self._fingerprint.get(name), state["fingerprint"].get(name)
-            if theirs != mine:
-                raise ValueError(
-                    f"the checkpoint in {folder} is of another run ({name}: {theirs} there, {mine} here): "
-                    "give another folder, or delete that one."
-                )
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-        self.shard.load_model(part("model."))
-        self.shard.load_learner(part("learner."), self.device)
-        sums = {name: self.shard.scatter(f"sum.{name}", value) for name, value in part("sum.").items()}
-        self._sums = {name: value.to(self.device) for name, value in sums.items()}
-        self.shard.load_optimizer(self.optimizer, tensors, state["optimizer"])
-        self.generator.set_state(tensors["generator"])
-        self.step, self.seconds, self._images = state["step"], state["seconds"], state["images"]
-        self._row_start = tuple(state["row_start"])
-        self.history = History(state["history"])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dlkit.core.random import ShardedGenerator
 from dlkit.data.batch import Batch
-from dlkit.training import checkpoint as files
+from dlkit.training.checkpoint import pack_optimizer, unpack_optimizer
 from dlkit.training.learner import Learner
 
 
@@ -43,7 +43,7 @@ class Shard:
 
     def fill_grad(self, batch: Batch, generator: ShardedGenerator) -> dict[str, Tensor]:
         """Fill .grad of what is here, from what was picked; the report is the whole batch's."""
-        return self.learner.fill_grad(self.model, batch, generator)
+        return self.learner.fill_weighted_grad(self.model, batch, generator)
 
     def after_step(self, step: int) -> None:
         """Called when the optimizer has taken a step."""
@@ -84,7 +84,7 @@ class Shard:
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and numbers by the place of their parameter among all that are trained."""
-        tensors, numbers = files.pack_optimizer(optimizer)
+        tensors, numbers = pack_optimizer(optimizer)
         parameters = dict(self.model.named_parameters())
         found = {}
         for key, value in tensors.items():
@@ -106,7 +106,7 @@ class Shard:
                 if name in mine:
                     whole = self.scatter(name, value) if value.ndim else value
                     found[f"optimizer.{mine.index(name)}.{kind}"] = whole
-        files.unpack_optimizer(optimizer, found, numbers)
+        unpack_optimizer(optimizer, found, numbers)
 
 
 def trained(model: nn.Module) -> list[str]:

@@ -15,11 +15,11 @@ from dlkit.models.dbn import DBN
 from dlkit.models.directed import DirectedLayer
 from dlkit.models.gibbs import noise
 from dlkit.training.contrastive import difference, keep_chains
-from dlkit.training.learner import expect
+from dlkit.training.learner import Learner, Metrics, check_model
 
 
 @dataclass
-class UpDown:
+class UpDown(Learner):
     """Wake: go up, and let generation learn to bring back each layer from the one above. Top: CD-k. Sleep: go down
     from where that chain ends, and let recognition learn to bring back each layer from the one below.
 
@@ -35,7 +35,6 @@ class UpDown:
 
     k: int = 3
     persistent: bool = False
-    state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
     part: Slice | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self):
@@ -45,7 +44,7 @@ class UpDown:
     @torch.no_grad()
     def start(self, model: DBN, data: Batch, batch_size: int, generator: torch.Generator) -> None:
         """Refuse a DBN whose two ways are tied, and images or labels that do not fit."""
-        expect(model, DBN, "up-down")
+        check_model(model, DBN, "up-down")
         if not model.lower:
             raise ValueError("a DBN of one layer has no way down to train: its RBM alone learns by CD or PCD.")
         if not all(isinstance(layer, DirectedLayer) for layer in model.lower):
@@ -57,7 +56,7 @@ class UpDown:
             self.state["chains"] = noise(model.top, batch_size, generator)
 
     @torch.no_grad()
-    def fill_grad(self, model: DBN, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+    def fill_grad(self, model: DBN, batch: Batch, generator: torch.Generator) -> Metrics:
         """Set .grad of every layer's R, b, G, a and of the top's W, a, b."""
         top, lower = model.top, [layer for layer in model.lower if isinstance(layer, DirectedLayer)]
         awake = [batch.images.flatten(1)]
@@ -102,8 +101,12 @@ class UpDown:
             report["error"] = 100 * batch.weight * wrong.float().mean()
         return report
 
+    def fill_weighted_grad(self, model: DBN, batch: Batch, generator: torch.Generator) -> Metrics:
+        """The same: `fill_grad` weighs images and persistent chains, which may be split otherwise, each for itself."""
+        return self.fill_grad(model, batch, generator)
+
     def split(self, rank: int, world_size: int) -> dict[str, Slice]:
-        """Persistent chains stay with their workers. ValueError if there are fewer of them than workers."""
+        """Each rank keeps its slice of persistent chains. ValueError if there are fewer chains than ranks."""
         return keep_chains(self, rank, world_size) if self.persistent else {}
 
 

@@ -1,6 +1,6 @@
-"""By data: every rank has the whole model and a part of each batch; gradients, or weights, are brought together."""
+"""Data parallelism: every rank has the whole model and a part of each batch; the gradients are summed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,15 @@ from dlkit.core.random import ShardedGenerator
 from dlkit.core.slices import Slice, slice_of
 from dlkit.data.batch import Batch
 from dlkit.distributed.group import Group, ring_all_reduce
-from dlkit.strategies.base import DistributedShard, kind, refuse_what_differs
-from dlkit.training.learner import Backprop, Learner, Splits
+from dlkit.models.chain import layers_of
+from dlkit.models.rbm import RBM
+from dlkit.strategies.base import DistributedShard, all_reduce_metrics, slice_counts, unflatten_into
+from dlkit.strategies.checks import check_learner, refuse_batch_statistics, refuse_what_does_not_add_up
+from dlkit.strategies.layer_cost import LayerCost, rbm_costs, replicated
+from dlkit.training.learner import Backprop, Learner, Metrics
 
-WAYS = ("bucketed", "naive", "ring", "ddp")
+REDUCE = ("bucketed", "naive", "ring", "ddp")
+BUCKET = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -29,44 +34,61 @@ class DataParallel:
     """
 
     reduce: str = "bucketed"
-    bucket: int = 1 << 20
+    bucket: int = BUCKET
 
     def __post_init__(self):
-        if self.reduce not in WAYS:
-            raise ValueError(f'reduce="{self.reduce}": it is one of {", ".join(WAYS)}.')
+        if self.reduce not in REDUCE:
+            raise ValueError(f'reduce="{self.reduce}": it is one of {", ".join(REDUCE)}.')
         if self.bucket < 1:
             raise ValueError(f"bucket={self.bucket}: at least 1 byte; a megabyte is usual.")
 
     def shard(self, run: Any) -> "DataParallelShard":
         """ValueError for learners that need a whole batch, and for layers that do."""
-        if self.reduce == "ddp" and not isinstance(run.learner, Backprop):
-            raise ValueError(
-                f'{kind(run.learner)} has no backward pass, in which DDP sends gradients: reduce="bucketed" does.'
+        if self.reduce == "ddp":
+            check_learner(
+                run.learner, Backprop, 'has no backward pass, in which DDP sends gradients: reduce="bucketed" does.'
             )
-        refuse_what_differs(run.model, "DataParallel")
-        return DataParallelShard(run.model, run.learner, self)
+        refuse_batch_statistics(run.model, "DataParallel")
+        return DataParallelShard(run, self)
+
+    def layer_costs(self, net: nn.Module, images: Tensor, batch_size: int, world_size: int) -> list[list[LayerCost]]:
+        """All layers, for a part of the images; gradients go round a ring."""
+        if isinstance(net, RBM):
+            return rbm_costs(net, batch_size, data=world_size, model=1)
+        layers = layers_of(net, images, "DataParallel")
+        parts = [slice_of(batch_size, rank, world_size) for rank in range(world_size)]
+        return [[replicated(layer, part, world_size) for layer in layers] for part in parts]
 
 
 class Replica(DistributedShard):
     """The whole model and a part of each batch, on one rank of `data`, the group that batches are split over."""
 
-    def __init__(self, model: nn.Module, learner: Learner, name: str):
-        super().__init__(model, learner)
-        self.data = self.group
-        self.chains = split(learner, name, self.data)
+    def __init__(self, run: Any, strategy: str, data: Group | None = None):
+        super().__init__(run.model, run.learner)
+        self.data = data or self.group
+        self.chains: dict[str, Slice] = {}
+        self.strategy_name = strategy
 
-    def select(self, data: Batch, picked: Tensor) -> Batch:
-        """This rank's part of a batch; one that has none takes an image that does not count."""
-        part = slice_of(len(picked), self.data.rank, self.data.size)
+    def split_learner(self, run: Any) -> None:
+        """Give the learner this rank's part. ValueError, with the reason, if it cannot learn from a part of a batch."""
+        if self.data.world_size > 1:
+            refuse_what_does_not_add_up(run, self.strategy_name)
+        self.chains = self.learner.split(self.data.rank, self.data.world_size)
+
+    def select(self, data: Batch, indices: Tensor) -> Batch:
+        """This rank's part of a batch; a rank that has none takes an image of weight 0."""
+        part = slice_of(len(indices), self.data.rank, self.data.world_size)
         weight = part.count / part.whole
         if not part.count:
             part = Slice(0, 1, part.whole)
-        mine = super().select(data, picked[part.start : part.stop])
-        return Batch(mine.images, mine.labels, weight, part)
+        own = super().select(data, indices[part.start : part.stop])
+        return Batch(own.images, own.labels, weight, part)
 
     def learner_state(self) -> dict[str, Tensor]:
         return {
-            name: self.data.all_gather(value, counts(self.chains[name], self.data)) if name in self.chains else value
+            name: self.data.all_gather(value, slice_counts(self.chains[name], self.data))
+            if name in self.chains
+            else value
             for name, value in self.learner.state.items()
         }
 
@@ -76,45 +98,32 @@ class Replica(DistributedShard):
             self.learner.state[name] = self.learner.state[name][part.start : part.stop].clone()
 
 
-def split(learner: Learner, name: str, group: Group) -> dict[str, Slice]:
-    """Give the learner its rank's part. ValueError if it cannot learn from a part of a batch."""
-    if not isinstance(learner, Splits):
-        raise ValueError(
-            f"{kind(learner)} has no `split`, so {name} cannot tell whether it learns from a part of a batch: see "
-            "`Splits` in dlkit/training/learner.py."
-        )
-    return learner.split(group.rank, group.size)
-
-
-def counts(part: Slice, group: Group) -> list[int]:
-    return [slice_of(part.whole, rank, group.size).count for rank in range(group.size)]
-
-
 class DataParallelShard(Replica):
     """A replica whose gradients are summed over `data` in each step."""
 
-    def __init__(self, model: nn.Module, learner: Learner, strategy: DataParallel):
-        super().__init__(model, learner, "DataParallel")
+    def __init__(self, run: Any, strategy: DataParallel):
+        super().__init__(run, "DataParallel")
+        self.split_learner(run)
         self.strategy = strategy
-        trained = [p for p in model.parameters() if p.requires_grad]
-        self.buckets = Buckets(trained, self.data, strategy.bucket) if strategy.reduce == "bucketed" else None
-        self.wrapped = DistributedDataParallel(model) if strategy.reduce == "ddp" else None
+        self.buckets = None
+        if strategy.reduce == "bucketed":
+            self.buckets = Buckets(self.model, self.learner, self.data, strategy.bucket)
+        self.wrapped = DistributedDataParallel(self.model) if strategy.reduce == "ddp" else None
 
     def close(self) -> None:
         if self.buckets is not None:
             self.buckets.close()
 
-    def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> dict[str, Tensor]:
+    def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> Metrics:
         if self.buckets is not None:
-            self.buckets.begin()
-            report = self.learner.fill_grad(self.model, batch, generator)
-            return self.buckets.end(report)
+            return self.buckets.reduce_grad(self.model, batch, generator)
         if self.wrapped is not None:
-            weight = batch.weight * self.data.size  # DDP takes the mean over ranks
-            scaled = Batch(batch.images, batch.labels, weight, batch.part)
-            report = self.learner.fill_grad(self.wrapped, scaled, generator)
-            return all_reduce_metrics({name: value / self.data.size for name, value in report.items()}, self.data)
-        report = self.learner.fill_grad(self.model, batch, generator)
+            scaled = batch._replace(weight=batch.weight * self.data.world_size)  # DDP takes the mean over ranks
+            metrics = self.learner.fill_weighted_grad(self.wrapped, scaled, generator)
+            return all_reduce_metrics(
+                {name: value / self.data.world_size for name, value in metrics.items()}, self.data
+            )
+        metrics = self.learner.fill_weighted_grad(self.model, batch, generator)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         if self.strategy.reduce == "ring":
             flat = torch.cat([gradient.flatten() for gradient in gradients])
@@ -123,14 +132,19 @@ class DataParallelShard(Replica):
         else:
             for gradient in gradients:
                 self.data.all_reduce(gradient)
-        return all_reduce_metrics(report, self.data)
+        return all_reduce_metrics(metrics, self.data)
 
 
 class Buckets:
-    """Gradients sent a bucket at a time, as the backward pass makes them: the last layers' are on their way first."""
+    """Gradients sent a bucket at a time, as the backward pass makes them: the last layers' are sent first.
 
-    def __init__(self, parameters: Sequence[nn.Parameter], group: Group, size: int):
-        self.group = group
+    Under a learner that is no `Backprop` all are sent at the end: only then are they weighted.
+    """
+
+    def __init__(self, module: nn.Module, learner: Learner, group: Group, size: int = BUCKET):
+        """`module` holds the parameters whose gradients are to be summed; a bucket has about `size` bytes."""
+        self.learner, self.group = learner, group
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.buckets: list[list[nn.Parameter]] = [[]]
         for parameter in reversed(parameters):
             if self.buckets[-1] and sum(p.nbytes for p in self.buckets[-1]) + parameter.nbytes > size:
@@ -139,19 +153,27 @@ class Buckets:
         self.bucket_of = {id(p): number for number, bucket in enumerate(self.buckets) for p in bucket}
         self.missing: list[int] = []
         self.sent: list[tuple[Callable[[], None], Tensor, list[Tensor]]] = []
-        self.hooks = [parameter.register_post_accumulate_grad_hook(self.arrived) for parameter in parameters]
+        hooked = parameters if isinstance(learner, Backprop) else []
+        self.hooks = [parameter.register_post_accumulate_grad_hook(self.on_gradient) for parameter in hooked]
 
-    def begin(self) -> None:
+    def reduce_grad(
+        self, model: nn.Module, batch: Batch, generator: ShardedGenerator, *, sum_metrics: bool = True
+    ) -> Metrics:
+        """Fill .grad by `model`, and make it the sum over the group; so too the metrics, if `sum_metrics`."""
         self.missing = [len(bucket) for bucket in self.buckets]
         self.next, self.sent = 0, []
+        metrics = self.learner.fill_weighted_grad(model, batch, generator)
+        reduced = self.finish(metrics if sum_metrics else {})
+        return reduced if sum_metrics else metrics
 
-    def arrived(self, parameter: Tensor) -> None:
-        """A gradient is there; buckets go in order, so that all ranks send the same at a time. The last waits."""
+    def on_gradient(self, parameter: Tensor) -> None:
+        """A gradient is ready; buckets go in order, so that all ranks send the same at a time. The last waits."""
         self.missing[self.bucket_of[id(parameter)]] -= 1
         while self.next < len(self.buckets) - 1 and self.missing[self.next] == 0:
             self.send([])
 
     def send(self, more: list[Tensor]) -> None:
+        """Start to sum the next bucket, and with it `more`."""
         parameters = [p for p in self.buckets[self.next] if p.grad is not None]
         gradients = [p.grad for p in parameters if p.grad is not None] + more
         self.next += 1
@@ -163,10 +185,10 @@ class Buckets:
             flat = torch.cat([gradient.flatten() for gradient in gradients])
             self.sent.append((self.group.start_all_reduce(flat), flat, gradients))
 
-    def end(self, report: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Send what is left, with the report, and put the sums in place: also for learners without a backward pass."""
-        found = {name: value.detach().reshape(1) for name, value in report.items()}
-        self.send(list(found.values()))
+    def finish(self, metrics: Metrics) -> Metrics:
+        """Send what is left, with the metrics, and put the sums in place."""
+        values = {name: value.detach().reshape(1) for name, value in metrics.items()}
+        self.send(list(values.values()))
         while self.next < len(self.buckets):
             self.send([])
         for wait, flat, gradients in self.sent:
@@ -174,21 +196,9 @@ class Buckets:
             if gradients:
                 unflatten_into(flat, gradients)
         self.sent = []
-        return {name: value[0] for name, value in found.items()}
+        return {name: value[0] for name, value in values.items()}
 
     def close(self) -> None:
-        """Leave the parameters as they were found."""
+        """Leave the parameters as they were."""
         for hook in self.hooks:
             hook.remove()
-
-
-def unflatten_into(flat: Tensor, tensors: Sequence[Tensor]) -> None:
-    for tensor, values in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(values.view_as(tensor))
-
-
-def all_reduce_metrics(report: dict[str, Tensor], group: Group) -> dict[str, Tensor]:
-    """The sum of all ranks' reports, by one message."""
-    values = torch.stack(list(report.values()))
-    group.all_reduce(values)
-    return dict(zip(report, values, strict=True))

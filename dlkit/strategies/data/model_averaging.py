@@ -1,4 +1,4 @@
-"""By data, with meetings: ranks train apart, and now and then take the mean of what they have learnt."""
+"""Model averaging: ranks train apart, on parts of the data, and now and then take the mean of their parameters."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from dlkit.core.random import ShardedGenerator
 from dlkit.data.batch import Batch
-from dlkit.strategies.base import refuse_what_differs
-from dlkit.strategies.data.data_parallel import Replica, all_reduce_metrics
-from dlkit.training.learner import Learner
+from dlkit.strategies.base import all_reduce_metrics
+from dlkit.strategies.checks import refuse_batch_statistics
+from dlkit.strategies.data.data_parallel import DataParallel, Replica
+from dlkit.strategies.layer_cost import LayerCost
+from dlkit.training.learner import Metrics
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,16 @@ class ModelAveraging:
             raise ValueError(f"every={self.every}: at least 1 step between meetings.")
 
     def shard(self, run: Any) -> "ModelAveragingShard":
-        refuse_what_differs(run.model, "ModelAveraging")
-        return ModelAveragingShard(run.model, run.learner, self.every)
+        """ValueError for learners that need a whole batch, and for layers that do."""
+        refuse_batch_statistics(run.model, "ModelAveraging")
+        return ModelAveragingShard(run, self.every)
+
+    def layer_costs(self, net: nn.Module, images: Tensor, batch_size: int, world_size: int) -> list[list[LayerCost]]:
+        """As DataParallel's, but that parameters go round the ring in place of gradients, and once in `every` steps."""
+        ranks = DataParallel().layer_costs(net, images, batch_size, world_size)
+        for layer in (layer for layers in ranks for layer in layers):
+            layer.exchanged = round(layer.exchanged / self.every)
+        return ranks
 
 
 class ModelAveragingShard(Replica):
@@ -39,19 +49,20 @@ class ModelAveragingShard(Replica):
 
     model_is_whole = False
 
-    def __init__(self, model: nn.Module, learner: Learner, every: int):
-        super().__init__(model, learner, "ModelAveraging")
+    def __init__(self, run: Any, every: int):
+        super().__init__(run, "ModelAveraging")
+        self.split_learner(run)
         self.replicas = self.world_size
         self.every = every
 
-    def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> dict[str, Tensor]:
-        report = self.learner.fill_grad(self.model, batch, generator)
+    def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> Metrics:
+        metrics = self.learner.fill_weighted_grad(self.model, batch, generator)
         for parameter in self.model.parameters():
             if parameter.grad is not None:
                 parameter.grad *= (
                     self.world_size
                 )  # from its share of the whole batch's mean to the mean of its own part
-        return {name: value * self.world_size for name, value in report.items()}
+        return {name: value * self.world_size for name, value in metrics.items()}
 
     def after_step(self, step: int) -> None:
         if step % self.every == 0:
@@ -64,9 +75,9 @@ class ModelAveragingShard(Replica):
         return (step // self.every + 1) * self.every  # no rank passes the next meeting without the others
 
     def mean(self, tensor: Tensor) -> Tensor:
-        found = tensor.detach().clone()
-        self.data.all_reduce(found)
-        return found / self.world_size
+        total = tensor.detach().clone()
+        self.data.all_reduce(total)
+        return total / self.world_size
 
     def reduce_metrics(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         return (

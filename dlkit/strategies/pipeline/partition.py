@@ -1,4 +1,4 @@
-"""Where a net is cut into stages: between layers with weights, so that the slowest stage is as fast as can be."""
+"""Where a net is cut into stages: between layers with weights, so that the slowest stage is as fast as possible."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -6,51 +6,33 @@ from functools import cache
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dlkit.strategies.base import kind
+from dlkit.models.chain import modules_of, refuse_shared_parameters
+from dlkit.strategies.checks import class_name
 
-VALUE = 100  # multiplications that cost as much as making a value: so LeNet-5 is cut as measured times would have it
+VALUE = 100  # multiplications that cost as much as making a value: with this LeNet-5 is cut as by measured times
 
 Block = list[tuple[str, nn.Module]]
 
 
-def cut_at_weights(net: nn.Module) -> list[Block]:
+def blocks_of(net: nn.Module) -> list[Block]:
     """What cannot be parted: a module that has something to train, and those up to the next one that has.
 
     ValueError if the net is no chain, or uses weights twice.
     """
+    refuse_shared_parameters(net, "which would be on two ranks", trained_only=True)
     blocks: list[Block] = [[]]
-    found: list[nn.Parameter] = []
-    for name, module in chain(net):
-        weights = [p for p in module.parameters() if p.requires_grad]
-        if weights and found:
-            blocks.append([])
+    trained = False
+    for name, module in modules_of(net, "Pipeline"):
+        if any(parameter.requires_grad for parameter in module.parameters()):
+            if trained:
+                blocks.append([])
+            trained = True
         blocks[-1].append((name, module))
-        found += weights
-    if len({id(p) for p in found}) < len(found):
-        raise ValueError(f"layers of this {kind(net)} share weights, which would be on two ranks: give each its own.")
     return blocks
 
 
-def chain(net: nn.Module) -> Block:
-    """The modules, by name, that a batch goes through one after another: Sequentials inside are taken apart."""
-    if not is_chain(net):
-        raise ValueError(
-            f"{kind(net)} is no chain of layers: Pipeline cuts an nn.Sequential, or a class made of it that has no "
-            "forward of its own."
-        )
-    found: Block = []
-    for name, module in net._modules.items():  # named_children() leaves out a module's second place
-        assert module is not None
-        found += [(f"{name}.{inner}", one) for inner, one in chain(module)] if is_chain(module) else [(name, module)]
-    return found
-
-
-def is_chain(net: nn.Module) -> bool:
-    return isinstance(net, nn.Sequential) and type(net).forward is nn.Sequential.forward
-
-
-def weigh(blocks: list[Block], x: Tensor) -> tuple[list[int], list[Tensor]]:
-    """What both passes of each piece cost for these inputs; and those inputs, what follows each piece, the answer.
+def measure_blocks(blocks: list[Block], x: Tensor) -> tuple[list[int], list[Tensor]]:
+    """What both passes of each block cost for these inputs; and those inputs, then the output of each block.
 
     ValueError for a module that does not give a row for each image.
     """
@@ -63,8 +45,8 @@ def weigh(blocks: list[Block], x: Tensor) -> tuple[list[int], list[Tensor]]:
                 x = module(x)
                 if not isinstance(x, Tensor) or len(x) != len(between[0]):
                     raise ValueError(
-                        f"{name}, a {kind(module)}, does not give a row for each image, which Pipeline needs: let it "
-                        "keep the first dimension."
+                        f"{name}, a {class_name(module)}, does not give a row for each image, which Pipeline needs: "
+                        "let it keep the first dimension."
                     )
                 values += x.numel()
             x.sum().backward()
@@ -74,20 +56,28 @@ def weigh(blocks: list[Block], x: Tensor) -> tuple[list[int], list[Tensor]]:
 
 
 def best_cut(costs: Sequence[int], stages: int) -> tuple[int, ...]:
-    """The places with which the second and later stages begin, so that the most costly stage costs least."""
+    """The indices with which the second and later stages begin, so that the most costly stage costs least."""
 
     @cache
     def best(begin: int, left: int) -> tuple[int, tuple[int, ...]]:
         if left == 1:
             return sum(costs[begin:]), ()
-        found = []
-        for place in range(begin + 1, len(costs) - left + 2):
-            worst, places = best(place, left - 1)
-            found.append((max(sum(costs[begin:place]), worst), (place, *places)))
-        return min(found)
+        cuts = []
+        for index in range(begin + 1, len(costs) - left + 2):
+            worst, rest = best(index, left - 1)
+            cuts.append((max(sum(costs[begin:index]), worst), (index, *rest)))
+        return min(cuts)
 
     return best(0, stages)[1]
 
 
+def check_enough(blocks: list[Block], world_size: int, net: str) -> None:
+    """ValueError if there is not a block for each rank."""
+    if len(blocks) < world_size:
+        raise ValueError(
+            f"{world_size} ranks need a layer with weights each, and this {net} has {len(blocks)}: use fewer ranks."
+        )
+
+
 def divisors(n: int) -> list[int]:
-    return [each for each in range(1, n + 1) if n % each == 0]
+    return [divisor for divisor in range(1, n + 1) if n % divisor == 0]

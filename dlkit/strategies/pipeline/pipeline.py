@@ -1,7 +1,8 @@
-"""By layers: every rank has some that follow one another, and microbatches flow through the ranks as down a line."""
+"""Pipeline parallelism: every rank has some layers that follow one another, and microbatches go from rank to rank."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -10,14 +11,22 @@ from torch.distributed.pipelining import Schedule1F1B, ScheduleGPipe
 
 from dlkit.core.matmul import fast_linear
 from dlkit.core.random import ShardedGenerator
+from dlkit.core.slices import Slice
 from dlkit.data.batch import Batch
-from dlkit.strategies.base import DistributedShard, kind, refuse_optimizer, refuse_what_differs
-from dlkit.strategies.pipeline.partition import Block, best_cut, cut_at_weights, divisors, weigh
-from dlkit.strategies.pipeline.stage import Log, OnWire, Stage, bubble, measured_bubble
-from dlkit.training.learner import Backprop, Splits
+from dlkit.models.chain import layers_of
+from dlkit.strategies.base import DistributedShard
+from dlkit.strategies.checks import (
+    check_learner,
+    class_name,
+    refuse_batch_statistics,
+    refuse_optimizer,
+    refuse_what_does_not_add_up,
+)
+from dlkit.strategies.layer_cost import FLOAT, LayerCost, layer_cost, parameter_bytes
+from dlkit.strategies.pipeline.partition import Block, best_cut, blocks_of, check_enough, divisors, measure_blocks
+from dlkit.strategies.pipeline.stage import Log, OnWire, Stage
+from dlkit.training.learner import Backprop, Metrics
 from dlkit.training.shard import trained
-
-__all__ = ["Pipeline", "bubble", "measured_bubble"]
 
 SCHEDULES = {"1f1b": Schedule1F1B, "gpipe": ScheduleGPipe}
 
@@ -51,22 +60,69 @@ class Pipeline:
             raise ValueError(f'schedule="{self.schedule}": it is one of {", ".join(SCHEDULES)}.')
 
     def shard(self, run: Any) -> "PipelineShard":
-        """ValueError, with the reason, for nets that are no chain of enough layers, and for what needs more of one."""
-        if not isinstance(run.learner, Backprop):
-            raise ValueError(
-                f"{kind(run.learner)} has no loss of a net's answer, and so no backward pass from stage to stage: "
-                "Pipeline is for CrossEntropy and Reconstruction, and DataParallel splits the batch."
-            )
-        if isinstance(run.learner, Splits):
-            run.learner.split(0, 1)  # a microbatch is a part of a batch
+        """ValueError, with the reason, for nets that are no chain of enough layers, and for learners without a loss."""
+        check_learner(
+            run.learner,
+            Backprop,
+            "has no loss of a net's output, and so no backward pass from stage to stage: Pipeline is for CrossEntropy, "
+            "Reconstruction and other `Backprop` learners, and DataParallel splits the batch.",
+        )
+        run.learner.split(0, 1)  # refuses: a microbatch is a part of a batch
         refuse_optimizer(run.experiment, "Pipeline", torch.optim.LBFGS)
-        refuse_what_differs(run.model, "Pipeline")
+        refuse_batch_statistics(run.model, "Pipeline")
         size = run.experiment.batch_size
         if size % self.microbatches:
             close = sorted(sorted(divisors(size), key=lambda n: abs(n - self.microbatches))[:3])
             some = f"{', '.join(map(str, close[:-1]))} or {close[-1]} do"
             raise ValueError(f"a batch of {size} does not divide into {self.microbatches} microbatches: {some}.")
+        if self.microbatches > 1:
+            refuse_what_does_not_add_up(run, "Pipeline")
         return PipelineShard(run, run.learner, self)
+
+    def layer_costs(self, net: nn.Module, images: Tensor, batch_size: int, world_size: int) -> list[list[LayerCost]]:
+        """Some layers that follow one another; activations go to the next rank, and gradients to the one before."""
+        layers = layers_of(net, images, "Pipeline")
+        blocks = blocks_of(net)
+        check_enough(blocks, world_size, class_name(net))
+        begins = self.starts(net, blocks, measure_blocks(blocks, images)[0], world_size)
+        first = [blocks[index][0][0] for index in begins]
+        ranks: list[list[LayerCost]] = [[] for _ in range(world_size)]
+        stage = 0
+        for layer in layers:
+            begin, crossing = layer.name in first, FLOAT * prod(layer.input_shape) * batch_size
+            if begin:
+                ranks[stage][-1].forward = crossing
+                stage += 1
+            for rank, costs in enumerate(ranks):
+                here = rank == stage
+                activations = here * FLOAT * prod(layer.output_shape) * batch_size
+                cost = layer_cost(
+                    layer, "layer", Slice(0, int(here), 1), here * parameter_bytes(layer.module), activations
+                )
+                cost.backward = crossing if here and begin else 0
+                costs.append(cost)
+        return ranks
+
+    def starts(self, net: nn.Module, blocks: list[Block], costs: Sequence[int], world_size: int) -> Sequence[int]:
+        """The blocks with which the second and later stages begin. ValueError if `stages` names what cannot be one."""
+        if self.stages is None:
+            return best_cut(costs, world_size)
+        names = list(net._modules)
+        asked = [names[x] if isinstance(x, int) and 0 <= x < len(names) else x for x in self.stages]
+        firsts = [block[0][0] for block in blocks]
+        starts = [next((i for i, first in enumerate(firsts) if f"{first}.".startswith(f"{x}.")), 0) for x in asked]
+        if 0 in starts or starts != sorted(set(starts)):
+            raise ValueError(
+                f"stages={list(self.stages)}: give, in the net's order, the layers with which the second and later "
+                "stages "
+                f"begin, of those with weights: {', '.join(firsts[1:])}."
+            )
+        if len(starts) != world_size - 1:
+            raise ValueError(
+                f"stages={list(self.stages)} makes {len(starts) + 1} stages, and there are {world_size} ranks: give "
+                f"{world_size - 1} in all."
+            )
+        return starts
 
 
 class PipelineShard(DistributedShard):
@@ -75,76 +131,53 @@ class PipelineShard(DistributedShard):
     model_is_whole = False
 
     def __init__(self, run: Any, learner: Backprop, strategy: Pipeline):
-        blocks = cut_at_weights(run.model)
+        blocks = blocks_of(run.model)
         super().__init__(run.model, run.learner)
         if strategy.schedule == "1f1b" and strategy.microbatches < self.world_size:
             raise ValueError(
                 f"microbatches={strategy.microbatches} does not fill {self.world_size} stages: 1F1B needs one for "
                 'each, and schedule="gpipe" does not.'
             )
-        if len(blocks) < self.world_size:
-            raise ValueError(
-                f"{self.world_size} ranks need a layer with weights each, and this {kind(run.model)} has "
-                f"{len(blocks)}: use fewer ranks."
-            )
+        check_enough(blocks, self.world_size, class_name(run.model))
         self.strategy, self.backprop, self.device = strategy, learner, run.device
         images, labels = run.data.images[:2].to(run.device), run.data.labels
         self.batch = Batch(images, None if labels is None else labels[:2].to(run.device))
         inputs = learner.inputs(self.batch, torch.Generator(run.generator.device)).clone()
-        costs, between = weigh(blocks, inputs)
-        starts = best_cut(costs, self.world_size) if strategy.stages is None else self.asked(strategy.stages, blocks)
-        begins = (0, *starts, len(blocks))
-        for place, block in enumerate(blocks):
-            if not begins[self.rank] <= place < begins[self.rank + 1]:
+        costs, between = measure_blocks(blocks, inputs)
+        begins = (0, *strategy.starts(run.model, blocks, costs, self.world_size), len(blocks))
+        for index, block in enumerate(blocks):
+            if not begins[self.rank] <= index < begins[self.rank + 1]:
                 for name, _ in block:
                     self.model.set_submodule(name, nn.Identity())
-        self.comes, self.goes = (between[place] for place in begins[self.rank : self.rank + 2])
-        self.reported = list(learner.loss(between[-1], self.batch)[1])
-        self.reports: list[dict[str, Tensor]] = []
+        self.input, self.output = (between[index] for index in begins[self.rank : self.rank + 2])
+        self.metric_names = list(learner.loss(between[-1], self.batch)[1])
+        self.metrics: list[Metrics] = []  # of each microbatch
         self.schedules: dict[int, Schedule1F1B | ScheduleGPipe] = {}
         self.log = Log(self.recorder, run.device)
 
-    def asked(self, stages: Sequence[str | int], blocks: list[Block]) -> list[int]:
-        """The pieces with which stages begin. ValueError if nothing that is asked for can be one."""
-        tops = list(self.model._modules)
-        names = [tops[x] if isinstance(x, int) and 0 <= x < len(tops) else x for x in stages]
-        firsts = [block[0][0] for block in blocks]
-        found = [next((i for i, first in enumerate(firsts) if f"{first}.".startswith(f"{x}.")), 0) for x in names]
-        if 0 in found or found != sorted(set(found)):
-            raise ValueError(
-                f"stages={list(stages)}: give, in the net's order, the layers with which the second and later stages "
-                f"begin, of those with weights: {', '.join(firsts[1:])}."
-            )
-        if len(found) != self.world_size - 1:
-            raise ValueError(
-                f"stages={list(stages)} makes {len(found) + 1} stages, and there are {self.world_size} ranks: give "
-                f"{self.world_size - 1} in all."
-            )
-        return found
-
-    def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> dict[str, Tensor]:
+    def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> Metrics:
         self.model.zero_grad()
         x = self.backprop.inputs(batch, generator).contiguous()
-        self.batch, self.reports = batch, []
+        self.batch, self.metrics = batch, []
         self.log.batches += 1
-        given = (x,) if self.rank == 0 else ()
+        inputs = (x,) if self.rank == 0 else ()
         rows = torch.arange(len(x), device=x.device) if self.rank == self.world_size - 1 else None
         with fast_linear(self.model, len(x) // self.parts(len(x))):
-            self.schedule(len(x)).step(*given, target=rows, return_outputs=False)
-        report = x.new_empty(len(self.reported))
-        if self.reports:
-            report.copy_(torch.stack([torch.stack([*each.values()]) for each in self.reports]).sum(0))
-        self.group.broadcast(report, source=self.world_size - 1)
-        return dict(zip(self.reported, report, strict=True))
+            self.schedule(len(x)).step(*inputs, target=rows, return_outputs=False)
+        total = x.new_empty(len(self.metric_names))
+        if self.metrics:
+            total.copy_(torch.stack([torch.stack([*metrics.values()]) for metrics in self.metrics]).sum(0))
+        self.group.broadcast(total, source=self.world_size - 1)
+        return dict(zip(self.metric_names, total, strict=True))
 
-    def loss(self, found: Tensor, rows: Tensor) -> Tensor:
-        """Of a microbatch, these rows of the batch: with those of all others it makes the whole batch's."""
+    def loss(self, output: Tensor, rows: Tensor) -> Tensor:
+        """The weighted loss of a microbatch, these rows of the batch; that of the batch is the sum of all."""
         begin = self.log.moment()
         labels = None if self.batch.labels is None else self.batch.labels[rows]
-        share = Batch(self.batch.images[rows], labels, self.batch.weight * len(rows) / len(self.batch))
-        loss, report = self.backprop.loss(found, share)
-        self.log.computed(f"L{len(self.reports)}", begin)
-        self.reports.append(report)
+        microbatch = Batch(self.batch.images[rows], labels, self.batch.weight * len(rows) / len(self.batch))
+        loss, metrics = self.backprop.weighted_loss(output, microbatch)
+        self.log.computed(f"L{len(self.metrics)}", begin)
+        self.metrics.append(metrics)
         return loss
 
     def parts(self, rows: int) -> int:
@@ -157,11 +190,11 @@ class PipelineShard(DistributedShard):
             parts = self.parts(rows)
             wire = torch.device("cpu") if self.group.backend == "gloo" else self.device
             net = OnWire(self.model, self.device, self.device if self.rank == self.world_size - 1 else wire)
-            comes, goes = (
+            input, output = (
                 torch.empty(rows // parts, *x.shape[1:], dtype=x.dtype, device="meta", requires_grad=True)
-                for x in (self.comes, self.goes)
+                for x in (self.input, self.output)
             )
-            stage = Stage(net, self.rank, self.world_size, wire, comes, goes, group=self.group.process_group)
+            stage = Stage(net, self.rank, self.world_size, wire, input, output, group=self.group.process_group)
             stage.log = self.log
             made = SCHEDULES[self.strategy.schedule] if parts >= self.world_size else ScheduleGPipe
             self.schedules[rows] = made(stage, parts, loss_fn=self.loss, scale_grads=False)
@@ -175,27 +208,27 @@ class PipelineShard(DistributedShard):
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, numbers = super().optimizer_state(optimizer)
         everywhere = self.group.gather_objects(renumbered(numbers, trained(self.model), self.names))
-        return self.united(tensors), {key: value for each in everywhere for key, value in each.items()}
+        return self.united(tensors), {key: value for own in everywhere for key, value in own.items()}
 
     def load_optimizer(
         self, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: dict[str, Any]
     ) -> None:
         super().load_optimizer(optimizer, tensors, renumbered(numbers, self.names, trained(self.model)))
 
-    def united(self, mine: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def united(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What all ranks have, stage after stage, on each."""
         whole = {}
-        for source, kinds in enumerate(self.group.gather_objects({k: (v.shape, v.dtype) for k, v in mine.items()})):
+        for source, kinds in enumerate(self.group.gather_objects({k: (v.shape, v.dtype) for k, v in own.items()})):
             for name, (shape, dtype) in kinds.items():
                 whole[name] = torch.empty(shape, dtype=dtype, device=self.device)
                 if source == self.rank:
-                    whole[name].copy_(mine[name])
+                    whole[name].copy_(own[name])
                 self.group.broadcast(whole[name], source)
         return whole
 
 
 def renumbered(numbers: Mapping[str, Any], before: list[str], after: list[str]) -> dict[str, Any]:
-    """Of what is kept by the place of a parameter in `before`, what belongs to one of `after`, by its place there."""
-    parted = [(*key.split(".", 1), value) for key, value in numbers.items()]
-    named = [(before[int(index)], what, value) for index, what, value in parted]
-    return {f"{after.index(name)}.{what}": value for name, what, value in named if name in after}
+    """Optimizer numbers, by the index of their parameter in `before`, of the parameters in `after`, by index there."""
+    split = [(*key.split(".", 1), value) for key, value in numbers.items()]
+    named = [(before[int(index)], number, value) for index, number, value in split]
+    return {f"{after.index(name)}.{number}": value for name, number, value in named if name in after}

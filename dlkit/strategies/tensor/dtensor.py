@@ -1,6 +1,6 @@
-"""Chains of Linear layers split by torch's own tensor parallelism: a second opinion on `split_layers`."""
+"""Chains of Linear layers split by torch's own tensor parallelism: a second opinion on `layers`."""
 
-from collections.abc import Iterator
+from typing import Any
 
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -10,20 +10,20 @@ from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 
 from dlkit.distributed.group import Group
-from dlkit.models.convolution import SparseConv2d
-from dlkit.strategies.base import DistributedShard, kind
-from dlkit.strategies.tensor.layers import ELEMENTWISE, is_chain, joined
-from dlkit.training.learner import Learner
+from dlkit.models.chain import is_chain, modules_of
+from dlkit.models.layer_kinds import kind_of
+from dlkit.strategies.base import DistributedShard
+from dlkit.strategies.checks import class_name
 
 
 class DTensorShard(DistributedShard):
-    """A net whose parameters are DTensors; torch exchanges what it needs to, and nobody counts it."""
+    """A net whose parameters are DTensors; torch makes the exchanges, and they are not counted."""
 
     model_is_whole = False
 
-    def __init__(self, model: nn.Module, learner: Learner):
-        super().__init__(model, learner)
-        self.mesh = split_by_torch(model, self.group)
+    def __init__(self, run: Any):
+        super().__init__(run.model, run.learner)
+        self.mesh = split_by_torch(self.model, self.group)
 
     def gather(self, name: str, part: Tensor) -> Tensor:
         return part.full_tensor() if isinstance(part, DTensor) else part
@@ -37,25 +37,25 @@ class DTensorShard(DistributedShard):
 
 def split_by_torch(net: nn.Module, group: Group) -> DeviceMesh:
     """Linear layers in turn by outputs and by inputs, in place. ValueError for nets that are not chains of them."""
-    steps = list(leaves("", net)) if is_chain(net) else [("", net)]
-    for path, module in steps:
-        if isinstance(module, (nn.Conv2d, SparseConv2d)):
+    layers = modules_of(net, "TensorParallel") if is_chain(net) else [("", net)]
+    for path, module in layers:
+        if kind_of(module).weights:
             raise ValueError(
-                f"{path}, a {kind(module)}: DTensor's conv2d gathers everything first and splits nothing: "
+                f"{path}, a {class_name(module)}: DTensor's conv2d gathers everything first and splits nothing: "
                 "TensorParallel() splits it by maps."
             )
-        if type(module) not in (nn.Linear, nn.Flatten, *ELEMENTWISE):
+        if type(module) not in (nn.Linear, nn.Flatten) and not kind_of(module).elementwise:
             raise ValueError(
-                f'{path or "the model"}, a {kind(module)}: "dtensor" is for chains of Linear layers and activations: '
-                "leave `using` out."
+                f'{path or "the model"}, a {class_name(module)}: "dtensor" is for chains of Linear layers and '
+                "activations: leave `using` out."
             )
-    linears = [(path, module) for path, module in steps if isinstance(module, nn.Linear)]
+    linears = [(path, module) for path, module in layers if isinstance(module, nn.Linear)]
     plan: dict[str, ParallelStyle] = {}
-    for place, (path, linear) in enumerate(linears):
+    for position, (path, linear) in enumerate(linears):
         linear.__class__ = Linear
-        last = place == len(linears) - 1
-        outputs = ColwiseParallel(output_layouts=Replicate()) if last else ColwiseParallel(use_local_output=False)
-        plan[path] = RowwiseParallel() if place % 2 else outputs
+        last = position == len(linears) - 1
+        by_outputs = ColwiseParallel(output_layouts=Replicate()) if last else ColwiseParallel(use_local_output=False)
+        plan[path] = RowwiseParallel() if position % 2 else by_outputs
     process_group = group.process_group or dist.group.WORLD
     assert process_group is not None
     mesh = DeviceMesh.from_group(process_group, next(net.parameters()).device.type)
@@ -64,16 +64,7 @@ def split_by_torch(net: nn.Module, group: Group) -> DeviceMesh:
 
 
 class Linear(nn.Linear):
-    """Called so that `products.fast_linear` leaves it alone, whose products know nothing of DTensors."""
+    """Bypasses `fast_linear`, which cannot handle DTensors."""
 
     def forward(self, input: Tensor) -> Tensor:
         return F.linear(input, self.weight, bias=self.bias)
-
-
-def leaves(path: str, chain: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The modules of nested chains, in order, with their paths."""
-    for name, child in chain.named_children():
-        if is_chain(child):
-            yield from leaves(joined(path, name), child)
-        else:
-            yield joined(path, name), child

@@ -3,9 +3,9 @@
 Source: Shoeybi et al. 2019, Megatron-LM, §3: a Linear by its outputs ("columns"), the next by its inputs ("rows").
 """
 
-import copy as copies
+import copy
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,212 +13,184 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dlkit.core.slices import slice_of
-from dlkit.distributed.autograd import copy, gather, reduce
+from dlkit.distributed.autograd import copy_to_ranks, gather_from_ranks, reduce_from_ranks
 from dlkit.distributed.group import Group
-from dlkit.models.convnet import ScaledTanh
-from dlkit.models.convolution import SparseConv2d, Subsample, equal_groups
-from dlkit.strategies.base import kind
-
-# Value by value, whichever of them are here; map by map.
-ELEMENTWISE = (ScaledTanh, nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus, nn.Tanh)
-ELEMENTWISE += (nn.Hardtanh, nn.Sigmoid, nn.LogSigmoid, nn.Dropout)  # that drops nothing: others are refused
-BY_MAPS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d, nn.ZeroPad2d)
+from dlkit.models.chain import has_hooks, is_chain, modules_of, refuse_shared_parameters
+from dlkit.models.layer_kinds import UNKNOWN, LayerKind, kind_of
+from dlkit.strategies.checks import class_name
 
 
 class Sharding(NamedTuple):
-    """How something is split: rank r has `counts[r]` of the units along `dim`."""
+    """How a tensor is split: rank r has `counts[r]` of the units along `dim`."""
 
     dim: int
     counts: list[int]
 
 
-Shardings = dict[str, Sharding]
+Shardings = dict[str, Sharding]  # by the name of a parameter
 
 
-def cut_of(dim: int, whole: int, group: Group) -> Sharding:
+def even_sharding(dim: int, whole: int, group: Group) -> Sharding:
     """Nearly equal parts, the larger ones first."""
-    return Sharding(dim, [slice_of(whole, rank, group.size).count for rank in range(group.size)])
+    return Sharding(dim, [slice_of(whole, rank, group.world_size).count for rank in range(group.world_size)])
 
 
-def own_part(whole: Tensor, cut: Sharding, group: Group) -> Tensor:
+def shard_of(whole: Tensor, sharding: Sharding, group: Group) -> Tensor:
     """This rank's part, in memory of its own."""
-    return whole.narrow(cut.dim, sum(cut.counts[: group.rank]), cut.counts[group.rank]).clone()
+    start, count = sum(sharding.counts[: group.rank]), sharding.counts[group.rank]
+    return whole.narrow(sharding.dim, start, count).clone()
 
 
-def keep_part(module: nn.Module, name: str, cut: Sharding, group: Group) -> None:
+def keep_shard(module: nn.Module, name: str, sharding: Sharding, group: Group) -> None:
     """Leave the module this rank's part of a parameter."""
     whole = getattr(module, name)
-    setattr(module, name, nn.Parameter(own_part(whole.detach(), cut, group), requires_grad=whole.requires_grad))
+    shard = shard_of(whole.detach(), sharding, group)
+    setattr(module, name, nn.Parameter(shard, requires_grad=whole.requires_grad))
 
 
 def split_net(net: nn.Module, group: Group) -> Shardings:
-    """Leave the net this rank's part of each Linear, Conv2d and SparseConv2d that stands in a Sequential.
+    """Leave the net this rank's part of each layer in an nn.Sequential that can be split by outputs (`layer_kinds`).
 
-    The net takes and gives what is whole, as before. Layers with fewer outputs than there are ranks stay whole, as does
-    all that is not known here; a Linear behind one that is split has a part of its inputs, and all outputs.
+    The net's input and output are whole, as before. Layers with fewer outputs than there are ranks stay whole, as does
+    all that is not known; a Linear behind one that is split has a part of its inputs, and all outputs.
     ValueError where that leaves nothing to split, or where two layers share a parameter.
     """
-    names: dict[int, str] = {}
-    for name, parameter in net.named_parameters(remove_duplicate=False):
-        if id(parameter) in names:
-            raise ValueError(
-                f"{names[id(parameter)]} and {name} are one parameter, of which two layers would take different parts: "
-                "give each its own."
-            )
-        names[id(parameter)] = name
-    walk = LayerSplitter(group)
-    walk.whole_to_whole("", net)
-    if not walk.layout and walk.small:
+    refuse_shared_parameters(net, "of which two layers would take different parts")
+    splitter = LayerSplitter(group)
+    splitter.split_module("", net)
+    if not splitter.shardings and splitter.too_small:
         raise ValueError(
-            f"no layer of this {kind(net)} has as many outputs as there are ranks, {group.size} ({walk.small[0]} has "
-            "fewer): use fewer ranks, or DataParallel."
+            f"no layer of this {class_name(net)} has as many outputs as there are ranks, {group.world_size} "
+            f"({splitter.too_small[0]} has fewer): use fewer ranks, or DataParallel."
         )
-    if not walk.layout:
+    if not splitter.shardings:
         raise ValueError(
-            f"{kind(net)} has no Linear or Conv2d in an nn.Sequential, and what a forward of its own does between "
+            f"{class_name(net)} has no Linear or Conv2d in an nn.Sequential, and what a forward of its own does "
+            "between "
             "layers cannot be seen: put layers that follow each other into one, or use DataParallel."
         )
-    return walk.layout
+    return splitter.shardings
 
 
 class LayerSplitter:
-    """Goes along chains of modules, and splits them: `layout` says which parameters, `small` which layers it could not.
+    """Goes along chains of layers and splits them.
 
-    Each method takes the path to a module and the module, and how its input is split, None if it is whole.
+    `shardings` says how parameters are split, `too_small` which layers have fewer outputs than there are ranks.
+    Where a method has an argument `sharding`, it says how the layer's input is split; None if it is whole.
     """
 
     def __init__(self, group: Group):
         self.group = group
-        self.layout: Shardings = {}
-        self.small: list[str] = []
+        self.shardings: Shardings = {}
+        self.too_small: list[str] = []
         self.seen: set[int] = set()
-        self.last: nn.Module | None = None  # the module that what goes along the chain came from
 
-    def whole_to_whole(self, path: str, module: nn.Module) -> None:
-        """A chain, or the chains in a module with a forward of its own."""
-        if is_chain(module):
-            cut = self.chain(path, module, None)
-            if cut is not None:
-                assert self.last is not None  # it was split
-                self.last.register_forward_hook(partial(gather_output, cut=cut, group=self.group))
-        else:
+    def split_module(self, path: str, module: nn.Module) -> None:
+        """Split a chain, or the chains in a module with a forward of its own; input and output stay whole."""
+        if not is_chain(module):
             for name, child in module.named_children():
-                self.whole_to_whole(joined(path, name), child)
+                self.split_module(joined(path, name), child)
+            return
+        sharding, last = None, None
+        for name, layer in modules_of(module, "TensorParallel"):
+            if id(layer) in self.seen:  # one activation at several positions: each is to have its own hooks
+                layer = copy.deepcopy(layer)
+            self.seen.add(id(layer))
+            last, sharding = self.split_layer(joined(path, name), layer, sharding)
+            module.set_submodule(name, last)
+        if sharding is not None:
+            assert last is not None  # it was split
+            last.register_forward_hook(partial(gather_output, sharding=sharding, group=self.group))
 
-    def chain(self, path: str, chain: nn.Module, cut: Sharding | None) -> Sharding | None:
-        for name, child in list(chain._modules.items()):
-            assert child is not None
-            if id(child) in self.seen:  # one activation at several places: each is to have its own hooks
-                child = copies.deepcopy(child)
-                setattr(chain, name, child)
-            self.seen.add(id(child))
-            if is_chain(child):
-                cut = self.chain(joined(path, name), child, cut)
-            else:
-                self.last, cut = self.layer(joined(path, name), child, cut)
-                setattr(chain, name, self.last)
-        return cut
+    def split_layer(self, path: str, layer: nn.Module, sharding: Sharding | None) -> tuple[nn.Module, Sharding | None]:
+        """What takes the layer's place, and how its output is split."""
+        kind = UNKNOWN if has_hooks(layer) else kind_of(layer)
+        if kind.elementwise:
+            return layer, sharding
+        if kind.outputs(layer):
+            if isinstance(layer, nn.Linear) and sharding is not None and sharding.dim == -1:
+                return self.split_inputs(path, layer, sharding), None
+            return layer, self.split_outputs(path, layer, kind, sharding)
+        if sharding is not None and sharding.dim == 1:
+            if kind.by_maps:
+                self.narrow(path, layer, kind, sharding.counts)
+                return layer, sharding
+            if kind.flattens(layer):
+                return layer, Sharding(-1, sharding.counts)  # whole maps, one after another
+        self.gather_input(layer, sharding, is_split=False)
+        self.split_module(path, layer)
+        return layer, None
 
-    def layer(self, path: str, module: nn.Module, cut: Sharding | None) -> tuple[nn.Module, Sharding | None]:
-        """What stands in the module's place, and how its output is split."""
-        known = type(module)
-        if hooked(module):
-            known = nn.Module
-        if known in ELEMENTWISE or (known in BY_MAPS and cut is not None and cut.dim == 1):
-            return module, cut
-        if isinstance(module, nn.Linear) and known is nn.Linear:
-            if cut is not None and cut.dim == -1:
-                return self.rows(path, module, cut), None
-            return module, self.outputs(path, module, module.out_features, cut, dim=-1)
-        if isinstance(module, nn.Conv2d) and known is nn.Conv2d and module.groups == 1:
-            return module, self.outputs(path, module, module.out_channels, cut, dim=1)
-        if isinstance(module, SparseConv2d) and known is SparseConv2d:
-            return module, self.outputs(path, module, module.out_maps, cut, dim=1)
-        if cut is not None and cut.dim == 1:
-            if isinstance(module, Subsample) and known is Subsample:
-                module.maps = cut.counts[self.group.rank]
-                self.keep(path, module, Sharding(0, cut.counts))
-                return module, cut
-            if isinstance(module, nn.Flatten) and known is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
-                return module, Sharding(-1, cut.counts)  # whole maps, one after another
-        self.enter(module, cut, splits=False)
-        self.whole_to_whole(path, module)
-        return module, None
-
-    def outputs(self, path: str, module: Any, count: int, cut: Sharding | None, dim: int) -> Sharding | None:
+    def split_outputs(self, path: str, layer: nn.Module, kind: LayerKind, sharding: Sharding | None) -> Sharding | None:
         """Leave the layer some of its outputs, for all of its inputs."""
-        if count < self.group.size:
-            self.small.append(path or kind(module))
-            self.enter(module, cut, splits=False)
+        outputs = kind.outputs(layer)
+        if outputs < self.group.world_size:
+            self.too_small.append(path or class_name(layer))
+            self.gather_input(layer, sharding, is_split=False)
             return None
-        self.enter(module, cut, splits=True)
-        found = cut_of(dim, count, self.group)
-        mine = found.counts[self.group.rank]
-        if isinstance(module, SparseConv2d):
-            rows, start = iter(module.table), sum(found.counts[: self.group.rank])
-            connections = Sharding(0, [sum(len(next(rows)) for _ in range(count)) for count in found.counts])
-            module.table = module.table[start : start + mine]
-            module.groups = equal_groups(module.table, module.in_maps)
-            module._places = own_part(module._places, connections, self.group) - start * module.in_maps
-            self.keep(path, module, connections, "weight")
-            self.keep(path, module, Sharding(0, found.counts), "bias")
-            return found
-        setattr(module, "out_features" if isinstance(module, nn.Linear) else "out_channels", mine)
-        self.keep(path, module, Sharding(0, found.counts))
-        return found
+        self.gather_input(layer, sharding, is_split=True)
+        output_sharding = even_sharding(kind.output_dim, outputs, self.group)
+        self.narrow(path, layer, kind, output_sharding.counts)
+        return output_sharding
 
-    def rows(self, path: str, linear: nn.Linear, cut: Sharding) -> nn.Linear:
-        """In the Linear's place one that takes the inputs that are here."""
-        unit = linear.in_features // sum(cut.counts)  # the values of a map
-        inputs = Sharding(1, [count * unit for count in cut.counts])
-        found = RowParallelLinear(linear, self.group)
-        self.keep(path, found, inputs, "weight")
-        found.in_features = inputs.counts[self.group.rank]
-        return found
+    def narrow(self, path: str, layer: nn.Module, kind: LayerKind, counts: list[int]) -> None:
+        """Leave the layer this rank's outputs, of which rank r has `counts[r]`, and their rows of its parameters."""
+        start = sum(counts[: self.group.rank])
+        for name, _ in list(layer.named_parameters(recurse=False)):
+            self.keep(path, layer, name, Sharding(0, rows_of_outputs(kind.rows(layer, name), counts)))
+        kind.narrow(layer, start, start + counts[self.group.rank])
 
-    def keep(self, path: str, module: nn.Module, cut: Sharding, *names: str) -> None:
-        """Leave the module its part of the parameters of these names, by default all, and note that in the layout."""
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            if name in names or not names:
-                assert parameter.shape[cut.dim] == sum(cut.counts)
-                keep_part(module, name, cut, self.group)
-                self.layout[joined(path, name)] = cut
+    def split_inputs(self, path: str, linear: nn.Linear, sharding: Sharding) -> nn.Linear:
+        """In the Linear's place one that takes the inputs that are on this rank."""
+        per_unit = linear.in_features // sum(sharding.counts)  # the values of a map
+        inputs = Sharding(1, [count * per_unit for count in sharding.counts])
+        row_parallel = RowParallelLinear(linear, self.group)
+        self.keep(path, row_parallel, "weight", inputs)
+        row_parallel.in_features = inputs.counts[self.group.rank]
+        return row_parallel
 
-    def enter(self, module: nn.Module, cut: Sharding | None, splits: bool) -> None:
-        if cut is not None or splits:
-            module.register_forward_pre_hook(partial(whole_input, cut=cut, splits=splits, group=self.group))
+    def keep(self, path: str, layer: nn.Module, name: str, sharding: Sharding) -> None:
+        """Leave the layer its part of a parameter, and note how that is split."""
+        assert getattr(layer, name).shape[sharding.dim] == sum(sharding.counts)
+        keep_shard(layer, name, sharding, self.group)
+        self.shardings[joined(path, name)] = sharding
+
+    def gather_input(self, layer: nn.Module, sharding: Sharding | None, is_split: bool) -> None:
+        """Let the layer have its whole input; if it is split itself, the gradients of its input are summed."""
+        if sharding is not None or is_split:
+            hook = partial(whole_input, sharding=sharding, is_split=is_split, group=self.group)
+            layer.register_forward_pre_hook(hook)
 
 
-def is_chain(module: nn.Module) -> bool:
-    return type(module).forward is nn.Sequential.forward and not hooked(module)
-
-
-def hooked(module: nn.Module) -> bool:
-    """What a hook does cannot be seen either."""
-    return bool(module._forward_pre_hooks or module._forward_hooks)
+def rows_of_outputs(rows: list[int] | None, counts: list[int]) -> list[int]:
+    """How many rows of a parameter each rank has, that has `counts[rank]` outputs of `rows` each (None: one each)."""
+    if rows is None:
+        return counts
+    starts = [sum(counts[:rank]) for rank in range(len(counts))]
+    return [sum(rows[start : start + count]) for start, count in zip(starts, counts, strict=True)]
 
 
 def joined(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def gathered(x: Tensor, cut: Sharding, group: Group) -> Tensor:
-    unit = x.shape[cut.dim] // cut.counts[group.rank]
-    return gather(x, [count * unit for count in cut.counts], cut.dim, group)
+def gathered(x: Tensor, sharding: Sharding, group: Group) -> Tensor:
+    per_unit = x.shape[sharding.dim] // sharding.counts[group.rank]
+    return gather_from_ranks(x, [count * per_unit for count in sharding.counts], sharding.dim, group)
 
 
-def whole_input(module: nn.Module, args: tuple, *, cut: Sharding | None, splits: bool, group: Group) -> tuple:
-    """Gather what a module is given; one that is split adds its gradient up."""
-    x = args[0] if cut is None else gathered(args[0], cut, group)
-    return (copy(x, group) if splits else x, *args[1:])
+def whole_input(module: nn.Module, args: tuple, *, sharding: Sharding | None, is_split: bool, group: Group) -> tuple:
+    """A hook that gathers a module's input; if the module is split, it sums the gradients of all ranks' parts."""
+    x = args[0] if sharding is None else gathered(args[0], sharding, group)
+    return (copy_to_ranks(x, group) if is_split else x, *args[1:])
 
 
-def gather_output(module: nn.Module, args: tuple, found: Tensor, *, cut: Sharding, group: Group) -> Tensor:
-    return gathered(found, cut, group)
+def gather_output(module: nn.Module, args: tuple, output: Tensor, *, sharding: Sharding, group: Group) -> Tensor:
+    return gathered(output, sharding, group)
 
 
 class RowParallelLinear(nn.Linear):
-    """A Linear with some of its inputs here: the products of all ranks are added up, and then the bias."""
+    """A Linear with some of its inputs on this rank: the products of all ranks are summed, and then the bias added."""
 
     def __init__(self, linear: nn.Linear, group: Group):
         nn.Module.__init__(self)
@@ -227,6 +199,16 @@ class RowParallelLinear(nn.Linear):
 
     def forward(self, input: Float[Tensor, "*batch part"]) -> Float[Tensor, "*batch outputs"]:
         if self.bias is None:
-            return reduce(F.linear(input, self.weight), self.group)
-        nothing = torch.zeros_like(self.bias)  # `products.fast_linear` takes products with a bias
-        return reduce(F.linear(input, self.weight, nothing), self.group) + self.bias
+            return reduce_from_ranks(F.linear(input, self.weight), self.group)
+        zero = torch.zeros_like(self.bias)  # `fast_linear` takes products with a bias
+        return reduce_from_ranks(F.linear(input, self.weight, zero), self.group) + self.bias
+
+
+def gather_shards(name: str, shard: Tensor, shardings: Shardings, group: Group) -> Tensor:
+    """The whole parameter, or what is kept beside it, of which each rank of the group has a part."""
+    return group.all_gather(shard, shardings[name].counts, shardings[name].dim) if name in shardings else shard
+
+
+def scatter_whole(name: str, whole: Tensor, shardings: Shardings, group: Group) -> Tensor:
+    """This rank's part of a whole parameter, or of what is kept beside it."""
+    return shard_of(whole, shardings[name], group) if name in shardings else whole

@@ -1,6 +1,6 @@
 """RBMs and autoassociators split by hidden units: a rank has their columns of W, their biases, and all visible units.
 
-What comes up to a rank's own units needs no message; what goes down, Wh, is a sum over all ranks.
+The input of a rank's own hidden units needs no message; that of the visible units, Wh, is a sum over all ranks.
 """
 
 from typing import Any
@@ -12,17 +12,17 @@ from torch import Tensor
 
 from dlkit.core.matmul import matmul
 from dlkit.core.slices import Slice, slice_of
-from dlkit.distributed.autograd import copy, reduce
+from dlkit.distributed.autograd import copy_to_ranks, reduce_from_ranks
 from dlkit.distributed.group import Group
 from dlkit.models.autoencoder import Autoassociator
 from dlkit.models.rbm import RBM, GaussianRBM
 from dlkit.models.top_rbms import CodeRBM, LabelledRBM
-from dlkit.strategies.base import kind
-from dlkit.strategies.tensor.layers import Shardings, cut_of, keep_part
+from dlkit.strategies.checks import class_name
+from dlkit.strategies.tensor.layers import Shardings, even_sharding, keep_shard
 
 
-class HiddenPart(RBM):
-    """An RBM with the hidden units `units` here: `hidden` in a shape counts them; sums over h are those of all."""
+class HiddenShard(RBM):
+    """An RBM of which this rank has the hidden units `units`: `hidden` in a shape counts them; sums are over all."""
 
     units: Slice
     group: Group
@@ -30,72 +30,72 @@ class HiddenPart(RBM):
     def draw_hidden(
         self, mean: Float[Tensor, "batch hidden"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "batch hidden"]:
-        """Those of all units are drawn, so that these are as they would be in one process."""
+        """Samples of this rank's units; numbers are drawn for all, so that they are those of one process."""
         units = self.units
         whole = F.pad(mean, (units.start, units.whole - units.stop))
         return super().draw_hidden(whole, generator)[:, units.start : units.stop]
 
     def log_sum_hidden(self, x: Float[Tensor, "batch hidden"]) -> Float[Tensor, " batch"]:
-        return reduce(super().log_sum_hidden(x), self.group)
+        return reduce_from_ranks(super().log_sum_hidden(x), self.group)
 
     def visible_input(self, h: Float[Tensor, "batch hidden"]) -> Float[Tensor, "batch visible"]:
-        return reduce(super().visible_input(h), self.group)
+        return reduce_from_ranks(super().visible_input(h), self.group)
 
     def energy(self, v: Float[Tensor, "batch visible"], h: Float[Tensor, "batch hidden"]) -> Float[Tensor, " batch"]:
         once = self.visible_term(v, self.a)
-        return reduce(super().energy(v, h) + once, self.group) - once
+        return reduce_from_ranks(super().energy(v, h) + once, self.group) - once
 
 
-class RBMPart(HiddenPart, RBM): ...
+class RBMShard(HiddenShard, RBM): ...
 
 
-class GaussianRBMPart(HiddenPart, GaussianRBM): ...
+class GaussianRBMShard(HiddenShard, GaussianRBM): ...
 
 
-class CodeRBMPart(HiddenPart, CodeRBM): ...
+class CodeRBMShard(HiddenShard, CodeRBM): ...
 
 
-class LabelledRBMPart(HiddenPart, LabelledRBM):
+class LabelledRBMShard(HiddenShard, LabelledRBM):
     def label_free_energies(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch labels"]:
         once = (features @ self.a[: self.features])[:, None] + self.a[self.features :]
-        return reduce(super().label_free_energies(features) + once, self.group) - once
+        return reduce_from_ranks(super().label_free_energies(features) + once, self.group) - once
 
 
-class AutoassociatorPart(Autoassociator):
-    """An autoassociator with some of the hidden units here."""
+class AutoassociatorShard(Autoassociator):
+    """An autoassociator of which this rank has some of the hidden units."""
 
     group: Group
 
     def hidden_given(self, v: Float[Tensor, "batch visible"]) -> Float[Tensor, "batch hidden"]:
-        return super().hidden_given(copy(v, self.group))
+        return super().hidden_given(copy_to_ranks(v, self.group))
 
     def visible_given(self, h: Float[Tensor, "batch hidden"]) -> Float[Tensor, "batch visible"]:
-        x = reduce(matmul(h, self.W.T), self.group) + self.a
+        x = reduce_from_ranks(matmul(h, self.W.T), self.group) + self.a
         return x if self.real else x.sigmoid()
 
 
-PARTS = {
-    RBM: RBMPart,
-    GaussianRBM: GaussianRBMPart,
-    LabelledRBM: LabelledRBMPart,
-    CodeRBM: CodeRBMPart,
-    Autoassociator: AutoassociatorPart,
+SHARDS = {
+    RBM: RBMShard,
+    GaussianRBM: GaussianRBMShard,
+    LabelledRBM: LabelledRBMShard,
+    CodeRBM: CodeRBMShard,
+    Autoassociator: AutoassociatorShard,
 }
 
 
 def split_hidden(model: RBM | Autoassociator, group: Group) -> Shardings:
     """Leave the model this rank's hidden units. ValueError for too few of them, and for other kinds."""
-    if type(model) not in PARTS:
-        names = ", ".join(known.__name__ for known in PARTS)
+    if type(model) not in SHARDS:
+        names = ", ".join(known.__name__ for known in SHARDS)
         raise ValueError(
-            f"{kind(model)} may do with its hidden units what needs all of them: TensorParallel splits {names}."
+            f"{class_name(model)} may do with its hidden units what needs all of them: TensorParallel splits {names}."
         )
-    if model.hidden < group.size:
-        raise ValueError(f"{model.hidden} hidden units for {group.size} ranks: give each at least one.")
-    part: Any = model
-    part.__class__ = PARTS[type(model)]
-    part.group, part.units = group, slice_of(model.hidden, group.rank, group.size)
-    layout = {"W": cut_of(1, model.hidden, group), "b": cut_of(0, model.hidden, group)}
-    for name, cut in layout.items():
-        keep_part(model, name, cut, group)
-    return layout
+    if model.hidden < group.world_size:
+        raise ValueError(f"{model.hidden} hidden units for {group.world_size} ranks: give each at least one.")
+    shard: Any = model
+    shard.__class__ = SHARDS[type(model)]
+    shard.group, shard.units = group, slice_of(model.hidden, group.rank, group.world_size)
+    shardings = {"W": even_sharding(1, model.hidden, group), "b": even_sharding(0, model.hidden, group)}
+    for name, sharding in shardings.items():
+        keep_shard(model, name, sharding, group)
+    return shardings

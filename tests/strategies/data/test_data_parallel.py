@@ -277,8 +277,8 @@ def test_all_ranks_stop_after_the_same_step_when_one_is_asked_to():
     [
         (CD(centred=True), DataParallel(), "centred=True needs the means of a whole batch"),
         (CD(sparsity_target=0.1), DataParallel(), "a sparsity target needs the means of a whole batch"),
-        (PCD(chains=1), DataParallel(), "1 chains for 2 workers"),
-        (PCD(chains=1), ModelAveraging(), "1 chains for 2 workers"),
+        (PCD(chains=1), DataParallel(), "1 chains for 2 ranks"),
+        (PCD(chains=1), ModelAveraging(), "1 chains for 2 ranks"),
         (CD(), DataParallel("ddp"), "CD has no backward pass, in which DDP sends gradients"),
     ],
 )
