@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from dlkit.core.random import ShardedGenerator
 from dlkit.data.batch import Batch
-from dlkit.distributed.group import Group, enter_group
-from dlkit.distributed.timeline import Recorder, Span, now
+from dlkit.distributed.group import Group
+from dlkit.distributed.process_group import enter_group
+from dlkit.distributed.recorder import Recorder, Span, now
 from dlkit.training.experiment import Experiment
 from dlkit.training.learner import Learner
 from dlkit.training.schedules import at
@@ -28,13 +29,13 @@ class DistributedShard(Shard):
         enter_group()
         self.recorder = Recorder()
         self.group = Group(recorder=self.recorder)
-        self.rank, self.world_size = self.group.rank, self.group.size
+        self.rank, self.world_size = self.group.rank, self.group.world_size
         name = self.group.gather_objects(uuid.uuid4().hex)[0]
         self.store = dist.PrefixStore(name, dist.distributed_c10d._get_default_store())
         self._begun = 0.0
 
     def fill_grad(self, batch: Batch, generator: ShardedGenerator) -> dict[str, Tensor]:
-        self._begun, self.recorder.counts = now(), True
+        self._begun, self.recorder.enabled = now(), True
         generator.part = batch.part
         try:
             return self.reduce_grad(batch, generator)
@@ -47,7 +48,7 @@ class DistributedShard(Shard):
 
     def after_step(self, step: int) -> None:
         self.recorder.add(Span("step", "step", self._begun, now(), number=step))
-        self.recorder.counts = False
+        self.recorder.enabled = False
 
     def last_common(self, step: int) -> int:
         """A step after `step` that no rank can be past while rank 0 has just taken `step`."""

@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from dlkit.core.random import ShardedGenerator
 from dlkit.core.slices import slice_of
 from dlkit.data.batch import Batch
-from dlkit.distributed.autograd import gather
+from dlkit.distributed.autograd import gather_from_ranks
 from dlkit.distributed.group import Group
 from dlkit.models.convolution import SparseConv2d
 from dlkit.models.locally_connected import LocallyConnected2d
@@ -77,7 +77,7 @@ class HybridShard(Replica):
     def close(self) -> None:
         self.buckets.close()
         for group in (self.data, self.across):
-            if group.size < self.world_size:  # else the mesh has taken the group of all
+            if group.world_size < self.world_size:  # else the mesh has taken the group of all
                 dist.destroy_process_group(group.process_group)
 
     def gather(self, name: str, part: Tensor) -> Tensor:
@@ -172,12 +172,12 @@ def mixes(module: nn.Module) -> bool:
 def own_images(net: nn.Module, args: tuple, *, group: Group) -> tuple:
     """Of a whole batch this rank's images."""
     images = args[0]
-    part = slice_of(len(images), group.rank, group.size)
+    part = slice_of(len(images), group.rank, group.world_size)
     net.whole_batch = len(images)  # pyrefly: ignore[bad-argument-type]  for who puts the features together
     return (images[part.start : part.stop], *args[1:])
 
 
 def all_features(module: nn.Module, args: tuple, *, model: Any, group: Group) -> tuple:
     """What all ranks made of their images, in the order of the batch."""
-    counts = [slice_of(model.whole_batch, rank, group.size).count for rank in range(group.size)]
-    return (gather(args[0], counts, 0, group), *args[1:])
+    counts = [slice_of(model.whole_batch, rank, group.world_size).count for rank in range(group.world_size)]
+    return (gather_from_ranks(args[0], counts, 0, group), *args[1:])

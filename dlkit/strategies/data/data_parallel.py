@@ -57,7 +57,7 @@ class Replica(DistributedShard):
 
     def select(self, data: Batch, picked: Tensor) -> Batch:
         """This rank's part of a batch; one that has none takes an image that does not count."""
-        part = slice_of(len(picked), self.data.rank, self.data.size)
+        part = slice_of(len(picked), self.data.rank, self.data.world_size)
         weight = part.count / part.whole
         if not part.count:
             part = Slice(0, 1, part.whole)
@@ -83,11 +83,11 @@ def split(learner: Learner, name: str, group: Group) -> dict[str, Slice]:
             f"{kind(learner)} has no `split`, so {name} cannot tell whether it learns from a part of a batch: see "
             "`Splits` in dlkit/training/learner.py."
         )
-    return learner.split(group.rank, group.size)
+    return learner.split(group.rank, group.world_size)
 
 
 def counts(part: Slice, group: Group) -> list[int]:
-    return [slice_of(part.whole, rank, group.size).count for rank in range(group.size)]
+    return [slice_of(part.whole, rank, group.world_size).count for rank in range(group.world_size)]
 
 
 class DataParallelShard(Replica):
@@ -110,10 +110,10 @@ class DataParallelShard(Replica):
             report = self.learner.fill_grad(self.model, batch, generator)
             return self.buckets.end(report)
         if self.wrapped is not None:
-            weight = batch.weight * self.data.size  # DDP takes the mean over ranks
+            weight = batch.weight * self.data.world_size  # DDP takes the mean over ranks
             scaled = Batch(batch.images, batch.labels, weight, batch.part)
             report = self.learner.fill_grad(self.wrapped, scaled, generator)
-            return all_reduce_metrics({name: value / self.data.size for name, value in report.items()}, self.data)
+            return all_reduce_metrics({name: value / self.data.world_size for name, value in report.items()}, self.data)
         report = self.learner.fill_grad(self.model, batch, generator)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         if self.strategy.reduce == "ring":

@@ -108,8 +108,8 @@ class _HaloExchange(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Group, have: Sequence[range], need: Sequence[range]) -> Tensor:
         mine = have[group.rank]
-        lent = {peer: overlap(mine, need[peer]) for peer in range(group.size)}
-        taken = {peer: overlap(need[group.rank], have[peer]) for peer in range(group.size)}
+        lent = {peer: overlap(mine, need[peer]) for peer in range(group.world_size)}
+        taken = {peer: overlap(need[group.rank], have[peer]) for peer in range(group.world_size)}
         ctx.group, ctx.shape, ctx.layout, ctx.start = group, x.shape, layout(x), mine.start
         ctx.lent, ctx.taken = lent, taken
         sends = {peer: part(x, rows, mine.start) for peer, rows in lent.items() if rows and peer != group.rank}

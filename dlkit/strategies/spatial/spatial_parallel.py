@@ -169,7 +169,7 @@ class SpatialNet(nn.Sequential):
     """
 
     def __init__(self, net: nn.Module, given: Tensor, group: Group):
-        layers = plan(net, given, group.size)
+        layers = plan(net, given, group.world_size)
         super().__init__(OrderedDict((name, module) for name, module in net._modules.items() if module is not None))
         self.layers, self.group = layers, group
         self.cut: dict[str, list[range]] = {}
@@ -205,7 +205,7 @@ class SpatialNet(nn.Sequential):
         assert layer.own is not None
         if layer.have is None and tuple(x.shape[1:]) != layer.given:
             raise ValueError(f"maps of {tuple(x.shape[1:])} for a net that was split for maps of {layer.given}.")
-        own, everything = layer.own[rank], [range(layer.given[1])] * self.group.size
+        own, everything = layer.own[rank], [range(layer.given[1])] * self.group.world_size
         x = halo_exchange(x, self.group, layer.have or everything, layer.need())
         if not own:  # no rows, but all that autograd asks of the other ranks too
             nothing = x.new_zeros(len(x), layer.gives[0], 0, layer.gives[2])

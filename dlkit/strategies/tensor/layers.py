@@ -3,7 +3,7 @@
 Source: Shoeybi et al. 2019, Megatron-LM, §3: a Linear by its outputs ("columns"), the next by its inputs ("rows").
 """
 
-import copy as copies
+import copy
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dlkit.core.slices import slice_of
-from dlkit.distributed.autograd import copy, gather, reduce
+from dlkit.distributed.autograd import copy_to_ranks, gather_from_ranks, reduce_from_ranks
 from dlkit.distributed.group import Group
 from dlkit.models.convnet import ScaledTanh
 from dlkit.models.convolution import SparseConv2d, Subsample, equal_groups
@@ -37,7 +37,7 @@ Shardings = dict[str, Sharding]
 
 def cut_of(dim: int, whole: int, group: Group) -> Sharding:
     """Nearly equal parts, the larger ones first."""
-    return Sharding(dim, [slice_of(whole, rank, group.size).count for rank in range(group.size)])
+    return Sharding(dim, [slice_of(whole, rank, group.world_size).count for rank in range(group.world_size)])
 
 
 def own_part(whole: Tensor, cut: Sharding, group: Group) -> Tensor:
@@ -70,8 +70,8 @@ def split_net(net: nn.Module, group: Group) -> Shardings:
     walk.whole_to_whole("", net)
     if not walk.layout and walk.small:
         raise ValueError(
-            f"no layer of this {kind(net)} has as many outputs as there are ranks, {group.size} ({walk.small[0]} has "
-            "fewer): use fewer ranks, or DataParallel."
+            f"no layer of this {kind(net)} has as many outputs as there are ranks, {group.world_size} ({walk.small[0]} "
+            "has fewer): use fewer ranks, or DataParallel."
         )
     if not walk.layout:
         raise ValueError(
@@ -109,7 +109,7 @@ class LayerSplitter:
         for name, child in list(chain._modules.items()):
             assert child is not None
             if id(child) in self.seen:  # one activation at several places: each is to have its own hooks
-                child = copies.deepcopy(child)
+                child = copy.deepcopy(child)
                 setattr(chain, name, child)
             self.seen.add(id(child))
             if is_chain(child):
@@ -147,7 +147,7 @@ class LayerSplitter:
 
     def outputs(self, path: str, module: Any, count: int, cut: Sharding | None, dim: int) -> Sharding | None:
         """Leave the layer some of its outputs, for all of its inputs."""
-        if count < self.group.size:
+        if count < self.group.world_size:
             self.small.append(path or kind(module))
             self.enter(module, cut, splits=False)
             return None
@@ -204,13 +204,13 @@ def joined(path: str, name: str) -> str:
 
 def gathered(x: Tensor, cut: Sharding, group: Group) -> Tensor:
     unit = x.shape[cut.dim] // cut.counts[group.rank]
-    return gather(x, [count * unit for count in cut.counts], cut.dim, group)
+    return gather_from_ranks(x, [count * unit for count in cut.counts], cut.dim, group)
 
 
 def whole_input(module: nn.Module, args: tuple, *, cut: Sharding | None, splits: bool, group: Group) -> tuple:
     """Gather what a module is given; one that is split adds its gradient up."""
     x = args[0] if cut is None else gathered(args[0], cut, group)
-    return (copy(x, group) if splits else x, *args[1:])
+    return (copy_to_ranks(x, group) if splits else x, *args[1:])
 
 
 def gather_output(module: nn.Module, args: tuple, found: Tensor, *, cut: Sharding, group: Group) -> Tensor:
@@ -227,6 +227,6 @@ class RowParallelLinear(nn.Linear):
 
     def forward(self, input: Float[Tensor, "*batch part"]) -> Float[Tensor, "*batch outputs"]:
         if self.bias is None:
-            return reduce(F.linear(input, self.weight), self.group)
+            return reduce_from_ranks(F.linear(input, self.weight), self.group)
         nothing = torch.zeros_like(self.bias)  # `products.fast_linear` takes products with a bias
-        return reduce(F.linear(input, self.weight, nothing), self.group) + self.bias
+        return reduce_from_ranks(F.linear(input, self.weight, nothing), self.group) + self.bias

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dlkit.core.matmul import matmul
 from dlkit.core.slices import Slice, slice_of
-from dlkit.distributed.autograd import copy, reduce
+from dlkit.distributed.autograd import copy_to_ranks, reduce_from_ranks
 from dlkit.distributed.group import Group
 from dlkit.models.autoencoder import Autoassociator
 from dlkit.models.rbm import RBM, GaussianRBM
@@ -36,14 +36,14 @@ class HiddenPart(RBM):
         return super().draw_hidden(whole, generator)[:, units.start : units.stop]
 
     def log_sum_hidden(self, x: Float[Tensor, "batch hidden"]) -> Float[Tensor, " batch"]:
-        return reduce(super().log_sum_hidden(x), self.group)
+        return reduce_from_ranks(super().log_sum_hidden(x), self.group)
 
     def visible_input(self, h: Float[Tensor, "batch hidden"]) -> Float[Tensor, "batch visible"]:
-        return reduce(super().visible_input(h), self.group)
+        return reduce_from_ranks(super().visible_input(h), self.group)
 
     def energy(self, v: Float[Tensor, "batch visible"], h: Float[Tensor, "batch hidden"]) -> Float[Tensor, " batch"]:
         once = self.visible_term(v, self.a)
-        return reduce(super().energy(v, h) + once, self.group) - once
+        return reduce_from_ranks(super().energy(v, h) + once, self.group) - once
 
 
 class RBMPart(HiddenPart, RBM): ...
@@ -58,7 +58,7 @@ class CodeRBMPart(HiddenPart, CodeRBM): ...
 class LabelledRBMPart(HiddenPart, LabelledRBM):
     def label_free_energies(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch labels"]:
         once = (features @ self.a[: self.features])[:, None] + self.a[self.features :]
-        return reduce(super().label_free_energies(features) + once, self.group) - once
+        return reduce_from_ranks(super().label_free_energies(features) + once, self.group) - once
 
 
 class AutoassociatorPart(Autoassociator):
@@ -67,10 +67,10 @@ class AutoassociatorPart(Autoassociator):
     group: Group
 
     def hidden_given(self, v: Float[Tensor, "batch visible"]) -> Float[Tensor, "batch hidden"]:
-        return super().hidden_given(copy(v, self.group))
+        return super().hidden_given(copy_to_ranks(v, self.group))
 
     def visible_given(self, h: Float[Tensor, "batch hidden"]) -> Float[Tensor, "batch visible"]:
-        x = reduce(matmul(h, self.W.T), self.group) + self.a
+        x = reduce_from_ranks(matmul(h, self.W.T), self.group) + self.a
         return x if self.real else x.sigmoid()
 
 
@@ -90,11 +90,11 @@ def split_hidden(model: RBM | Autoassociator, group: Group) -> Shardings:
         raise ValueError(
             f"{kind(model)} may do with its hidden units what needs all of them: TensorParallel splits {names}."
         )
-    if model.hidden < group.size:
-        raise ValueError(f"{model.hidden} hidden units for {group.size} ranks: give each at least one.")
+    if model.hidden < group.world_size:
+        raise ValueError(f"{model.hidden} hidden units for {group.world_size} ranks: give each at least one.")
     part: Any = model
     part.__class__ = PARTS[type(model)]
-    part.group, part.units = group, slice_of(model.hidden, group.rank, group.size)
+    part.group, part.units = group, slice_of(model.hidden, group.rank, group.world_size)
     layout = {"W": cut_of(1, model.hidden, group), "b": cut_of(0, model.hidden, group)}
     for name, cut in layout.items():
         keep_part(model, name, cut, group)
