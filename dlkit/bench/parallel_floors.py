@@ -23,7 +23,7 @@ from dlkit.core.random import ShardedGenerator
 from dlkit.core.reports import BenchRow
 from dlkit.data.batch import Batch
 from dlkit.distributed.group import Group
-from dlkit.distributed.timeline import Span
+from dlkit.distributed.recorder import Span
 from dlkit.strategies import DataParallel, Pipeline, SpatialParallel, TensorParallel
 from dlkit.training.shard import Strategy
 
@@ -86,7 +86,7 @@ def row(
     communicated, spans = max(((on_links(spans, rates), spans) for spans in ranks), key=lambda pair: pair[0])
     computed = [work.times * each for each in seconds[f"{work.images} images"]]
     both = {"step": seconds[str(strategy)], "floor": [each + communicated for each in computed]}
-    kilobytes = sum(span.size for span in spans) / 1e3
+    kilobytes = sum(span.bytes_sent for span in spans) / 1e3
     return BenchRow(
         f"LeNet-5, batch {LENET.batch_size}, 2 engines, {type(strategy).__name__}",
         1e3 * median(both["step"]),
@@ -100,7 +100,7 @@ def row(
 
 def on_links(spans: Sequence[Span], rates: Mapping[str, Rate]) -> float:
     """Seconds that these exchanges take one after another."""
-    return sum(rates[span.name if span.name in rates else "send"].seconds(span.size) for span in spans)
+    return sum(rates[span.name if span.name in rates else "send"].seconds(span.bytes_sent) for span in spans)
 
 
 def a_step(cluster: Cluster, strategy: Strategy, steps: int) -> float:
@@ -113,7 +113,8 @@ def sent(cluster: Cluster, strategy: Strategy) -> list[list[Span]]:
     found = []
     for rank in run.ranks:
         last = [span for span in rank.spans if span.kind == "step"][-1]
-        found.append([s for s in rank.spans if s.kind == "exchange" and s.size and last.begin <= s.begin < last.end])
+        in_last = [span for span in rank.spans if last.begin <= span.begin < last.end]
+        found.append([span for span in in_last if span.kind == "exchange" and span.bytes_sent])
     return found
 
 
@@ -135,7 +136,7 @@ def exchanges(kind: str, numbers: int) -> float:
     other = 1 - group.rank
     ways: dict[str, Callable[[], object]] = {
         "all-reduce": lambda: group.all_reduce(mine),
-        "all-gather": lambda: group.all_gather(mine, [numbers] * group.size),
+        "all-gather": lambda: group.all_gather(mine, [numbers] * group.world_size),
         "send": lambda: group.exchange({other: mine}, {other: theirs}),
     }
     return of_one(ways[kind], EXCHANGES)

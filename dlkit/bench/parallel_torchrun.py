@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dlkit import data
-from dlkit.cluster.placement import pinning, placements
+from dlkit.cluster.placement import can_pin, placements
 from dlkit.models import LeNet5
 
 LR, MOMENTUM = 0.001, 0.9
@@ -24,7 +24,7 @@ LR, MOMENTUM = 0.001, 0.9
 def main(batch: int, steps: int, warm: int) -> None:
     dist.init_process_group("gloo")
     rank, ranks = dist.get_rank(), dist.get_world_size()
-    if pinning():
+    if can_pin():
         os.sched_setaffinity(0, placements(ranks, gpus=0)[rank].cores)
     torch.set_num_threads(1)
     torch.manual_seed(0)

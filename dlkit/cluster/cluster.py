@@ -1,4 +1,4 @@
-"""A cluster of ipyparallel engines on this machine, each at a place of its own, with the process group ready."""
+"""A cluster of ipyparallel engines on this machine, each pinned to its placement, all in one process group."""
 
 import tempfile
 from collections.abc import Callable
@@ -9,46 +9,47 @@ import ipyparallel.serialize
 from IPython.core.getipython import get_ipython
 from tqdm.auto import tqdm
 
-from dlkit.cluster import worker
 from dlkit.cluster.engine_set import ClusterError, EngineSet
-from dlkit.cluster.launchers import Local
+from dlkit.cluster.launchers import PlacedCluster
 from dlkit.cluster.placement import backend, gpus_here, placements, remarks
-from dlkit.cluster.split_run import M, SplitRun, run_on
+from dlkit.cluster.split_run import M, SplitRun, run_on_engines
+from dlkit.core.text_table import as_html, as_text
+from dlkit.distributed.process_group import leave_group
 from dlkit.training.experiment import Experiment
 from dlkit.training.shard import Strategy
 
-FREE = 5.0  # seconds for an engine to come free when those that it may have waited for are gone
+BUSY_TIMEOUT = 5.0  # seconds for an engine to come free when those that it may have waited for are gone
 COLUMNS = ("rank", "host", "pid", "device", "cores", "threads", "backend", "state")
 
 
 class Cluster:
-    """`n` engines, pinned: to a GPU each where there are any, else to CPU cores. `with Cluster(4) as cluster: ...`
+    """`n` engines, each pinned to a GPU where there are any, else to CPU cores: `with Cluster(4) as cluster: ...`
 
-    Or `start()` and `stop()`; a cell that is run again takes up the engines that are there. Shown, it is a table of who
-    sits where. `client` is ipyparallel's; in a notebook `%%px` runs a cell on every engine, where torch.distributed is
-    ready. ValueError for no engines, ClusterError if a cluster of another size is up.
+    Or `start()` and `stop()`; a cell that is run again takes over the engines that are there. Shown, it is a table of
+    the engines. `client` is ipyparallel's; in a notebook `%%px` runs a cell on every engine, where torch.distributed is
+    ready. ValueError for no engines, ClusterError if a cluster of another size is running.
     """
 
-    _up: ClassVar["Cluster | None"] = None
+    _latest: ClassVar["Cluster | None"] = None  # to have started
 
     def __init__(self, n: int):
         self.n, self.gpus = n, gpus_here()
         self.plan = placements(n, self.gpus)
         self.backend = backend(n, self.gpus)
         self.remarks = remarks(self.plan, self.gpus)
-        self._running: EngineSet | None = None
+        self._engines: EngineSet | None = None
 
     def start(self) -> "Cluster":
-        """Start the engines, or take up those of an earlier cluster of the same size; returns when all are ready."""
-        up = Cluster._up
-        if up is not None and up is not self and up.running():
-            if up.n != self.n:
-                mend = f"`Cluster.stop_all()` ends it, and then {self.n} can start"
-                raise ClusterError(f"a cluster of {up.n} engines is up: {mend}.")
-            self._running = up._running
+        """Start the engines, or take over those of an earlier cluster of the same size; returns when all are ready."""
+        latest = Cluster._latest
+        if latest is not None and latest is not self and latest.running():
+            if latest.n != self.n:
+                remedy = f"`Cluster.stop_all()` ends it, and then {self.n} can start"
+                raise ClusterError(f"a cluster of {latest.n} engines is up: {remedy}.")
+            self._engines = latest._engines
         elif not self.running():
             self._start()
-        Cluster._up = self
+        Cluster._latest = self
         if get_ipython() is not None:
             self.client.activate()  # %%px, on all engines
         return self
@@ -56,14 +57,14 @@ class Cluster:
     def _start(self) -> None:
         folder = tempfile.mkdtemp(prefix="dlkit-cluster-")
         ipyparallel.serialize.use_cloudpickle()
-        cluster = Local(self.plan, folder)
-        self._running = running = EngineSet(self.plan, self.backend, folder, cluster)
+        launcher = PlacedCluster(self.plan, folder)
+        self._engines = engines = EngineSet(self.plan, self.backend, folder, launcher)
         try:
             with progress_bar(f"{self.n} engines") as bar:
-                cluster.start_cluster_sync()
+                launcher.start_cluster_sync()
                 bar.update()
-                running.client = cluster.connect_client_sync()
-                for _ in running.assemble():
+                engines.client = launcher.connect_client_sync()
+                for _ in engines.assemble():
                     bar.update()
         except BaseException:
             self.stop()
@@ -72,16 +73,16 @@ class Cluster:
             print(remark)
 
     def stop(self) -> None:
-        """End the engines and the controller; what they kept on disk goes too."""
-        if self._running is not None:
-            self._running.stop()
-        self._running = None
+        """End the engines and the controller, and delete the files that they used."""
+        if self._engines is not None:
+            self._engines.stop()
+        self._engines = None
 
     @staticmethod
     def stop_all() -> None:
-        """Stop the cluster that is up, if one is."""
-        if Cluster._up is not None:
-            Cluster._up.stop()
+        """Stop the cluster that is running, if one is."""
+        if Cluster._latest is not None:
+            Cluster._latest.stop()
 
     def __enter__(self) -> "Cluster":
         return self.start()
@@ -90,109 +91,108 @@ class Cluster:
         self.stop()
 
     def running(self) -> bool:
-        return self._running is not None and self._running.client is not None
+        """Has it been started, and not been stopped since?"""
+        return self._engines is not None and self._engines.client is not None
 
     @property
     def client(self) -> Any:
         """ipyparallel's. ClusterError if the cluster is not started."""
-        return self._there.client
+        return self._started_engines.client
 
     @property
-    def _there(self) -> EngineSet:
-        if self._running is None or self._running.client is None:
+    def _started_engines(self) -> EngineSet:
+        """ClusterError if the cluster is not started."""
+        if self._engines is None or self._engines.client is None:
             raise ClusterError("the cluster is not started: `cluster.start()`, or `with Cluster(n) as cluster:`.")
-        return self._running
+        return self._engines
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Any]:
-        """What the function gives on each engine, in the order of ranks; functions of a notebook's cells travel too.
+        """What the function returns on each engine, in the order of ranks; it may be defined in a notebook's cell.
 
         ClusterError if the cluster is not started, or if an engine has died or been stopped, before or meanwhile.
-        TypeError if the function or an argument cannot travel. What the function raises on an engine is raised here
+        TypeError if the function or an argument cannot be pickled. What the function raises on an engine is raised here
         too, from the lowest rank if it fails on several, with that engine's traceback as a note.
         """
-        return self._there.wait(self._there.ask(function, *args, **kwargs))
+        engines = self._started_engines
+        return engines.wait(engines.submit(function, *args, **kwargs))
 
     def run(
         self, experiment: Experiment[M], strategy: Strategy, *, resume: bool = False, **settings: Any
     ) -> SplitRun[M]:
-        """The experiment, split over the engines by the strategy; Ctrl-C (or ■) ends it after a step that all took.
+        """Run the experiment, split over the engines by the strategy. Ctrl-C (or ■) ends it after a step.
 
-        settings: those of `Experiment.run`, and `links`, an interconnect to emulate. Callbacks are called on all ranks.
-        `resume` goes on from what is in `checkpoint`, and mends the cluster first if engines have died or been stopped.
-        ClusterError, with who it is, if that happens meanwhile; ValueError if the run cannot be split so.
+        settings: those of `Experiment.run`, and `links`, a Link to emulate. Callbacks are called on all ranks.
+        resume: go on from what is in `checkpoint`, and `recover` first if engines have died or been stopped.
+        ClusterError, which names them, if that happens meanwhile; ValueError if the run cannot be split so.
         """
         if resume:
             self.recover()
-        return run_on(self._there, experiment, strategy, resume=resume, **settings)
+        return run_on_engines(self._started_engines, experiment, strategy, resume=resume, **settings)
 
     def check(self) -> None:
-        """Raise ClusterError, with who they are, if engines have died or been stopped."""
-        self._there.check()
+        """Raise ClusterError, which names them, if engines have died or been stopped."""
+        self._started_engines.check()
 
     def regroup(self) -> None:
         """Make the process group anew, on all engines, as after a failure on one; waits for those still busy."""
-        self._there.regroup()
+        self._started_engines.regroup()
 
     def recover(self) -> "Cluster":
         """Start engines that have died, or been stopped, afresh in their places; the others keep what they hold.
 
-        Then the process group is made anew. An engine that stays busy even so is started afresh too, and it is said.
-        Where nothing is amiss, nothing is done.
+        Then the process group is made anew. An engine that stays busy meanwhile is started afresh too, and a line says
+        so. Where no engine is lost, nothing is done.
         """
-        running = self._there
-        lost = running.lost_ranks()
-        if running.grouped and not lost:
+        engines = self._started_engines
+        lost = engines.lost_ranks()
+        if engines.grouped and not lost:
             return self
-        running.grouped = False
+        engines.grouped = False
         with progress_bar(f"{len(lost)} of {self.n} engines afresh") as bar:
-            running.kill(rank for rank in lost if running.state(rank) != "starting")
-            told = running.tell((place.rank for place in self.plan if place.rank not in lost), worker.leave_group)
-            running.client.wait(list(told.values()), timeout=FREE)
-            if busy := [rank for rank, one in told.items() if not one.ready()]:
-                print(f"{' and '.join(map(running.describe, busy))} stayed busy for {FREE:.0f} s: started afresh too.")
-                running.kill(busy)
-            afresh = [place for place in self.plan if running.state(place.rank) in ("gone", "stopped")]
-            if afresh:
-                running.launch(afresh)
+            engines.kill(rank for rank in lost if engines.state(rank) != "starting")
+            pending = engines.call_async((p.rank for p in self.plan if p.rank not in lost), leave_group)
+            engines.client.wait(list(pending.values()), timeout=BUSY_TIMEOUT)
+            if busy := [rank for rank, result in pending.items() if not result.ready()]:
+                names = " and ".join(map(engines.describe, busy))
+                print(f"{names} stayed busy for {BUSY_TIMEOUT:.0f} s: started afresh too.")
+                engines.kill(busy)
+            to_start = [placement for placement in self.plan if engines.state(placement.rank) in ("gone", "stopped")]
+            if to_start:
+                engines.launch(to_start)
             bar.update()
-            for _ in running.assemble():
+            for _ in engines.assemble():
                 bar.update()
         return self
 
     def rows(self) -> list[dict[str, Any]]:
-        """The table: a row a rank."""
-        running = self._running if self.running() else None
-        found = []
-        for place in self.plan:
-            facts = running.facts.get(place.rank, {}) if running else {}
+        """The table: for each rank a dict with COLUMNS as keys."""
+        engines = self._engines if self.running() else None
+        rows = []
+        for placement in self.plan:
+            facts = engines.facts.get(placement.rank, {}) if engines else {}
             values = (
-                place.rank,
+                placement.rank,
                 facts.get("host", ""),
                 facts.get("pid", ""),
-                f"{place.device} {facts.get('gpu', '')}".strip(),
-                ", ".join(map(str, place.cores)) or "any",
-                place.threads,
+                f"{placement.device} {facts.get('gpu', '')}".strip(),
+                ", ".join(map(str, placement.cores)) or "any",
+                placement.threads,
                 self.backend,
-                running.state(place.rank) if running else "not started",
+                engines.state(placement.rank) if engines else "not started",
             )
-            found.append(dict(zip(COLUMNS, values, strict=True)))
-        return found
+            rows.append(dict(zip(COLUMNS, values, strict=True)))
+        return rows
+
+    def _cells(self) -> list[list[str]]:
+        return [[str(value) for value in row.values()] for row in self.rows()]
 
     def __repr__(self) -> str:
-        table = [COLUMNS, *(tuple(str(row[name]) for name in COLUMNS) for row in self.rows())]
-        wide = [max(len(row[i]) for row in table) for i in range(len(COLUMNS))]
-        lines = ["  ".join(text.ljust(width) for text, width in zip(row, wide, strict=True)).rstrip() for row in table]
-        return "\n".join([*lines, *self.remarks])
+        return "\n".join([as_text(COLUMNS, self._cells(), left=len(COLUMNS)), *self.remarks])
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{name}</th>" for name in COLUMNS)
-        body = "".join(
-            f"<tr>{''.join(f'<td>{escape(str(row[name]))}</td>' for name in COLUMNS)}</tr>" for row in self.rows()
-        )
-        said = "".join(f"<p>{escape(remark)}</p>" for remark in self.remarks)
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{said}"
+        return as_html(COLUMNS, self._cells()) + "".join(f"<p>{escape(remark)}</p>" for remark in self.remarks)
 
 
 def progress_bar(what: str) -> Any:
-    """A progress bar of three steps, for what takes more than two seconds."""
+    """A progress bar of three steps, shown only if they take more than two seconds."""
     return tqdm(total=3, desc=what, delay=2, bar_format="{desc}: {n} of {total} steps")

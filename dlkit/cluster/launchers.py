@@ -1,4 +1,4 @@
-"""How engines start: by ipyparallel, each at the place that it is meant for."""
+"""How engines start: by ipyparallel, each with the environment of its placement."""
 
 import logging
 import os
@@ -12,27 +12,36 @@ from dlkit.cluster import worker
 from dlkit.cluster.placement import Placement
 
 
-class Engine(LocalEngineLauncher):
-    """Starts an engine at its place, with the rank as its id: ipyparallel gives all engines the same environment."""
+class PlacedEngineLauncher(LocalEngineLauncher):
+    """Starts one engine at its placement, with the rank as its id.
+
+    ipyparallel by itself would give all engines the same environment.
+    """
 
     def start(self) -> Any:
         cluster = self.parent.parent  # type: ignore[union-attr]
-        place = cluster.at[int(self.identifier)]
-        own = {"DLKIT_CONTROLLER": worker.mark(cluster.controller.process.pid), "DLKIT_RANK": str(place.rank)}
-        self.environment = {**self.environment, **cluster.shared, **own, **place.environment()}
-        wake = "--IPEngine.startup_command=from dlkit.cluster import worker; worker.on_engine_start()"
-        self.engine_args = [*self.engine_args, f"--IPEngine.id={place.rank}", wake]
+        placement = cluster.to_start[int(self.identifier)]
+        own = {
+            "DLKIT_CONTROLLER": worker.process_key(cluster.controller.process.pid),
+            "DLKIT_RANK": str(placement.rank),
+        }
+        self.environment = {**self.environment, **cluster.shared_environment, **own, **placement.environment()}
+        on_start = "--IPEngine.startup_command=from dlkit.cluster import worker; worker.on_engine_start()"
+        self.engine_args = [*self.engine_args, f"--IPEngine.id={placement.rank}", on_start]
         started = super().start()
-        cluster.processes[place.rank] = psutil.Process(self.pid)
+        cluster.processes[placement.rank] = psutil.Process(self.pid)
         return started
 
 
-class Engines(LocalEngineSetLauncher):
-    launcher_class = Engine
+class PlacedEngineSetLauncher(LocalEngineSetLauncher):
+    launcher_class = PlacedEngineLauncher
 
 
-class Local(ipyparallel.Cluster):
-    """ipyparallel's cluster; `at` are the places of the engines that it starts next, `processes` each rank's latest."""
+class PlacedCluster(ipyparallel.Cluster):
+    """ipyparallel's cluster, with a placement for each engine.
+
+    to_start: the placements of the engines that it starts next. processes: the latest process of each rank.
+    """
 
     def __init__(self, plan: list[Placement], folder: str):
         super().__init__(
@@ -40,10 +49,10 @@ class Local(ipyparallel.Cluster):
             controller_ip="127.0.0.1",
             load_profile=False,
             profile_dir=folder,
-            engine_launcher_class=Engines,
+            engine_launcher_class=PlacedEngineSetLauncher,
             delay=0.0,
             log_level=logging.CRITICAL,
         )
-        self.at = plan
-        self.shared = {"DLKIT_OWNER": worker.mark(os.getpid()), "DLKIT_FOLDER": folder}
+        self.to_start = plan
+        self.shared_environment = {"DLKIT_OWNER": worker.process_key(os.getpid()), "DLKIT_FOLDER": folder}
         self.processes: dict[int, psutil.Process] = {}

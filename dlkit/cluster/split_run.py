@@ -1,4 +1,4 @@
-"""A run on the engines of a cluster: what each of them is told, and the one run that comes back."""
+"""A run on the engines of a cluster: what each engine does, and the one result that comes back."""
 
 import os
 import threading
@@ -14,10 +14,12 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from dlkit.cluster.engine_set import ClusterError, EngineSet
+from dlkit.core.text_table import format_bytes
 from dlkit.data.sources import resolve
-from dlkit.distributed.group import emulating
+from dlkit.distributed.group import emulated
 from dlkit.distributed.links import Link
-from dlkit.distributed.timeline import Span, Timeline
+from dlkit.distributed.recorder import Span
+from dlkit.distributed.timeline import Timeline
 from dlkit.training import checkpoint as files
 from dlkit.training.experiment import Experiment
 from dlkit.training.history import History
@@ -26,21 +28,28 @@ from dlkit.training.run import Callback, Run
 from dlkit.training.shard import Strategy
 
 M = TypeVar("M", bound=nn.Module)
-OFTEN = 0.2  # seconds between two words of rank 0 on how far it is
+PROGRESS_INTERVAL = 0.2  # seconds between two reports of progress
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RankReport:
-    """What one rank had of a run: bytes sent, bytes of parameters, gradients and optimizer state held, and spans."""
+    """What one rank did in a run: the bytes that it sent, and its spans.
+
+    memory_bytes: of its parameters, gradients and optimizer state.
+    """
 
     bytes_sent: int
     memory_bytes: int
     spans: list[Span] = field(repr=False)
 
+    def __repr__(self) -> str:
+        held = format_bytes(self.memory_bytes)
+        return f"RankReport({format_bytes(self.bytes_sent)} sent, {held} held, {len(self.spans):,} spans)"
+
 
 @dataclass(frozen=True)
 class SplitRun(Generic[M]):
-    """What came of a run on a cluster: as `Run`, and what each rank had of it. `model` is whole, and on the CPU."""
+    """The result of a run on a cluster: as `Run`, with a report of each rank. `model` is whole, and on the CPU."""
 
     experiment: Experiment[M]
     strategy: Strategy
@@ -56,8 +65,8 @@ class SplitRun(Generic[M]):
 
     @cached_property
     def timeline(self) -> Timeline:
-        """Who computed, sent or waited, when."""
-        return Timeline([rank.spans for rank in self.ranks])
+        """What each rank did when: computed, sent or waited."""
+        return Timeline([report.spans for report in self.ranks])
 
     def __repr__(self) -> str:
         loss = f", loss {self.history['loss'][-1]:.4g}" if len(self.history) else ""
@@ -69,8 +78,8 @@ class SplitRun(Generic[M]):
         )
 
 
-def run_on(
-    running: EngineSet,
+def run_on_engines(
+    engines: EngineSet,
     experiment: Experiment[M],
     strategy: Strategy,
     *,
@@ -78,84 +87,87 @@ def run_on(
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
     links: Link | None = None,
-    on_progress: Callable[[dict[str, Any]], object] = lambda said: None,
+    on_progress: Callable[[dict[str, Any]], object] = lambda report: None,
     stop: threading.Event | None = None,
     **settings: Any,
 ) -> SplitRun[M]:
-    """Run the experiment on all engines; Ctrl-C (or ■), or `stop`, ends it after a step that all have taken."""
-    sent = replace(experiment, data=travelling(experiment.data, running.folder))
+    """Run the experiment on all engines. Ctrl-C (or ■), or `stop`, ends it after a step that all ranks have taken.
+
+    on_progress: called with the reports of `ProgressPublisher`. settings: of `Experiment.run`.
+    """
+    sent = replace(experiment, data=data_for_engines(experiment.data, engines.folder))
     folder = None if checkpoint is None else str(Path(checkpoint).resolve())
-    flag = Path(running.folder, "stop")
-    flag.unlink(missing_ok=True)
-    asked = running.ask(train_rank, sent, strategy, str(flag), folder, list(callbacks), links, settings)
+    stop_file = Path(engines.folder, "stop")
+    stop_file.unlink(missing_ok=True)
+    pending = engines.submit(train_rank, sent, strategy, str(stop_file), folder, list(callbacks), links, settings)
 
     def interrupted() -> bool:
-        first = not flag.exists()
-        flag.touch()
+        first = not stop_file.exists()
+        stop_file.touch()
         return first
 
-    last: dict[str, Any] = {}
+    latest: dict[str, Any] = {}
     with on_interrupt(interrupted), tqdm(disable=not progress, unit="step", delay=1) as bar:
 
-        def look() -> None:
+        def on_poll() -> None:
             if stop is not None and stop.is_set():
-                flag.touch()
-            said = dict(asked[0].data)  # of the messages so far, which later ones go into
-            if said and said != last:
-                last.update(said)
-                bar.total, bar.n = said["total"], said["step"]
-                bar.set_postfix_str(f"loss {said['loss']:.4g}, {said['rate']:,.0f} images/s", refresh=True)
-                on_progress(said)
+                stop_file.touch()
+            report = dict(pending[0].data)  # a copy: later reports overwrite this dict
+            if report and report != latest:
+                latest.update(report)
+                bar.total, bar.n = report["total"], report["step"]
+                bar.set_postfix_str(f"loss {report['loss']:.4g}, {report['rate']:,.0f} images/s", refresh=True)
+                on_progress(report)
 
         try:
-            answers = running.wait(asked, look)
+            results = engines.wait(pending, on_poll)
         except ClusterError as error:
-            raise ClusterError(f"{error} {how_to_go_on(folder, asked[0].data)}") from None
-        bar.n = answers[0][0]["step"]
-    flag.unlink(missing_ok=True)
-    whole, ranks = answers[0][0], [each for _, each in answers]
+            raise ClusterError(f"{error} {how_to_resume(folder, pending[0].data)}") from None
+        bar.n = results[0][0]["step"]
+    stop_file.unlink(missing_ok=True)
+    whole, reports = results[0][0], [report for _, report in results]
     if whole["stopped"] and stop is not None and stop.is_set():
         whole["stopped"] = "stopped"
     model = experiment.initial_model()
     model.load_state_dict(whole.pop("state"))
-    return SplitRun(experiment, strategy, model, History(whole.pop("rows")), ranks=ranks, links=links, **whole)
+    return SplitRun(experiment, strategy, model, History(whole.pop("rows")), ranks=reports, links=links, **whole)
 
 
-def how_to_go_on(checkpoint: str | None, said: Any) -> str:
-    """A sentence on how far a run was that lost an engine, and where it can go on."""
-    at = f"The run was at step {said['step']:,} of {said['total']:,}" if said else "The run had only begun"
+def how_to_resume(checkpoint: str | None, progress: Any) -> str:
+    """How far a run was that has lost an engine, and how it can go on: one sentence."""
+    at = f"The run was at step {progress['step']:,} of {progress['total']:,}" if progress else "The run had only begun"
     if checkpoint is None:
         return f"{at}, and had no checkpoint= to go on from."
     kept = files.read(Path(checkpoint))
     where = f"from step {kept[1]['step']:,}" if kept else "from the beginning, as none was written yet"
-    return f"{at}: `cluster.run(..., checkpoint=..., resume=True)` mends the cluster and goes on {where}."
+    return f"{at}: `cluster.run(..., checkpoint=..., resume=True)` recovers the cluster and goes on {where}."
 
 
 def train_rank(
     experiment: Experiment,
     strategy: Strategy,
-    flag: str,
+    stop_file: str,
     checkpoint: str | None,
     callbacks: list[Callback],
     links: Link | None,
     settings: Any,
 ) -> tuple[dict[str, Any], RankReport]:
-    """What an engine does: its rank of the run; rank 0 says how far it is, and has the whole's result."""
+    """Train this engine's rank of the run: the whole's result, which is empty but on rank 0, and the rank's report."""
     if isinstance(experiment.data, Path):
-        experiment = replace(experiment, data=arrived(experiment.data))
-    with emulating(links):
+        experiment = replace(experiment, data=load_data(experiment.data))
+    with emulated(links):
         run = experiment.run(
             strategy=strategy,
             checkpoint=checkpoint,
             callbacks=callbacks,
-            on_step=ProgressPublisher(flag),
+            on_step=ProgressPublisher(stop_file),
             progress=False,
             **settings,
         )
     shard: Any = run.shard
-    mine = RankReport(shard.recorder.bytes_sent, run.memory_bytes, list(shard.recorder.spans))
+    report = RankReport(shard.recorder.bytes_sent, run.memory_bytes, list(shard.recorder.spans))
     if shard.rank > 0:
-        return {}, mine
+        return {}, report
     whole = {
         "state": {name: value.cpu() for name, value in run.model.state_dict().items()},
         "rows": run.history.rows,
@@ -165,27 +177,30 @@ def train_rank(
         "throughput": run.throughput,
         "stopped": run.stopped,
     }
-    return whole, mine
+    return whole, report
 
 
 class ProgressPublisher:
-    """Asks the run to stop when the file `flag` is there, and on rank 0 says now and then how far it is."""
+    """Called after each step: asks the run to stop once `stop_file` exists; on rank 0 it also reports progress.
 
-    def __init__(self, flag: str):
-        self.flag, self.next = flag, 0.0
+    A report has step, total (steps), loss, and rate (images a second).
+    """
+
+    def __init__(self, stop_file: str):
+        self.stop_file, self.next_report = stop_file, 0.0
 
     def __call__(self, run: Run) -> None:
-        if os.path.exists(self.flag):
+        if os.path.exists(self.stop_file):
             run.ask_to_stop("interrupted")
-        if run.shard.rank == 0 and time.monotonic() > self.next:
+        if run.shard.rank == 0 and time.monotonic() > self.next_report:
             from ipyparallel.engine.datapub import publish_data
 
-            self.next = time.monotonic() + OFTEN
+            self.next_report = time.monotonic() + PROGRESS_INTERVAL
             publish_data({"step": run.step, "total": run.total_steps, "loss": run.loss, "rate": run.throughput})
 
 
-def travelling(source: Any, folder: str) -> Any:
-    """Data for the engines: a name as it is; tensors by a file, which all of them read without a copy each."""
+def data_for_engines(source: Any, folder: str) -> Any:
+    """An Experiment's data for the engines: a name as it is; tensors as the path of a file, which all engines map."""
     if isinstance(source, str):
         return source
     data = resolve(source)
@@ -196,6 +211,7 @@ def travelling(source: Any, folder: str) -> Any:
     return path
 
 
-def arrived(path: Path) -> Any:
+def load_data(path: Path) -> Any:
+    """Images, or (images, labels), from the file of `data_for_engines`; memory that all engines share."""
     tensors = load_file(path)
     return (tensors["images"], tensors["labels"]) if "labels" in tensors else tensors["images"]

@@ -1,11 +1,9 @@
-"""What runs on an engine: it keeps to its place, ends with its owner, joins the group, and answers calls."""
+"""What runs on an engine: it keeps to its cores, ends with its owner, joins the process group, and runs calls."""
 
 import contextlib
-import gc
 import os
 import shutil
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,18 +11,18 @@ from datetime import timedelta
 from traceback import TracebackException
 from typing import Any
 
-from dlkit.cluster.placement import yield_on_wakeup
+from dlkit.distributed.process_group import join_by_file, yield_on_wakeup
 
-WATCH = 1.0  # seconds between two looks whether the owner is still there
+OWNER_POLL = 1.0  # seconds between two looks whether the owner is still there
 
 
 def on_engine_start() -> None:
-    """Called as the engine starts, before it answers: to its cores, and torch, which takes a second or two, at once."""
+    """Called as the engine starts, before it runs calls: pins it to its cores and imports torch, a second or two."""
     cores = [int(core) for core in os.environ["DLKIT_CORES"].split(",") if core]
     if cores:
         os.sched_setaffinity(0, cores)
     yield_on_wakeup()
-    threading.Thread(target=watch, name="dlkit-watch", daemon=True).start()
+    threading.Thread(target=watch_owner, name="dlkit-watch", daemon=True).start()
     import ipyparallel.serialize
     import torch
 
@@ -32,83 +30,64 @@ def on_engine_start() -> None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
-def watch() -> None:
+def watch_owner() -> None:
     """End this engine, and the controller, when the process that started the cluster has ended, however it did."""
-    owner, controller = (process(os.environ[name]) for name in ("DLKIT_OWNER", "DLKIT_CONTROLLER"))
-    while alive(*owner):
-        time.sleep(WATCH)
-    if alive(*controller):
-        end(controller[0])
+    owner, controller = (os.environ[name] for name in ("DLKIT_OWNER", "DLKIT_CONTROLLER"))
+    while is_alive(owner):
+        time.sleep(OWNER_POLL)
+    if is_alive(controller):
+        kill_with_children(int(controller.split("@")[0]))
     shutil.rmtree(os.environ["DLKIT_FOLDER"], ignore_errors=True)
-    end_stopped(os.environ["DLKIT_FOLDER"])
+    kill_stopped_engines(os.environ["DLKIT_FOLDER"])
     os._exit(0)
 
 
-def end_stopped(folder: str) -> None:
-    """Kill the engines of this cluster that have been stopped (SIGSTOP): they cannot end themselves."""
+def kill_stopped_engines(folder: str) -> None:
+    """Kill the engines of the cluster with this folder that have been stopped (SIGSTOP): they cannot end themselves."""
     import psutil
 
-    for found in psutil.process_iter():
+    for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if found.status() == psutil.STATUS_STOPPED and found.environ().get("DLKIT_FOLDER") == folder:
-                found.kill()
+            if process.status() == psutil.STATUS_STOPPED and process.environ().get("DLKIT_FOLDER") == folder:
+                process.kill()
 
 
-def end(pid: int) -> None:
+def kill_with_children(pid: int) -> None:
     """Kill a process and all that it has started: a controller has a handful of schedulers, which outlive it."""
     import psutil
 
     with contextlib.suppress(psutil.NoSuchProcess):
-        family = [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]
-        for member in family:
+        for process in [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]:
             with contextlib.suppress(psutil.NoSuchProcess):
-                member.kill()
+                process.kill()
 
 
-def mark(pid: int) -> str:
-    """A process by its number and its birth, so that a later one of the same number is not taken for it."""
+def process_key(pid: int) -> str:
+    """`pid@creation time` of a process: a later process may have the same pid, but not the same key."""
     import psutil
 
     return f"{pid}@{psutil.Process(pid).create_time()}"
 
 
-def process(mark: str) -> tuple[int, float]:
-    pid, born = mark.split("@")
-    return int(pid), float(born)
-
-
-def alive(pid: int, born: float) -> bool:
+def is_alive(key: str) -> bool:
+    """Is there still the process with this `process_key`?"""
     import psutil
 
+    pid, created = key.split("@")
     try:
-        found = psutil.Process(pid)
-        return found.create_time() == born and found.status() != psutil.STATUS_ZOMBIE
+        process = psutil.Process(int(pid))
+        return process.create_time() == float(created) and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
 
 def join_group(path: str, world_size: int, backend: str, timeout: float) -> None:
-    """Make the process group, by a file that was not used before: no port is opened, and gloo keeps to loopback."""
-    import torch.distributed as dist
-    import torch.distributed.nn.functional  # noqa: F401  imported later, its default arguments would hold the group
-
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
-    rank, seconds = int(os.environ["DLKIT_RANK"]), timedelta(seconds=timeout)
-    store = dist.FileStore(path, world_size)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=seconds)
+    """Join the process group of all engines by the file `path`; timeout: seconds to wait for the others."""
+    join_by_file(path, int(os.environ["DLKIT_RANK"]), world_size, backend, timedelta(seconds=timeout))
 
 
-def leave_group() -> None:
-    """Leave the process group, if there is one: peers that wait for this rank in a collective get an error at once."""
-    import torch.distributed as dist
-
-    if dist.is_initialized():
-        dist.destroy_process_group()
-    gc.collect()  # a traceback may hold a frame that holds the group
-
-
-def pack(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bytes:
-    """For `answer`. TypeError if the function, or what it needs, cannot travel."""
+def pickle_call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bytes:
+    """A call for `run_pickled_call`. TypeError if the function, or what it needs, cannot be pickled."""
     import cloudpickle
 
     try:
@@ -119,28 +98,28 @@ def pack(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bytes:
         raise TypeError(f"{what}: make that inside the function.") from None
 
 
-def answer(packed: bytes) -> tuple[bool, bytes]:
-    """Call what was packed: (True, what it gave) or (False, (its error, the traceback)), pickled."""
+def run_pickled_call(call: bytes) -> tuple[bool, bytes]:
+    """Run a call: (True, its result) or (False, (its error, the traceback)); the second is pickled."""
     import cloudpickle
 
     name = "the function"
     try:
-        function, args, kwargs = cloudpickle.loads(packed)
+        function, args, kwargs = cloudpickle.loads(call)
         name = getattr(function, "__name__", name)
-        value = function(*args, **kwargs)
+        result = function(*args, **kwargs)
     except BaseException as error:
-        trace = TracebackException.from_exception(error, lookup_lines=False)  # a cell's source is where it was asked
+        trace = TracebackException.from_exception(error, lookup_lines=False)  # the caller has the source of its cells
         del trace.stack[:1]  # this function
-        return False, cloudpickle.dumps((portable(error), trace))
+        return False, cloudpickle.dumps((picklable_error(error), trace))
     try:
-        return True, cloudpickle.dumps(value)
+        return True, cloudpickle.dumps(result)
     except Exception as error:
         wrong = TypeError(f"what `{name}` gives cannot travel back ({error}): give tensors, numbers or text.")
         return False, cloudpickle.dumps((wrong, TracebackException.from_exception(wrong)))
 
 
-def portable(error: BaseException) -> Exception:
-    """The error, or a RuntimeError with its text: if it would not arrive whole, or would end who asked."""
+def picklable_error(error: BaseException) -> Exception:
+    """The error; or a RuntimeError with its text, if it cannot be pickled, or would end the caller's process."""
     import cloudpickle
 
     try:
@@ -151,8 +130,8 @@ def portable(error: BaseException) -> Exception:
     return RuntimeError(f"{type(error).__name__}: {error}")
 
 
-def facts() -> dict[str, object]:
-    """What the table shows of this engine beside its place."""
+def host_facts() -> dict[str, object]:
+    """Host, pid and GPU name of this engine, for the cluster's table."""
     import torch
 
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""

@@ -1,6 +1,6 @@
-"""Exchanges that autograd goes back through: what comes back is exchanged in its turn.
+"""Exchanges between ranks that autograd goes back through.
 
-Source: Shoeybi et al. 2019, Megatron-LM, §3 and figure 3, where `copy` is f and `reduce` is g.
+Source: Shoeybi et al. 2019, Megatron-LM, §3 and figure 3, where `copy_to_ranks` is f and `reduce_from_ranks` is g.
 """
 
 from collections.abc import Sequence
@@ -12,35 +12,36 @@ from torch import Tensor
 from dlkit.distributed.group import Group
 
 
-def copy(x: Tensor, group: Group) -> Tensor:
-    """What all ranks have alike, on its way into each rank's part of a layer; its gradient is the sum of theirs.
+def copy_to_ranks(x: Tensor, group: Group) -> Tensor:
+    """`x`, which all ranks have alike, as the input of each rank's part of a layer. Backward: the gradients' sum.
 
-    Nothing is sent going forward, and nothing going back where `x` needs no gradient.
+    Forward sends nothing; backward sends nothing where `x` needs no gradient.
     """
-    return _Copy.apply(x, group)
+    return _CopyToRanks.apply(x, group)
 
 
-def reduce(x: Tensor, group: Group) -> Tensor:
-    """The sum over all ranks, for what all then do alike; the gradient, which all have, goes back as it is."""
-    return _Reduce.apply(x, group)
+def reduce_from_ranks(x: Tensor, group: Group) -> Tensor:
+    """The sum of all ranks' `x`, as the input of what all ranks compute alike. Backward: the gradient as it is."""
+    return _ReduceFromRanks.apply(x, group)
 
 
-def gather(x: Tensor, counts: Sequence[int], dim: int, group: Group) -> Tensor:
-    """The parts of all ranks, `counts` long along `dim`, for what all then do alike; the part's gradient goes back.
+def gather_from_ranks(x: Tensor, counts: Sequence[int], dim: int, group: Group) -> Tensor:
+    """All ranks' `x`, one after another along `dim`, as the input of what all ranks compute alike.
 
-    What is done otherwise on each rank needs `copy` behind it.
+    counts: the length of each rank's `x` along `dim`. Backward: this rank's part of the gradient. Where the ranks go on
+    to compute different things, put `copy_to_ranks` behind it.
     """
-    return _Gather.apply(x, counts, dim, group)
+    return _GatherFromRanks.apply(x, counts, dim, group)
 
 
-def total(x: Tensor, group: Group) -> Tensor:
-    """Laid out alike on all ranks, whatever the operator that made it left: sums are taken place by place."""
-    found = x.clone(memory_format=torch.contiguous_format)
-    group.all_reduce(found)
-    return found
+def all_reduced(x: Tensor, group: Group) -> Tensor:
+    """The sum of all ranks' `x`, as a new contiguous tensor; `x` need not have the same strides on all ranks."""
+    summed = x.clone(memory_format=torch.contiguous_format)
+    group.all_reduce(summed)
+    return summed
 
 
-class _Copy(torch.autograd.Function):
+class _CopyToRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:
         ctx.group = group
@@ -48,25 +49,25 @@ class _Copy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
-        return total(grad_outputs[0], ctx.group), None
+        return all_reduced(grad_outputs[0], ctx.group), None
 
 
-class _Reduce(torch.autograd.Function):
+class _ReduceFromRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:
-        return total(x, group)
+        return all_reduced(x, group)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
         return grad_outputs[0], None
 
 
-class _Gather(torch.autograd.Function):
+class _GatherFromRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, counts: Sequence[int], dim: int, group: Group) -> Tensor:
-        ctx.part = dim, sum(counts[: group.rank]), counts[group.rank]
+        ctx.own_slice = dim, sum(counts[: group.rank]), counts[group.rank]
         return group.all_gather(x, counts, dim)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
-        return grad_outputs[0].narrow(*ctx.part), None, None, None
+        return grad_outputs[0].narrow(*ctx.own_slice), None, None, None

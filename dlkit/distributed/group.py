@@ -1,46 +1,37 @@
-"""Exchanges between ranks: each counted and timed, and slowed where another interconnect is emulated."""
+"""Exchanges between ranks: each counted and timed, and slowed down where a link is emulated."""
 
-import os
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dlkit.cluster.placement import yield_on_wakeup
-from dlkit.distributed.timeline import Recorder, Span, now
+from dlkit.distributed.links import Link
+from dlkit.distributed.recorder import Recorder, Span, now
 
-
-@runtime_checkable
-class Wire(Protocol):
-    """An interconnect to emulate: the seconds that an exchange of `size` bytes among `world_size` takes on it."""
-
-    def seconds(self, name: str, size: int, world_size: int) -> float: ...
-
-
-_wire: ContextVar[Wire | None] = ContextVar("wire", default=None)
+_emulated: ContextVar[Link | None] = ContextVar("emulated_link", default=None)
 
 
 @contextmanager
-def emulating(wire: Wire | None) -> Iterator[None]:
-    """Groups made inside it take as long for their exchanges as they would over `wire`, if that is longer."""
-    before = _wire.set(wire)
+def emulated(link: Link | None) -> Iterator[None]:
+    """In this context, the exchanges of new groups take as long as they would over `link`, if that is longer."""
+    token = _emulated.set(link)
     try:
         yield
     finally:
-        _wire.reset(before)
+        _emulated.reset(token)
 
 
 class Group:
-    """Some ranks, and their exchanges: `rank` of `size`, in the order of `process_group` (by default all ranks).
+    """Ranks that exchange tensors; this process is number `rank` of `world_size`.
 
-    `sent(size)` in each method's docstring is what this rank sends; gloo and NCCL go round a ring.
+    process_group: torch's; None is the group of all ranks. recorder: what its exchanges are noted in. name: that of
+    the group in the recorder's spans. link: one to emulate, by default that of `emulated`.
+    Each method says what this rank sends, of n ranks; gloo and NCCL go round a ring.
     """
 
     def __init__(
@@ -48,99 +39,114 @@ class Group:
         process_group: Any = None,
         recorder: Recorder | None = None,
         name: str = "all",
-        wire: Wire | None = None,
+        link: Link | None = None,
     ):
         self.process_group = process_group
-        self.rank, self.size = dist.get_rank(process_group), dist.get_world_size(process_group)
-        self.recorder, self.name, self.wire = recorder or Recorder(), name, wire or _wire.get()
+        self.rank, self.world_size = dist.get_rank(process_group), dist.get_world_size(process_group)
+        self.recorder, self.name, self.link = recorder or Recorder(), name, link or _emulated.get()
         self.backend = dist.get_backend(process_group)
-        self._number = 0
-        self._free = 0.0  # when the emulated link has carried all so far
+        self._number = 0  # of the latest exchange
+        self._link_free_at = 0.0  # when the emulated link has carried all exchanges so far
+
+    def __repr__(self) -> str:
+        link = f", {self.link}" if self.link else ""
+        return f"Group({self.name}: rank {self.rank} of {self.world_size}, {self.backend}{link})"
 
     def all_reduce(self, tensor: Tensor) -> None:
         """The sum over all ranks, in place. Sends 2 (n-1)/n of the tensor's bytes."""
-        self._start_all_reduce(tensor, waited=now())()
+        self._start_all_reduce(tensor, wait_begin=now())()
 
     def start_all_reduce(self, tensor: Tensor) -> Callable[[], None]:
-        """As `all_reduce`, while the caller goes on; what is returned waits for it to end."""
+        """Start an `all_reduce` and return at once. The function returned waits until it has ended."""
         return self._start_all_reduce(tensor)
 
-    def _start_all_reduce(self, tensor: Tensor, waited: float | None = None) -> Callable[[], None]:
-        begin, number = now(), self._next()
-        wire = self._staged(tensor)
-        work = dist.all_reduce(wire, group=self.process_group, async_op=True)
+    def _start_all_reduce(self, tensor: Tensor, wait_begin: float | None = None) -> Callable[[], None]:
+        begin, number = now(), self._next_number()
+        staged = self._staged(tensor)
+        work = dist.all_reduce(staged, group=self.process_group, async_op=True)
 
         def wait() -> None:
-            since = now() if waited is None else waited
+            since = now() if wait_begin is None else wait_begin
             work.wait()
-            if wire is not tensor:
-                tensor.copy_(wire)
-            size = ring_bytes(nbytes(tensor), self.size, passes=2)
-            self._note("all-reduce", begin, number, size, nbytes(tensor), since)
+            if staged is not tensor:
+                tensor.copy_(staged)
+            bytes_sent = ring_bytes(tensor.nbytes, self.world_size, passes=2)
+            self._record("all-reduce", begin, number, bytes_sent, tensor.nbytes, since)
 
         return wait
 
     def all_gather(self, part: Tensor, counts: Sequence[int], dim: int = 0) -> Tensor:
-        """The parts of all ranks, `counts` long along `dim`, one after another. Sends its part n-1 times."""
-        begin, number, most = now(), self._next(), max(counts)
-        mine = self._staged(part).movedim(dim, 0).contiguous()
-        padded = mine if len(mine) == most else torch.cat([mine, mine.new_zeros(most - len(mine), *mine.shape[1:])])
-        found = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(found, padded, group=self.process_group)
-        whole = torch.cat([each[:count] for each, count in zip(found, counts, strict=True)]).movedim(0, dim)
-        self._note("all-gather", begin, number, nbytes(padded) * (self.size - 1), nbytes(padded) * self.size)
+        """The parts of all ranks, one after another along `dim`; `counts[r]` is the length of rank r's part.
+
+        Sends its part, padded to the longest, n-1 times.
+        """
+        begin, number, longest = now(), self._next_number(), max(counts)
+        own = self._staged(part).movedim(dim, 0).contiguous()
+        padded = own if len(own) == longest else torch.cat([own, own.new_zeros(longest - len(own), *own.shape[1:])])
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded, group=self.process_group)
+        whole = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).movedim(0, dim)
+        size = padded.nbytes
+        self._record("all-gather", begin, number, size * (self.world_size - 1), size * self.world_size)
         return whole.to(part.device)
 
     def broadcast(self, tensor: Tensor, source: int = 0) -> None:
-        """The tensor of rank `source`, in place."""
-        begin, number = now(), self._next()
-        wire = self._staged(tensor)
-        dist.broadcast(wire, group=self.process_group, group_src=source)
-        if wire is not tensor:
-            tensor.copy_(wire)
-        size = nbytes(tensor) if self.rank == source and self.size > 1 else 0
-        self._note("broadcast", begin, number, size, nbytes(tensor))
+        """The tensor of rank `source`, in place. Only that rank sends: the tensor, once."""
+        begin, number = now(), self._next_number()
+        staged = self._staged(tensor)
+        dist.broadcast(staged, group=self.process_group, group_src=source)
+        if staged is not tensor:
+            tensor.copy_(staged)
+        bytes_sent = tensor.nbytes if self.rank == source and self.world_size > 1 else 0
+        self._record("broadcast", begin, number, bytes_sent, tensor.nbytes)
 
     def exchange(self, sends: Mapping[int, Tensor], receives: Mapping[int, Tensor], name: str = "exchange") -> None:
-        """Send a tensor to each of some ranks, and fill those from others; which, and how large, both sides know."""
-        begin, number = now(), self._next()
-        filled = {peer: self._staged(tensor) for peer, tensor in receives.items()}
-        sent = {peer: self._staged(tensor).contiguous() for peer, tensor in sends.items()}
-        both = ((dist.isend, sent), (dist.irecv, filled))
+        """Send a tensor to each rank in `sends`, and fill each tensor in `receives` by that rank's, in place.
+
+        Sender and receiver must agree on shape and dtype. `name` is that of the span.
+        """
+        begin, number = now(), self._next_number()
+        incoming = {peer: self._staged(tensor) for peer, tensor in receives.items()}
+        outgoing = {peer: self._staged(tensor).contiguous() for peer, tensor in sends.items()}
         messages = [
-            dist.P2POp(kind, tensor, group=self.process_group, group_peer=peer)
-            for kind, tensors in both
+            dist.P2POp(operation, tensor, group=self.process_group, group_peer=peer)
+            for operation, tensors in ((dist.isend, outgoing), (dist.irecv, incoming))
             for peer, tensor in tensors.items()
         ]
         for work in dist.batch_isend_irecv(messages) if messages else ():
             work.wait()
         for peer, tensor in receives.items():
-            if filled[peer] is not tensor:
-                tensor.copy_(filled[peer])
-        size = sum(nbytes(tensor) for tensor in sends.values())
-        self._note(name, begin, number, size, max(size, sum(nbytes(tensor) for tensor in receives.values())))
+            if incoming[peer] is not tensor:
+                tensor.copy_(incoming[peer])
+        bytes_sent = sum(tensor.nbytes for tensor in sends.values())
+        bytes_received = sum(tensor.nbytes for tensor in receives.values())
+        self._record(name, begin, number, bytes_sent, max(bytes_sent, bytes_received))
 
-    def gather_objects(self, thing: Any) -> list[Any]:
-        """What each rank gives, in their order; for small things that are not tensors. Neither counted nor timed."""
-        found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, thing, group=self.process_group)
-        return found
+    def gather_objects(self, item: Any) -> list[Any]:
+        """What each rank gives, in the order of ranks; for small things other than tensors. Not counted, not timed."""
+        items: list[Any] = [None] * self.world_size
+        dist.all_gather_object(items, item, group=self.process_group)
+        return items
 
     def _staged(self, tensor: Tensor) -> Tensor:
-        """gloo exchanges what is in a CPU's memory."""
+        """The tensor where the backend can exchange it: for gloo, in the memory of the CPU."""
         return tensor.cpu() if self.backend == "gloo" and tensor.is_cuda else tensor
 
-    def _next(self) -> int:
+    def _next_number(self) -> int:
         self._number += 1
         return self._number
 
-    def _note(self, name: str, begin: float, number: int, size: int, whole: int, waited: float | None = None) -> None:
-        if self.wire is not None and self.size > 1:
-            latest = torch.tensor([begin], dtype=torch.float64)
-            dist.all_reduce(latest, dist.ReduceOp.MAX, group=self.process_group)
-            self._free = max(latest.item(), self._free) + self.wire.seconds(name, whole, self.size)
-            time.sleep(max(0.0, self._free - now()))
-        self.recorder.add(Span("exchange", name, begin, now(), self.name, number, size, waited))
+    def _record(
+        self, name: str, begin: float, number: int, bytes_sent: int, size: int, wait_begin: float | None = None
+    ) -> None:
+        """Note the exchange down, once the emulated link would have carried it. `size`: as in `Link.seconds`."""
+        if self.link is not None and self.world_size > 1:
+            latest_begin = torch.tensor([begin], dtype=torch.float64)
+            dist.all_reduce(latest_begin, dist.ReduceOp.MAX, group=self.process_group)
+            seconds = self.link.seconds(name, size, self.world_size)
+            self._link_free_at = max(latest_begin.item(), self._link_free_at) + seconds
+            time.sleep(max(0.0, self._link_free_at - now()))
+        self.recorder.add(Span("exchange", name, begin, now(), self.name, number, bytes_sent, wait_begin))
 
 
 def ring_all_reduce(tensor: Tensor, group: Group) -> None:
@@ -149,50 +155,19 @@ def ring_all_reduce(tensor: Tensor, group: Group) -> None:
     Each rank sends 2 (n-1)/n of the tensor's bytes, however many ranks there are.
     Source: Patarasuk, Yuan 2009, Bandwidth optimal all-reduce algorithms for clusters of workstations, §4.
     """
-    chunks = list(tensor.view(-1).tensor_split(group.size))
-    right, left = (group.rank + 1) % group.size, (group.rank - 1) % group.size
-    for step in range(group.size - 1):
-        mine, theirs = (group.rank - step) % group.size, (group.rank - step - 1) % group.size
-        arrived = torch.empty_like(chunks[theirs])
-        group.exchange({right: chunks[mine]}, {left: arrived}, name="ring: add")
-        chunks[theirs] += arrived
-    for step in range(group.size - 1):
-        mine, theirs = (group.rank - step + 1) % group.size, (group.rank - step) % group.size
+    rank, n = group.rank, group.world_size
+    chunks = list(tensor.view(-1).tensor_split(n))
+    right, left = (rank + 1) % n, (rank - 1) % n
+    for step in range(n - 1):
+        mine, theirs = (rank - step) % n, (rank - step - 1) % n
+        received = torch.empty_like(chunks[theirs])
+        group.exchange({right: chunks[mine]}, {left: received}, name="ring: add")
+        chunks[theirs] += received
+    for step in range(n - 1):
+        mine, theirs = (rank - step + 1) % n, (rank - step) % n
         group.exchange({right: chunks[mine]}, {left: chunks[theirs]}, name="ring: hand round")
 
 
-def nbytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
-
-
 def ring_bytes(size: int, world_size: int, passes: int) -> int:
-    """What a rank sends of `size` bytes in `passes` rounds of a ring."""
+    """The bytes that each rank sends of `size` bytes in `passes` rounds of a ring."""
     return passes * size * (world_size - 1) // world_size
-
-
-def enter_group() -> None:
-    """Make sure that there is a process group: torchrun's, if a script runs under it and has made none.
-
-    RuntimeError where there is neither. Processes of one machine meet by a file, and open no port. From then on this
-    process yields to others that wake on its core: `yield_on_wakeup`.
-    """
-    if dist.is_initialized():
-        return
-    if "RANK" not in os.environ:
-        raise RuntimeError(
-            "a strategy needs a process for each rank: `cluster.run(experiment, strategy)` in a notebook, or a script "
-            "that calls `experiment.run(strategy=...)` under `torchrun --nproc-per-node 2 script.py`."
-        )
-    rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    gpus = torch.cuda.device_count()
-    if gpus:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % gpus)
-    backend = "nccl" if 0 < local <= gpus else "gloo"
-    yield_on_wakeup()
-    store = None
-    if local == size:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
-        run, attempt = os.environ["TORCHELASTIC_RUN_ID"], os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        name = f"dlkit-torchrun-{os.getppid()}-{run}-{attempt}"
-        store = dist.FileStore(os.path.join(tempfile.gettempdir(), name), size)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size)

@@ -1,18 +1,22 @@
-"""What one rank notes down while it trains: who computed, or exchanged what with whom, when."""
+"""What one rank notes down while it trains: its steps, and its exchanges with other ranks, with their times."""
 
 import time
 from collections import deque
 from typing import NamedTuple
 
-KEPT = 20_000  # spans; older ones make room
+MAX_SPANS = 20_000  # that a rank keeps; the oldest ones are dropped
+
+now = time.perf_counter  # in seconds; one clock for all processes of a machine
 
 
 class Span(NamedTuple):
-    """From `begin` to `end`, in seconds of this machine's monotonic clock, which all its processes share.
+    """One thing that a rank did, from `begin` to `end`, in seconds of the clock `now`.
 
-    kind: "step", "compute" (where a strategy has it apart), or "exchange". `number` counts the exchanges of one group,
-    alike on all its ranks: what belongs together has the same group and number. `size` is in bytes sent by this rank.
-    `waited`: when the rank began to do nothing but wait for the exchange, if it computed on after its beginning.
+    kind: "step", "exchange", or "compute" (from strategies that time their computing themselves).
+    number: of a step, or of an exchange among those of its group. The spans of all ranks with one group and number are
+    one exchange.
+    bytes_sent: by this rank.
+    wait_begin: when the rank had nothing left to do but wait for the exchange; None where that is `begin`.
     """
 
     kind: str
@@ -21,25 +25,30 @@ class Span(NamedTuple):
     end: float
     group: str = ""
     number: int = 0
-    size: int = 0
-    waited: float | None = None
+    bytes_sent: int = 0
+    wait_begin: float | None = None
+
+    def __repr__(self) -> str:
+        number = f" {self.number}" if self.number else ""
+        group = f" of group {self.group}, {self.bytes_sent:,} bytes sent" if self.kind == "exchange" else ""
+        return f"Span({self.kind}: {self.name}{number}{group}, {self.begin:.6f} to {self.end:.6f} s)"
 
 
 class Recorder:
-    """The spans of one rank, the last `KEPT` of them, and the bytes that it has sent.
+    """The last `MAX_SPANS` spans of one rank, and the bytes that it has sent in all.
 
-    While `counts` is False nothing is added: what a checkpoint gathers between steps is no part of a step's bill.
+    While `enabled` is False nothing is noted down, so that what a checkpoint gathers between two steps does not count.
     """
 
     def __init__(self):
-        self.spans: deque[Span] = deque(maxlen=KEPT)
+        self.spans: deque[Span] = deque(maxlen=MAX_SPANS)
         self.bytes_sent = 0
-        self.counts = True
+        self.enabled = True
 
     def add(self, span: Span) -> None:
-        if self.counts:
+        if self.enabled:
             self.spans.append(span)
-            self.bytes_sent += span.size
+            self.bytes_sent += span.bytes_sent
 
-
-now = time.perf_counter
+    def __repr__(self) -> str:
+        return f"Recorder({len(self.spans):,} spans, {self.bytes_sent:,} bytes sent)"

@@ -1,4 +1,4 @@
-"""What a rank did, one thing at a time: from its spans, and from when the others came to the same exchanges."""
+"""What a rank did, one thing at a time: from its spans, and from when other ranks began the same exchanges."""
 
 import math
 from bisect import bisect_right
@@ -11,22 +11,29 @@ from dlkit.distributed.recorder import Span
 class Segment(NamedTuple):
     """What a rank did for a while, in seconds from the timeline's beginning.
 
-    kind: "compute", "communicate" or "wait"; or "overlapped" for an exchange that goes on while the rank computes.
-    `span` is what it is a piece of; `last` is the rank that came to an exchange last, else the rank itself.
+    kind: "compute", "communicate" or "wait"; or "overlapped", an exchange that goes on while the rank computes.
+    span: what the segment is a part of.
+    last_rank: the last rank to begin the exchange; outside of exchanges, the rank itself.
     """
 
     kind: str
     begin: float
     end: float
     span: Span
-    last: int
+    last_rank: int
+
+    def __repr__(self) -> str:
+        return f"Segment({self.kind}: {self.span.name} {self.span.number}, {self.begin:.6f} to {self.end:.6f} s)"
 
 
-Came = dict[tuple[str, int], list[tuple[float, int]]]  # of an exchange: when each rank began, in order
+Arrivals = dict[tuple[str, int], list[tuple[float, int]]]  # (group, number): (begin, rank) of each rank, sorted
 
 
-def resolved(spans: Iterable[Span], rank: int, came: Came, zero: float) -> tuple[list[Segment], list[Segment]]:
-    """What a rank did, one thing at a time; and its overlapped exchanges. `zero`: the clock at the beginning."""
+def resolve(spans: Iterable[Span], rank: int, arrivals: Arrivals, zero: float) -> tuple[list[Segment], list[Segment]]:
+    """The rank's segments without overlap, and its overlapped exchanges.
+
+    arrivals: when each rank began each exchange. zero: the timeline's beginning, in seconds of the spans' clock.
+    """
     steps, computes, waits, communicates, overlapped = [], [], [], [], []
     for span in spans:
         begin, end = span.begin - zero, span.end - zero
@@ -35,53 +42,53 @@ def resolved(spans: Iterable[Span], rank: int, came: Came, zero: float) -> tuple
         elif span.kind == "compute":
             computes.append(Segment("compute", begin, end, span, rank))
         else:
-            those = came[span.group, span.number]
-            all_in, last = those[bisect_right(those, (span.end, math.inf)) - 1]
-            blocked = max(span.begin, span.waited or span.begin) - zero
-            begun = max(all_in - zero, begin)
-            waits.append(Segment("wait", blocked, min(max(begun, blocked), end), span, last))
-            communicates.append(Segment("communicate", max(begun, blocked), end, span, last))
-            overlapped.append(Segment("overlapped", begun, blocked, span, last))
-    segments = flat(waits) if computes else laid(flat(waits), flat(steps))
-    segments = laid(flat(computes), laid(flat(communicates), segments))
+            peers = arrivals[span.group, span.number]
+            last_arrival, last_rank = peers[bisect_right(peers, (span.end, math.inf)) - 1]
+            blocked = max(span.begin, span.wait_begin or span.begin) - zero
+            transfer = max(last_arrival - zero, begin)  # begins when the last rank has come
+            waits.append(Segment("wait", blocked, min(max(transfer, blocked), end), span, last_rank))
+            communicates.append(Segment("communicate", max(transfer, blocked), end, span, last_rank))
+            overlapped.append(Segment("overlapped", transfer, blocked, span, last_rank))
+    waits = without_overlap(waits)
+    segments = waits if computes else overlay(waits, without_overlap(steps))
+    segments = overlay(without_overlap(computes), overlay(without_overlap(communicates), segments))
     return segments, [segment for segment in overlapped if segment.begin < segment.end]
 
 
-def flat(segments: Iterable[Segment]) -> list[Segment]:
-    """In order, and none in another's time: what threads did at once counts once."""
-    found, reached = [], float("-inf")
+def without_overlap(segments: Iterable[Segment]) -> list[Segment]:
+    """In order of time, each cut where an earlier one still goes on: what threads did at once counts once."""
+    cut, reached = [], float("-inf")
     for segment in sorted(segments, key=lambda segment: segment.begin):
         begin = max(segment.begin, reached)
         if begin < segment.end:
-            found.append(segment._replace(begin=begin))
+            cut.append(segment._replace(begin=begin))
             reached = segment.end
-    return found
+    return cut
 
 
-def laid(top: list[Segment], base: list[Segment]) -> list[Segment]:
-    """All of `top`, and of `base` what it leaves free; both are flat."""
-    found, place = list(top), 0
+def overlay(top: list[Segment], base: list[Segment]) -> list[Segment]:
+    """All of `top`, and what it leaves free of `base`, in order of time. Neither may overlap itself."""
+    merged, i = list(top), 0
     for segment in base:
         begin = segment.begin
-        while place < len(top) and top[place].begin < segment.end:
-            over = top[place]
-            if over.begin > begin:
-                found.append(segment._replace(begin=begin, end=over.begin))
-            begin = max(begin, over.end)
-            if over.end > segment.end:
+        while i < len(top) and top[i].begin < segment.end:
+            if top[i].begin > begin:
+                merged.append(segment._replace(begin=begin, end=top[i].begin))
+            begin = max(begin, top[i].end)
+            if top[i].end > segment.end:
                 break
-            place += 1
+            i += 1
         if begin < segment.end:
-            found.append(segment._replace(begin=begin))
-    return sorted(found, key=lambda segment: segment.begin)
+            merged.append(segment._replace(begin=begin))
+    return sorted(merged, key=lambda segment: segment.begin)
 
 
 def lanes(segments: Iterable[Segment]) -> list[list[Segment]]:
-    """Shared out so that those of one lane do not overlap."""
-    found: list[list[Segment]] = []
+    """The segments in lanes, such that those of one lane do not overlap."""
+    filled: list[list[Segment]] = []
     for segment in sorted(segments, key=lambda segment: segment.begin):
-        free = next((lane for lane in found if lane[-1].end <= segment.begin), None)
-        if free is None:
-            found.append(free := [])
-        free.append(segment)
-    return found
+        lane = next((lane for lane in filled if lane[-1].end <= segment.begin), None)
+        if lane is None:
+            filled.append(lane := [])
+        lane.append(segment)
+    return filled

@@ -1,7 +1,8 @@
 """What a run reported: columns of equal length, one row each time the run looks up."""
 
 from collections.abc import Iterator
-from html import escape
+
+from dlkit.core.text_table import as_html, as_text
 
 Row = dict[str, float | int | None]
 
@@ -37,14 +38,10 @@ class History:
         return [[_text(row.get(name)) for name in self.columns] for row in self.rows]
 
     def __repr__(self) -> str:
-        cells = [self.columns, *self._cells()]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
-        return "\n".join("  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in cells)
+        return as_text(self.columns, self._cells(), left=0)
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{escape(name)}</th>" for name in self.columns)
-        body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in self._cells())
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return as_html(self.columns, self._cells())
 
 
 def _text(value: float | int | None) -> str:

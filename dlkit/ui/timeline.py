@@ -26,7 +26,7 @@ def draw(timeline: Timeline) -> Picture:
     ax.set(xlabel="milliseconds", yticks=middles, yticklabels=[f"rank {rank}" for rank in range(timeline.world_size)])
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    steps = timeline.begins()
+    steps = timeline.step_begins()
     few = dict(list(steps.items())[:: -(-len(steps) // 12) or 1])
     above = ax.secondary_xaxis("top")
     above.set_xticks([1e3 * at for at in few.values()], [f"step {number}" for number in few], fontsize=8)
@@ -37,7 +37,7 @@ def draw(timeline: Timeline) -> Picture:
 
 
 def _alt(timeline: Timeline) -> str:
-    steps, totals = list(timeline.begins()), timeline.totals()
+    steps, totals = list(timeline.step_begins()), timeline.totals()
     which = f", steps {steps[0]} to {steps[-1]}" if steps else ""
     sentences = [
         f"rank {row.rank} computes {row.share('compute'):.0%}, communicates {row.share('communicate'):.0%} and waits "
@@ -53,7 +53,7 @@ def words(timeline: Timeline, rank: int, at: float) -> str:
     """What a rank was doing at a time, in seconds."""
     step = timeline.step_at(rank, at)
     where = f"Rank {rank}" + (f", step {step}" if step is not None else "")
-    segment = timeline.at(rank, at)
+    segment = timeline.segment_at(rank, at)
     if segment is None:
         return f"{where}: other: between steps, or not noted down."
     span, took = segment.span, format_seconds(segment.end - segment.begin)
@@ -63,8 +63,8 @@ def words(timeline: Timeline, rank: int, at: float) -> str:
         meanwhile = f"; meanwhile {' and '.join(map(_named, under_way))} under way" if under_way else ""
         return f"{where}: {name}, {took}{meanwhile}."
     if segment.kind == "wait":
-        return f"{where}: waits {took} for rank {segment.last}, the last to come to {_named(span)}."
-    return f"{where}: communicates, {took}: {_named(span)}, of which it sends {format_bytes(span.size)}."
+        return f"{where}: waits {took} for rank {segment.last_rank}, the last to come to {_named(span)}."
+    return f"{where}: communicates, {took}: {_named(span)}, of which it sends {format_bytes(span.bytes_sent)}."
 
 
 def _named(span: Span) -> str:
@@ -78,7 +78,7 @@ class TimelineView(widgets.VBox):
     """
 
     def __init__(self, timeline: Timeline):
-        self.timeline, self.rows, self.begins = timeline, Rows(timeline), timeline.begins()
+        self.timeline, self.rows, self.begins = timeline, Rows(timeline), timeline.step_begins()
         self.whole = self.shown = timeline.begin, timeline.end
         self.rank, self._x = 0, 0.5
         self.picture, self.caption = ZoomedImage(), widgets.HTML()

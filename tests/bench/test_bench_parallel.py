@@ -11,7 +11,7 @@ from splitting import difference, digits
 from dlkit.bench import parallel as bench
 from dlkit.bench import parallel_data, parallel_floors, parallel_torchrun, parallel_turns
 from dlkit.data import Split
-from dlkit.distributed.timeline import Span
+from dlkit.distributed.recorder import Span
 from dlkit.models import LeNet5
 from dlkit.strategies import DataParallel, Pipeline
 from dlkit.training import CrossEntropy, Experiment
@@ -121,7 +121,13 @@ def test_a_floor_is_the_passes_of_a_share_and_its_exchanges():
     rate = parallel_floors.Rate.of(seconds, "all-reduce")
     megabyte = 4 * (parallel_floors.MANY - parallel_floors.FEW)
     assert rate.seconds(megabyte // 2) == pytest.approx(2e-3)
-    ranks = [[], [Span("exchange", "all-reduce", 0.0, 1.0, size=megabyte), Span("exchange", "halo", 0.0, 1.0, size=8)]]
+    ranks = [
+        [],
+        [
+            Span("exchange", "all-reduce", 0.0, 1.0, bytes_sent=megabyte),
+            Span("exchange", "halo", 0.0, 1.0, bytes_sent=8),
+        ],
+    ]
     rates = {"all-reduce": rate, "send": parallel_floors.Rate(1e-3, 8e6)}  # 3 ms, and 1.001 ms
     row = parallel_floors.row(seconds, DataParallel(), parallel_floors.Work(128, 1), ranks, rates)
     assert row.value == pytest.approx(16)

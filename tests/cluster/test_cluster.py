@@ -25,7 +25,7 @@ from dlkit.cluster import Cluster
 cluster = Cluster(2).start()
 os.kill(cluster.call(os.getpid)[1], signal.SIGKILL)
 cluster.recover()  # at once: for a moment, the process still looks alive
-print(cluster._running.folder, *cluster.call(os.getpid), flush=True)
+print(cluster._engines.folder, *cluster.call(os.getpid), flush=True)
 time.sleep(600)
 """
 
@@ -190,7 +190,7 @@ def test_a_notebook_runs_cells_on_all_engines_and_sends_its_own_functions_there(
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
     notebook.cells[3].metadata.tags = ["raises-exception"]
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    px, call, wrong, mended, again, stop = (
+    px, call, wrong, recovered, again, stop = (
         "".join(str(output) for output in cell.outputs) for cell in notebook.cells[1:]
     )
     assert "rank 0 of 2" in px
@@ -199,7 +199,7 @@ def test_a_notebook_runs_cells_on_all_engines_and_sends_its_own_functions_there(
     assert "ZeroDivisionError" in wrong
     assert "on engine 0" in wrong
     assert "return 1 / x  # the guilty line" in wrong.split("on engine 0")[1]  # the cell's source is here, not there
-    assert mended.count("ready") == 4  # two rows, as text and as HTML
+    assert recovered.count("ready") == 4  # two rows, as text and as HTML
     assert "again 0" in again
     assert "again afresh" in again
     assert "False" in stop
@@ -265,14 +265,14 @@ def test_what_cannot_travel_is_refused(cluster, tmp_path):
 
         return threading.Lock()
 
-    mend = "make that inside the function"
-    with pytest.raises(TypeError, match=rf"`locked`.* cannot travel to the engines \(.*_thread.lock.*\): {mend}"):
+    remedy = "make that inside the function"
+    with pytest.raises(TypeError, match=rf"`locked`.* cannot travel to the engines \(.*_thread.lock.*\): {remedy}"):
         cluster.call(locked)
-    with pytest.raises(TypeError, match=rf"`<lambda>`.* cannot travel to the engines \(.*generator.*\): {mend}"):
+    with pytest.raises(TypeError, match=rf"`<lambda>`.* cannot travel to the engines \(.*generator.*\): {remedy}"):
         cluster.call(lambda x: x, (i for i in range(3)))
     with (
         (tmp_path / "open").open("w") as file,
-        pytest.raises(TypeError, match=rf"cannot travel to the engines \(.*file.*\): {mend}"),
+        pytest.raises(TypeError, match=rf"cannot travel to the engines \(.*file.*\): {remedy}"),
     ):
         cluster.call(lambda x: x, x=file)
     with pytest.raises(TypeError, match=r"what `gives_one` gives cannot travel back \(.*_thread.lock"):
@@ -298,7 +298,7 @@ def test_a_group_made_anew_leaves_no_files(cluster):
     for _ in range(3):
         cluster.regroup()
         assert cluster.call(by_value(total)) == [3.0] * 2
-    assert len(list(Path(cluster._running.folder).glob("group-*"))) <= 1
+    assert len(list(Path(cluster._engines.folder).glob("group-*"))) <= 1
 
 
 def test_an_interrupt_reaches_the_one_who_waits_and_not_the_engines(cluster):
@@ -337,10 +337,10 @@ def test_a_call_after_one_that_was_interrupted_is_not_mixed_up_with_it(cluster):
     assert cluster.call(by_value(total)) == [3.0] * 2
 
 
-def test_where_nothing_is_amiss_nothing_is_mended(cluster):
-    pids, groups = cluster.call(os.getpid), cluster._running.groups
+def test_where_no_engine_is_lost_nothing_is_done(cluster):
+    pids, groups = cluster.call(os.getpid), cluster._engines.groups
     assert cluster.recover() is cluster
-    assert (cluster.call(os.getpid), cluster._running.groups) == (pids, groups)
+    assert (cluster.call(os.getpid), cluster._engines.groups) == (pids, groups)
 
 
 def keep(what):
@@ -359,7 +359,7 @@ def kept():
     ("how", "state", "what"),
     [(signal.SIGKILL, "gone", "died"), (signal.SIGSTOP, "stopped", r"been stopped \(SIGSTOP\)")],
 )
-def test_an_engine_that_is_lost_is_named_and_mended_and_the_other_keeps_what_it_holds(cluster, how, state, what):
+def test_an_engine_that_is_lost_is_named_and_recovered_and_the_other_keeps_what_it_holds(cluster, how, state, what):
     cluster.call(by_value(keep), what)
     pids = cluster.call(os.getpid)
 
@@ -373,7 +373,9 @@ def test_an_engine_that_is_lost_is_named_and_mended_and_the_other_keeps_what_it_
         dist.all_reduce(torch.ones(1))
 
     threading.Timer(1.0, os.kill, (pids[1], how)).start()
-    lost = rf"^engine 1 \(host .*, pid {pids[1]}, .*\) has {what}: `cluster.mend\(\)` starts it afresh in its place\.$"
+    lost = (
+        rf"^engine 1 \(host .*, pid {pids[1]}, .*\) has {what}: `cluster.recover\(\)` starts it afresh in its place\.$"
+    )
     with pytest.raises(ClusterError, match=lost):
         cluster.call(work)
     assert [row["state"] for row in cluster.rows()] == ["ready", state]
@@ -396,7 +398,7 @@ def test_an_engine_that_is_lost_is_named_and_mended_and_the_other_keeps_what_it_
 
 
 def test_an_engine_that_stays_busy_is_started_afresh_too_and_it_is_said(cluster, monkeypatch, capsys):
-    monkeypatch.setattr(cluster_module, "FREE", 1.0)
+    monkeypatch.setattr(cluster_module, "BUSY_TIMEOUT", 1.0)
     pids = cluster.call(os.getpid)
     threading.Timer(0.5, os.kill, (pids[1], signal.SIGKILL)).start()
     with pytest.raises(ClusterError, match="engine 1"):
@@ -407,13 +409,13 @@ def test_an_engine_that_stays_busy_is_started_afresh_too_and_it_is_said(cluster,
     assert cluster.call(by_value(total)) == [3.0] * 2
 
 
-def test_a_mended_cluster_stops_as_a_whole_and_can_start_again(cluster):
+def test_a_recovered_cluster_stops_as_a_whole_and_can_start_again(cluster):
     pids = cluster.call(os.getpid)
     both = [psutil.Process(pid) for pid in pids]
     for process in both:
         process.kill()
     psutil.wait_procs(both, timeout=10)
-    lost = r"engine 0 .* has died and engine 1 .* has died: `cluster.mend\(\)` starts them afresh in their places\.$"
+    lost = r"engine 0 .* has died and engine 1 .* has died: `cluster.recover\(\)` starts them afresh in their places\.$"
     with pytest.raises(ClusterError, match=lost):
         cluster.call(by_value(total))
     cluster.recover()

@@ -63,7 +63,7 @@ def test_a_bandwidth_that_cannot_be_is_refused(bandwidth):
 def exchanges(link):
     """What each rank has after one exchange of each kind, and how long each took."""
     recorder = Recorder()
-    group = Group(recorder=recorder, wire=link)
+    group = Group(recorder=recorder, link=link)
     summed, sent = (torch.arange(250.0) + each * group.rank for each in (1, 2))
     group.all_reduce(summed)
     gathered = group.all_gather(torch.full((125 + group.rank,), group.rank + 1.0), [125, 126])

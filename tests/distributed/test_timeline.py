@@ -11,7 +11,7 @@ from ranks import team
 
 from dlkit import Experiment
 from dlkit.distributed.group import Group
-from dlkit.distributed.recorder import KEPT, Recorder, Span, now
+from dlkit.distributed.recorder import MAX_SPANS, Recorder, Span, now
 from dlkit.distributed.timeline import Timeline
 from dlkit.models import RBM
 from dlkit.strategies import DataParallel
@@ -22,8 +22,8 @@ def step(begin, end, number=1):
     return Span("step", "step", begin, end, number=number)
 
 
-def exchange(begin, end, number=1, size=100, waited=None, group="all", name="all-reduce"):
-    return Span("exchange", name, begin, end, group, number, size, waited)
+def exchange(begin, end, number=1, bytes_sent=100, wait_begin=None, group="all", name="all-reduce"):
+    return Span("exchange", name, begin, end, group, number, bytes_sent, wait_begin)
 
 
 def times(timeline, rank):
@@ -38,7 +38,7 @@ def test_a_rank_waits_until_the_last_has_come_and_communicates_until_the_end():
     timeline = Timeline(LATE)
     assert times(timeline, 0) == [("compute", 0, 3), ("wait", 3, 6), ("communicate", 6, 8), ("compute", 8, 9)]
     assert times(timeline, 1) == [("compute", 1, 6), ("communicate", 6, 8), ("compute", 8, 10)]
-    assert [segment.last for segment in timeline.segments(0) if segment.kind != "compute"] == [1, 1]
+    assert [segment.last_rank for segment in timeline.segments(0) if segment.kind != "compute"] == [1, 1]
 
 
 def test_totals_are_the_seconds_of_each_kind_and_make_up_the_whole():
@@ -67,8 +67,8 @@ def test_totals_show_as_a_table_in_text_and_in_html():
 def test_an_exchange_that_goes_on_while_a_rank_computes_counts_from_when_it_waits():
     # Begun at 2 and 3; waited for from 6 and from 4; over at 7 on both.
     spans = [
-        [exchange(2, 7, waited=6), step(0, 8)],
-        [exchange(3, 7, waited=4), step(0, 8)],
+        [exchange(2, 7, wait_begin=6), step(0, 8)],
+        [exchange(3, 7, wait_begin=4), step(0, 8)],
     ]
     timeline = Timeline(spans)
     assert times(timeline, 0) == [("compute", 0, 6), ("communicate", 6, 7), ("compute", 7, 8)]
@@ -78,7 +78,7 @@ def test_an_exchange_that_goes_on_while_a_rank_computes_counts_from_when_it_wait
 
 
 def test_overlapped_exchanges_of_which_several_go_on_count_once():
-    spans = [[exchange(1, 6, 1, waited=5), exchange(2, 7, 2, waited=6), step(0, 8)]]
+    spans = [[exchange(1, 6, 1, wait_begin=5), exchange(2, 7, 2, wait_begin=6), step(0, 8)]]
     timeline = Timeline(spans)
     assert [(segment.begin, segment.end) for segment in timeline.overlapped(0)] == [(1, 5), (2, 6)]
     assert timeline.totals()[0].overlapped == 5
@@ -86,7 +86,7 @@ def test_overlapped_exchanges_of_which_several_go_on_count_once():
 
 
 def test_a_late_rank_is_waited_for_only_from_when_there_is_nothing_else_to_do():
-    timeline = Timeline([[exchange(1, 8, waited=3), step(0, 9)], [exchange(5, 8), step(0, 9)]])
+    timeline = Timeline([[exchange(1, 8, wait_begin=3), step(0, 9)], [exchange(5, 8), step(0, 9)]])
     assert times(timeline, 0) == [("compute", 0, 3), ("wait", 3, 5), ("communicate", 5, 8), ("compute", 8, 9)]
     assert timeline.overlapped(0) == []
 
@@ -103,7 +103,7 @@ def test_neighbours_do_not_wait_for_who_comes_after_they_have_finished():
     spans = [[exchange(1, 4), step(0, 9)], [exchange(2, 4), step(0, 9)], [exchange(6, 8), step(0, 9)]]
     timeline = Timeline(spans)
     assert times(timeline, 0)[1:3] == [("wait", 1, 2), ("communicate", 2, 4)]
-    assert timeline.segments(0)[1].last == 1
+    assert timeline.segments(0)[1].last_rank == 1
     assert times(timeline, 2)[1] == ("communicate", 6, 8)
 
 
@@ -116,7 +116,7 @@ def test_a_send_that_takes_no_time_is_where_its_receiver_stops_waiting():
         timeline = Timeline(spans)
         assert times(timeline, sender) == [("compute", 0, 9)]
         assert times(timeline, receiver)[1:3] == [("wait", 1, 4), ("communicate", 4, 6)]
-        assert timeline.segments(receiver)[1].last == sender
+        assert timeline.segments(receiver)[1].last_rank == sender
 
 
 def test_a_receiver_that_comes_late_does_not_wait_for_what_has_been_sent():
@@ -162,8 +162,8 @@ def test_steps_are_parts_from_the_first_that_begins_to_the_last_that_ends():
     timeline = Timeline(TWO)
     part = timeline.steps(2, 2)
     assert (part.begin, part.end) == (5, 10)
-    assert part.begins() == {2: 5}
-    assert timeline.begins() == {1: 0, 2: 5}
+    assert part.step_begins() == {2: 5}
+    assert timeline.step_begins() == {1: 0, 2: 5}
     assert repr(part) == "Timeline(2 ranks, steps 2 to 2, 5 s)"
 
 
@@ -187,9 +187,9 @@ def test_a_rank_that_left_nothing_has_a_row_of_nothing():
 
 def test_what_a_rank_did_at_a_time():
     timeline = Timeline(LATE)
-    assert timeline.at(0, 3.5).kind == "wait"
-    assert timeline.at(1, 6.0).kind == "communicate"
-    assert timeline.at(1, 0.5) is None
+    assert timeline.segment_at(0, 3.5).kind == "wait"
+    assert timeline.segment_at(1, 6.0).kind == "communicate"
+    assert timeline.segment_at(1, 0.5) is None
     assert (timeline.step_at(0, 8.5), timeline.step_at(0, 9.5), timeline.step_at(1, 0.5)) == (1, None, None)
 
 
@@ -216,18 +216,18 @@ def test_random_spans_are_resolved_as_an_instant_by_instant_count_has_it():
             begin = at + draw.randint(0, 3)
             waited = begin + draw.randint(0, 4)
             at = waited + draw.randint(1, 4)
-            mine.append(exchange(begin, at, number, waited=waited))
+            mine.append(exchange(begin, at, number, wait_begin=waited))
         spans.append([*mine, step(0, at + 2)])
     timeline = Timeline(spans)
     for rank, mine in enumerate(spans):
         for t in range(int(mine[-1].end)):
-            (inside,) = [span for span in mine[:-1] if span.waited <= t < span.end] or [None]
+            (inside,) = [span for span in mine[:-1] if span.wait_begin <= t < span.end] or [None]
             expected = "compute"
             if inside:
                 begins = [other.begin for each in spans for other in each if other.number == inside.number]
                 come = max(begin for begin in begins if begin <= inside.end)
                 expected = "wait" if t < come else "communicate"
-            found = timeline.at(rank, t + 0.5)
+            found = timeline.segment_at(rank, t + 0.5)
             assert found is not None
             assert found.kind == expected
 
@@ -236,7 +236,7 @@ def test_random_spans_are_resolved_as_an_instant_by_instant_count_has_it():
 
 
 def trace(timeline, tmp_path):
-    timeline.chrome(tmp_path / "trace.json")
+    timeline.write_chrome_trace(tmp_path / "trace.json")
     return json.loads((tmp_path / "trace.json").read_text(encoding="utf-8"))
 
 
@@ -269,7 +269,9 @@ def test_the_trace_says_in_microseconds_what_the_totals_say_in_seconds(tmp_path)
 
 
 def test_events_of_one_thread_do_not_overlap_as_viewers_would_drop_them(tmp_path):
-    spans = [[exchange(1, 6, 1, waited=5), exchange(2, 7, 2, waited=6), exchange(5, 8, 3, waited=7), step(0, 9)]]
+    spans = [
+        [exchange(1, 6, 1, wait_begin=5), exchange(2, 7, 2, wait_begin=6), exchange(5, 8, 3, wait_begin=7), step(0, 9)]
+    ]
     threads = {}
     for event in trace(Timeline(spans), tmp_path)["traceEvents"]:
         if event["ph"] == "X":
@@ -285,9 +287,9 @@ def test_events_of_one_thread_do_not_overlap_as_viewers_would_drop_them(tmp_path
 
 def test_a_recorder_keeps_the_last_spans_and_counts_all_bytes():
     recorder = Recorder()
-    for number in range(KEPT + 5):
-        recorder.add(exchange(0.0, 1.0, number, size=2))
-    assert (len(recorder.spans), recorder.spans[0].number, recorder.bytes_sent) == (KEPT, 5, 2 * KEPT + 10)
+    for number in range(MAX_SPANS + 5):
+        recorder.add(exchange(0.0, 1.0, number, bytes_sent=2))
+    assert (len(recorder.spans), recorder.spans[0].number, recorder.bytes_sent) == (MAX_SPANS, 5, 2 * MAX_SPANS + 10)
 
 
 def trained(experiment, strategy):
@@ -303,16 +305,16 @@ def test_a_run_on_two_ranks_adds_up(reduce):
     answers = team(2).call(trained, experiment, DataParallel(reduce=reduce))
     spans = [each for each, _, _ in answers]
     timeline = Timeline(spans)
-    assert list(timeline.begins()) == [1, 2, 3, 4, 5, 6]
+    assert list(timeline.step_begins()) == [1, 2, 3, 4, 5, 6]
     assert 0 < timeline.end < max(end for _, _, end in answers) - min(began for _, began, _ in answers)
     for rank, row in enumerate(timeline.totals()):
         steps = [span for span in spans[rank] if span.kind == "step"]
         in_steps = [s for s in spans[rank] if s.kind == "exchange" and steps[0].begin <= s.begin <= steps[-1].end]
-        blocked = sum(span.end - max(span.begin, span.waited or 0) for span in in_steps)
+        blocked = sum(span.end - max(span.begin, span.wait_begin or 0) for span in in_steps)
         assert row.wait + row.communicate == pytest.approx(blocked)
         assert row.compute == pytest.approx(sum(span.end - span.begin for span in steps) - blocked)
         assert row.seconds == pytest.approx(timeline.end)
-        assert row.bytes_sent == sum(span.size for span in in_steps) > 0
+        assert row.bytes_sent == sum(span.bytes_sent for span in in_steps) > 0
 
 
 def test_only_an_exchange_that_was_started_apart_is_overlapped():
@@ -327,5 +329,5 @@ def test_only_an_exchange_that_was_started_apart_is_overlapped():
         return list(recorder.spans), begun
 
     for (blocking, started), begun in team(2).call(both):
-        assert blocking.waited <= blocking.begin
-        assert started.begin < begun <= started.waited <= started.end
+        assert blocking.wait_begin <= blocking.begin
+        assert started.begin < begun <= started.wait_begin <= started.end

@@ -7,7 +7,8 @@ import torch
 from answers import said, solutions
 
 from dlkit.distributed.links import Link
-from dlkit.distributed.timeline import Span, Timeline
+from dlkit.distributed.recorder import Span
+from dlkit.distributed.timeline import Timeline
 from dlkit.exercises import data_parallel as check
 
 SOLUTIONS = solutions("08_data_parallel")

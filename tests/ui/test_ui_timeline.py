@@ -13,8 +13,8 @@ from dlkit.ui.draw.timeline_bars import BAR, COLOURS, LEFT, PITCH, TOP, UNDER, W
 from dlkit.ui.timeline import TimelineView, draw, words
 
 
-def exchange(begin, end, number=1, waited=None):
-    return Span("exchange", "all-reduce", begin, end, "all", number, 24_300, waited)
+def exchange(begin, end, number=1, wait_begin=None):
+    return Span("exchange", "all-reduce", begin, end, "all", number, 24_300, wait_begin)
 
 
 def step(begin, end, number=1):
@@ -26,8 +26,8 @@ def timeline():
     """Ten seconds: rank 0 waits from 2 to 5, rank 1 is late; then an exchange that goes on from 6 to 9."""
     return Timeline(
         [
-            [step(0, 9.5), exchange(2, 6), exchange(6, 9, 2, waited=8)],
-            [step(0, 10), exchange(5, 6), exchange(6, 9, 2, waited=9)],
+            [step(0, 9.5), exchange(2, 6), exchange(6, 9, 2, wait_begin=8)],
+            [step(0, 10), exchange(5, 6), exchange(6, 9, 2, wait_begin=9)],
         ]
     )
 

@@ -10,8 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage
 
-from dlkit.distributed.group import nbytes
-from dlkit.distributed.timeline import Recorder, Span, now
+from dlkit.distributed.recorder import Recorder, Span, now
 
 
 class OnWire(nn.Module):
@@ -87,7 +86,7 @@ class Stage(PipelineStage):
     def sent(self, name: str, ops: list[dist.P2POp], to: int) -> list[dist.P2POp]:
         if ops:
             moment = now()
-            self.log.exchanged(name, (self.stage_index, to), moment, moment, sum(nbytes(op.tensor) for op in ops))
+            self.log.exchanged(name, (self.stage_index, to), moment, moment, sum(op.tensor.nbytes for op in ops))
         return ops
 
 

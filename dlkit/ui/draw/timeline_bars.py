@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from dlkit.distributed.segments import Segment, flat
+from dlkit.distributed.segments import Segment, without_overlap
 from dlkit.distributed.timeline import KINDS, Timeline
 from dlkit.ui.draw.pictures import BLACK, BLUE, ORANGE, SKY, VERMILION
 
@@ -26,7 +26,7 @@ class Rows:
         for rank in range(timeline.world_size):
             segments = timeline.segments(rank)
             kinds = [_spent([segment for segment in segments if segment.kind == kind]) for kind in KINDS]
-            self._spent.append([*kinds, _spent(flat(timeline.overlapped(rank)))])
+            self._spent.append([*kinds, _spent(without_overlap(timeline.overlapped(rank)))])
         self.overlapped = any(timeline.overlapped(rank) for rank in range(timeline.world_size))
 
     def legend(self) -> dict[str, str]:

@@ -244,8 +244,10 @@ def test_what_is_counted_is_what_the_kernel_counts():
         before, sent = int(written()), group.recorder.bytes_sent
         for _ in range(5):
             group.all_reduce(tensor)
-        group.all_gather(tensor, [300_000] * group.size)
-        group.exchange({(group.rank + 1) % group.size: tensor}, {(group.rank - 1) % group.size: tensor.clone()})
+        group.all_gather(tensor, [300_000] * group.world_size)
+        group.exchange(
+            {(group.rank + 1) % group.world_size: tensor}, {(group.rank - 1) % group.world_size: tensor.clone()}
+        )
         return int(written()) - before, group.recorder.bytes_sent - sent
 
     for ranks in (2, 3):

@@ -12,7 +12,7 @@ from splitting import STEPS, difference, digits, experiments, run, same_bits
 from torch import nn
 
 from dlkit import Experiment
-from dlkit.distributed.timeline import Span
+from dlkit.distributed.recorder import Span
 from dlkit.models import DBN, LeNet5
 from dlkit.models.autoencoder import Autoassociator
 from dlkit.models.rbm import RBM
@@ -198,7 +198,7 @@ def test_what_is_sent_are_the_activations_of_all_images_and_their_gradients():
     after_s2, after_s4 = 6 * 14 * 14, 16 * 5 * 5
     for (spans, _, _), forward, backward in zip(found, (after_s2, after_s4, 0), (0, after_s2, after_s4), strict=True):
         for name, values in (("send activations", forward), ("send gradients", backward)):
-            sizes = [s.size for s in spans if s.name == name]
+            sizes = [s.bytes_sent for s in spans if s.name == name]
             assert sizes == ([25 * values * 4] * 2 * 4 if values else [])
     for sender, receiver in ((0, 1), (1, 0), (1, 2), (2, 1)):  # each message has its two ends
         way = f"stage {sender} to {receiver}"

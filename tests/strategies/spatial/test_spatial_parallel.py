@@ -336,7 +336,7 @@ def sizes(experiment):
     last = max(span.begin for span in found.shard.recorder.spans if span.kind == "step")
     for span in found.shard.recorder.spans:
         if span.kind == "exchange" and span.begin > last:
-            totals[span.name] = totals.get(span.name, 0) + span.size
+            totals[span.name] = totals.get(span.name, 0) + span.bytes_sent
     return totals
 
 

@@ -272,7 +272,7 @@ def test_bytes_sent_are_those_of_the_formulas(ranks):
         started = Run(Experiment(make, digits(100), Silent()), 1, torch.device("cpu"), None, TensorParallel())
         for _ in started._steps():
             pass
-        return [(span.name, span.size) for span in started.shard.recorder.spans if span.kind == "exchange"]
+        return [(span.name, span.bytes_sent) for span in started.shard.recorder.spans if span.kind == "exchange"]
 
     sums = 2 * (ranks - 1) / ranks
     for spans in team(ranks).call(sent, perceptron):
