@@ -32,7 +32,7 @@ class DistributedShard(Shard):
 
     def fill_grad(self, batch: Batch, generator: ShardedGenerator) -> Metrics:
         """Fill .grad with the whole batch's gradient, timed."""
-        self._step_began, self.recorder.counts = now(), True
+        self._step_began, self.recorder.enabled = now(), True
         generator.part = batch.part
         try:
             return self.reduce_grad(batch, generator)
@@ -45,7 +45,7 @@ class DistributedShard(Shard):
 
     def after_step(self, step: int) -> None:
         self.recorder.add(Span("step", "step", self._step_began, now(), number=step))
-        self.recorder.counts = False
+        self.recorder.enabled = False
 
     def last_common(self, step: int) -> int:
         """A step after `step` that no rank can be past while rank 0 has just taken `step`."""

@@ -67,16 +67,11 @@ def refuse_what_does_not_add_up(run: Any, strategy: str) -> None:
         return
     cut = max(count // 3, 1)
     parts = [Slice(0, cut, count), Slice(cut, count, count)]
-    for dtype in (torch.float64, None):
-        try:
-            whole = _gradient(run, batch, None, 0, dtype)
-            sums = [_gradient(run, batch, part, rank, dtype) for rank, part in enumerate(parts)]
-            break
-        except (RuntimeError, TypeError, ValueError):
-            if dtype is None:  # not because of float64
-                raise
-    tolerance = TOLERANCE if dtype is not None else 0.01
-    if wrong := _difference(whole, *sums, tolerance=tolerance):
+    try:
+        wrong = _trial(run, batch, parts, torch.float64, TOLERANCE)
+    except (RuntimeError, TypeError, ValueError):  # it may want the dtype that it has
+        wrong = _trial(run, batch, parts, None, tolerance=0.01)
+    if wrong:
         raise ValueError(
             f"under {strategy} a rank learns from a part of each batch, and {wrong} that {class_name(run.learner)} "
             "gives "
@@ -84,6 +79,13 @@ def refuse_what_does_not_add_up(run: Any, strategy: str) -> None:
             "means over the images of a batch, and must draw random numbers by dlkit.core.random from the generator; "
             "or train in one process."
         )
+
+
+def _trial(run: Any, batch: Batch, parts: list[Slice], dtype: torch.dtype | None, tolerance: float) -> str:
+    """What of the whole batch's is not the sum of its parts', in words; "" if all is."""
+    whole = _gradient(run, batch, None, 0, dtype)
+    first, second = (_gradient(run, batch, part, rank, dtype) for rank, part in enumerate(parts))
+    return _difference(whole, first, second, tolerance)
 
 
 def _gradient(
@@ -109,7 +111,6 @@ def _gradient(
 
 
 def _difference(whole: Any, first: Any, second: Any, tolerance: float) -> str:
-    """What of the whole is not the sum of both parts, in words; "" if all is."""
     gradient, metrics = whole
     if not len(gradient) == len(first[0]) == len(second[0]):
         return "the number of gradients"

@@ -36,10 +36,10 @@ class Shard:
         self.model, self.learner = model, learner
         self.names = trained(model)
 
-    def select(self, data: Batch, picked: Int64[Tensor, " batch"]) -> Batch:
-        """Of the images `picked` for a batch, in their order, what this process learns from: all of them."""
-        labels = None if data.labels is None else data.labels.index_select(0, picked)
-        return Batch(data.images.index_select(0, picked), labels)
+    def select(self, data: Batch, indices: Int64[Tensor, " batch"]) -> Batch:
+        """The rows of `data`, of those that make up a batch, that this rank learns from: here all."""
+        labels = None if data.labels is None else data.labels.index_select(0, indices)
+        return Batch(data.images.index_select(0, indices), labels)
 
     def fill_grad(self, batch: Batch, generator: ShardedGenerator) -> dict[str, Tensor]:
         """Fill .grad of what is here, from what was picked; the report is the whole batch's."""

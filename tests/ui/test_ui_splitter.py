@@ -8,7 +8,7 @@ from torch import nn
 from dlkit.models import LeNet5
 from dlkit.models.locally_connected import LocalNet
 from dlkit.models.rbm import RBM
-from dlkit.strategies.cost import cost
+from dlkit.strategies.costs import cost
 from dlkit.strategies.layer_cost import WAYS
 from dlkit.ui.splitter import BOX, COLUMN, LANE, LEFT, SIDE, TOP, Splitter, drawn, words
 

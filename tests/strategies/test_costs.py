@@ -13,7 +13,7 @@ from dlkit.models import ConvNet, LeNet5
 from dlkit.models.locally_connected import LocalNet
 from dlkit.models.rbm import RBM
 from dlkit.strategies import DataParallel, Hybrid, OneWeirdTrick, Pipeline, SpatialParallel, TensorParallel
-from dlkit.strategies.cost import cost
+from dlkit.strategies.costs import cost
 from dlkit.training import CD, CrossEntropy
 
 STRATEGIES = {
