@@ -80,7 +80,7 @@ def copy_notebooks() -> Path:
     """
     source, here = ROOT / FIRST.parent, Path.cwd()
     folder = here if (here / FIRST.name).is_file() else here / "dlkit-notebooks"
-    names = [path.relative_to(source) for path in sorted(source.rglob("*")) if path.is_file()]
+    names = [path.relative_to(source) for path in source.rglob("*") if path.is_file() and path.suffix != ".pyc"]
     missing = [name for name in names if not (folder / name).exists()]
     try:
         for name in missing:
@@ -93,7 +93,10 @@ def copy_notebooks() -> Path:
             f"the notebooks cannot be copied to {folder} ({error.strerror}): "
             "start `dlkit lab` in a folder of yours, on a disk that is not full."
         ) from None
-    typer.echo(f"The notebooks are in {folder}: {len(missing)} files were copied there, and none was overwritten.")
+    typer.echo(
+        f"The notebooks are in {folder}: {len(missing)} of {len(names)} files were copied now, "
+        "and the others are as you left them."
+    )
     return folder
 
 

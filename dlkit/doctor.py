@@ -44,7 +44,7 @@ def python(version: tuple[int, int, int] = sys.version_info[:3]) -> Iterator[Row
     if (3, 11) <= version[:2] <= (3, 13):
         yield Row("Python", found)
     else:
-        then = "install dlkit's wheel in a venv of it" if FROM_WHEEL else "delete .venv, then `make setup`"
+        then = "then dlkit's wheel in a venv of it" if FROM_WHEEL else "delete .venv, then `make setup`"
         yield Row("Python", found, "fail", f"install Python 3.11, 3.12 or 3.13, {then}")
 
 

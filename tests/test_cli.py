@@ -151,6 +151,8 @@ def wheel(project, monkeypatch):
     """As if dlkit came from a wheel that brought one notebook and its solution; in an empty current folder."""
     (project / "notebooks/solutions").mkdir()
     (project / "notebooks/solutions/00_start_here.py").write_text("answer = 42\n")
+    (project / "notebooks/solutions/__pycache__").mkdir()
+    (project / "notebooks/solutions/__pycache__/00_start_here.cpython-311.pyc").touch()  # pip makes it
     (project / cli.FIRST).write_text("{}")
     work = project / "work"
     work.mkdir()
@@ -166,7 +168,7 @@ def test_lab_from_a_wheel_opens_a_copy_of_the_notebooks(wheel, capsys):
     assert "--LabApp.default_url=/lab/tree/00_start_here.ipynb" in command
     assert (folder / "00_start_here.ipynb").read_text() == "{}"
     assert (folder / "solutions/00_start_here.py").read_text() == "answer = 42\n"
-    said = f"The notebooks are in {folder}: 2 files were copied there, and none was overwritten.\n"
+    said = f"The notebooks are in {folder}: 2 of 2 files were copied now, and the others are as you left them.\n"
     assert capsys.readouterr().out == said
 
 

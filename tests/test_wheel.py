@@ -34,6 +34,12 @@ def run(*command, **options):
     return done.stdout
 
 
+def tracked(*folders):
+    """Names of the files in the repository, without those that only the tests need."""
+    names = run("git", "-C", ROOT, "ls-files", "-z", *folders).split("\0")[:-1]
+    return set(names) - {"notebooks/conftest.py", "notebooks/nbval-sanitize.cfg"}
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
@@ -61,7 +67,7 @@ def student(wheel, tmp_path_factory):
         (environment / name).symlink_to(Path(sys.prefix, name))
     own = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "DLKIT", "JUPYTER"))}
     own |= {f"JUPYTER_{name}_DIR": str(base / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
-    own |= {"IPYTHONDIR": str(base / "ipython"), "JUPYTER_TOKEN": secrets.token_hex(16), "OMP_NUM_THREADS": "2"}
+    own |= {"IPYTHONDIR": str(base / "ipython"), "JUPYTER_TOKEN": secrets.token_hex(16), "OMP_NUM_THREADS": "1"}
 
     def in_folder(program, *arguments):
         return run(environment / "bin" / program, *arguments, cwd=work, env=own)
@@ -103,9 +109,7 @@ def get(student, url):
 
 
 def test_the_wheel_holds_the_package_the_data_and_the_notebooks(wheel):
-    tracked = run("git", "-C", ROOT, "ls-files", "-z", "dlkit", "data", "notebooks").split("\0")[:-1]
-    for_tests = {"notebooks/conftest.py", "notebooks/nbval-sanitize.cfg"}
-    wanted = {name if name.startswith("dlkit/") else f"dlkit/_share/{name}" for name in set(tracked) - for_tests}
+    wanted = tracked("dlkit") | {f"dlkit/_share/{name}" for name in tracked("data", "notebooks")}
     held = set(zipfile.ZipFile(wheel).namelist())
     assert wanted - held == set()
     others = {name for name in held - wanted if ".dist-info/" not in name}
@@ -141,6 +145,8 @@ def test_lab_opens_notebook_00_in_the_students_folder_and_it_runs(student):
         assert page.status == 200
         assert page.url.partition("?")[0] == f"{url}/lab/tree/{FIRST}"
         assert json.load(get(student, f"{url}/api/contents/{FIRST}"))["writable"]
-    notebook = student.work / "dlkit-notebooks" / FIRST
-    student.run("python", "-m", "nbconvert", "--to", "notebook", "--execute", "--output", "executed", notebook)
-    assert {path.name for path in student.work.iterdir()} == {"dlkit-notebooks"}
+    folder = student.work / "dlkit-notebooks"
+    wanted = {name.removeprefix("notebooks/") for name in tracked("notebooks")}
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == wanted
+    student.run("python", "-m", "nbconvert", "--to", "notebook", "--execute", "--output", "executed", folder / FIRST)
+    assert list(student.work.iterdir()) == [folder]
