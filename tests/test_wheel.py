@@ -21,7 +21,7 @@ from dlkit.core.installation import ROOT
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="links folders, and starts programs by sh")
 
-STARTING = 60  # seconds that a busy machine may take to start JupyterLab
+STARTING = 120  # seconds that a busy machine may take to start JupyterLab
 FIRST = "00_start_here.ipynb"
 # Runs the command until standard input closes, which it does when the tests end, in whatever way they end.
 UNTIL_THE_TESTS_END = '"$@" & cat; kill $!; wait'
