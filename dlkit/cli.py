@@ -1,6 +1,7 @@
 """The command line: dlkit doctor | lab | bench | reproduce."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-ROOT = Path(__file__).resolve().parent.parent
+from dlkit.core.installation import FROM_WHEEL, REINSTALL, ROOT, restore
+
 FIRST = Path("notebooks", "00_start_here.ipynb")
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -33,7 +35,7 @@ def errors_as_sentences() -> Iterator[None]:
     except (typer.Exit, typer.Abort):  # RuntimeErrors by ancestry
         raise
     except ModuleNotFoundError as error:
-        stop(f"{error}: `make setup` in {ROOT} installs what is needed, `dlkit doctor` says what is missing.")
+        stop(f"{error}: {REINSTALL} installs what is needed, `dlkit doctor` says what is missing.")
     except (ValueError, FileNotFoundError, RuntimeError) as error:
         stop(error)
 
@@ -71,18 +73,49 @@ def doctor(as_json: Json = False) -> None:
         raise typer.Exit(int(any(row.state == "fail" for row in rows)))
 
 
+def copy_notebooks() -> Path:
+    """Folder with a copy of the notebooks to work in: the current one if it has them, else dlkit-notebooks in it.
+
+    Only what is not there yet is copied. Raises RuntimeError where the folder cannot be written.
+    """
+    source, here = ROOT / FIRST.parent, Path.cwd()
+    folder = here if (here / FIRST.name).is_file() else here / "dlkit-notebooks"
+    names = [path.relative_to(source) for path in source.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    missing = [name for name in names if not (folder / name).exists()]
+    try:
+        for name in missing:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            partial = (folder / name).with_suffix(".partial")
+            shutil.copyfile(source / name, partial)
+            partial.replace(folder / name)
+    except OSError as error:
+        raise RuntimeError(
+            f"the notebooks cannot be copied to {folder} ({error.strerror}): "
+            "start `dlkit lab` in a folder of yours, on a disk that is not full."
+        ) from None
+    typer.echo(
+        f"The notebooks are in {folder}: {len(missing)} of {len(names)} files were copied now, "
+        "and the others are as you left them."
+    )
+    return folder
+
+
 def lab_command(port: int | None, browser: bool) -> list[str]:
-    """What starts JupyterLab on the first notebook; raises FileNotFoundError if either is missing."""
+    """What starts JupyterLab on the first notebook: in the checkout, or in a copy of what a wheel brought.
+
+    Raises FileNotFoundError if JupyterLab or the notebook is missing, and what `copy_notebooks` raises.
+    """
     from importlib.util import find_spec
 
     if not find_spec("jupyterlab"):
-        raise FileNotFoundError(f"JupyterLab is not installed: `make setup` in {ROOT} installs it.")
+        raise FileNotFoundError(f"JupyterLab is not installed: {REINSTALL} installs it.")
     if not (ROOT / FIRST).is_file():
         raise FileNotFoundError(
-            f"{ROOT / FIRST} is missing: it is part of the repository; `git checkout notebooks/` brings it back."
+            f"{ROOT / FIRST} is missing: it is part of the repository; {restore(ROOT / FIRST.parent)}."
         )
-    command = [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={ROOT}"]
-    command += [f"--LabApp.default_url=/lab/tree/{FIRST.as_posix()}"]
+    folder, first = (copy_notebooks(), FIRST.name) if FROM_WHEEL else (ROOT, FIRST.as_posix())
+    command = [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={folder}"]
+    command += [f"--LabApp.default_url=/lab/tree/{first}"]
     if port is not None:
         command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
     if not browser:

@@ -21,15 +21,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from dlkit.browser import find_browser
+from dlkit.core.installation import FROM_WHEEL, REINSTALL, ROOT, restore
 
-ROOT = Path(__file__).resolve().parent.parent  # the checkout: dlkit is installed in place
 GIB = 2**30
 DATA = ("mnist", "photos", "pretrained")
-
-
 PYTHON = Path(sys.executable)
-SHORT = PYTHON.relative_to(ROOT) if PYTHON.is_relative_to(ROOT) else PYTHON
-REINSTALL = f'`{SHORT} -m pip install -c constraints.txt -e ".[lab]"` in the project folder'
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,8 @@ def python(version: tuple[int, int, int] = sys.version_info[:3]) -> Iterator[Row
     if (3, 11) <= version[:2] <= (3, 13):
         yield Row("Python", found)
     else:
-        yield Row("Python", found, "fail", "install Python 3.11, 3.12 or 3.13, delete .venv, then `make setup`")
+        then = "then dlkit's wheel in a venv of it" if FROM_WHEEL else "delete .venv, then `make setup`"
+        yield Row("Python", found, "fail", f"install Python 3.11, 3.12 or 3.13, {then}")
 
 
 def pins(path: Path = ROOT / "constraints.txt") -> dict[str, str]:
@@ -65,7 +62,7 @@ def canonical(name: str) -> str:
 
 def packages() -> Iterator[Row]:
     """Each package that the library and its notebooks import, against the lowest that works and the tested one."""
-    wanted = pins() if (ROOT / "constraints.txt").exists() else {}
+    wanted = pins() if (ROOT / "constraints.txt").exists() else {}  # a wheel brings none
     for line in metadata.requires("dlkit") or ():
         requirement = Requirement(line)
         if requirement.marker and not requirement.marker.evaluate({"extra": "lab"}):
@@ -128,9 +125,10 @@ def memory() -> Iterator[Row]:
 
 
 def disk() -> Iterator[Row]:
-    """Room for checkpoints beside the project."""
-    free = shutil.disk_usage(ROOT).free / GIB
-    found = f"{free:.1f} GiB free at {ROOT}"
+    """Room for notebooks and checkpoints: in the checkout, or where a wheel's user works."""
+    folder = Path.cwd() if FROM_WHEEL else ROOT
+    free = shutil.disk_usage(folder).free / GIB
+    found = f"{free:.1f} GiB free at {folder}"
     if free < 0.1:
         yield Row("disk", found, "fail", "free some: notebooks cannot be saved on a full disk")
     elif free < 1:
@@ -165,15 +163,18 @@ def data() -> Iterator[Row]:
 
 def notebooks() -> Iterator[Row]:
     """The walk itself."""
-    count = len(list((ROOT / "notebooks").glob("*.ipynb")))
+    folder = ROOT / "notebooks"
+    count = len(list(folder.glob("*.ipynb")))
     if count:
-        yield Row("notebooks", f"{count} in {ROOT / 'notebooks'}")
+        yield Row("notebooks", f"{count} in {folder}")
     else:
-        yield Row("notebooks", f"none in {ROOT / 'notebooks'}", "fail", "`git checkout notebooks/` brings them back")
+        yield Row("notebooks", f"none in {folder}", "fail", restore(folder))
 
 
 def browser() -> Iterator[Row]:
-    """Chromium or Chrome; only the tests need it."""
+    """Chromium or Chrome; only the tests need it, and a wheel has none."""
+    if FROM_WHEEL:
+        return
     try:
         path = find_browser()
     except FileNotFoundError as error:

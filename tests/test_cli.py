@@ -103,7 +103,8 @@ def test_a_missing_package_is_named(room):
 
 @pytest.fixture
 def project(monkeypatch, tmp_path):
-    (tmp_path / "notebooks").mkdir()
+    for folder in (".git", "dlkit", "notebooks"):
+        (tmp_path / folder).mkdir()
     (tmp_path / cli.FIRST).touch()
     monkeypatch.setattr(cli, "ROOT", tmp_path)
     return tmp_path
@@ -134,7 +135,7 @@ def test_lab_without_its_notebook_says_so(project):
     done = call("lab")
     assert done.exit_code == 1
     assert f"{project / cli.FIRST} is missing" in done.stderr
-    assert "`git checkout notebooks/` brings it back" in done.stderr
+    assert f'`git -C "{project}" checkout notebooks/` brings it back' in done.stderr
 
 
 def test_lab_without_jupyterlab_says_so(project, monkeypatch):
@@ -142,6 +143,56 @@ def test_lab_without_jupyterlab_says_so(project, monkeypatch):
     done = call("lab")
     assert done.exit_code == 1
     assert "JupyterLab is not installed" in done.stderr
+    assert '-m pip install -c constraints.txt -e ".[lab]"` in the project folder installs it.' in done.stderr
+
+
+@pytest.fixture
+def wheel(project, monkeypatch):
+    """As if dlkit came from a wheel that brought one notebook and its solution; in an empty current folder."""
+    (project / "notebooks/solutions").mkdir()
+    (project / "notebooks/solutions/00_start_here.py").write_text("answer = 42\n")
+    (project / "notebooks/solutions/__pycache__").mkdir()
+    (project / "notebooks/solutions/__pycache__/00_start_here.cpython-311.pyc").touch()  # pip makes it
+    (project / cli.FIRST).write_text("{}")
+    work = project / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setattr(cli, "FROM_WHEEL", True)
+    return work
+
+
+def test_lab_from_a_wheel_opens_a_copy_of_the_notebooks(wheel, capsys):
+    command = cli.lab_command(None, True)
+    folder = wheel / "dlkit-notebooks"
+    assert f"--ServerApp.root_dir={folder}" in command
+    assert "--LabApp.default_url=/lab/tree/00_start_here.ipynb" in command
+    assert (folder / "00_start_here.ipynb").read_text() == "{}"
+    assert (folder / "solutions/00_start_here.py").read_text() == "answer = 42\n"
+    said = f"The notebooks are in {folder}: 2 of 2 files were copied now, and the others are as you left them.\n"
+    assert capsys.readouterr().out == said
+
+
+def test_lab_leaves_what_a_student_wrote_and_brings_what_is_missing(wheel, monkeypatch):
+    cli.copy_notebooks()
+    folder = wheel / "dlkit-notebooks"
+    (folder / "00_start_here.ipynb").write_text("my work")
+    (folder / "solutions/00_start_here.py").unlink()
+    assert cli.copy_notebooks() == folder
+    monkeypatch.chdir(folder)
+    assert cli.copy_notebooks() == folder  # and not a copy within the copy
+    files = {str(path.relative_to(wheel)): path.read_text() for path in wheel.rglob("*") if path.is_file()}
+    assert files == {
+        "dlkit-notebooks/00_start_here.ipynb": "my work",
+        "dlkit-notebooks/solutions/00_start_here.py": "answer = 42\n",
+    }
+
+
+def test_lab_where_nothing_can_be_copied_says_so(wheel):
+    (wheel / "dlkit-notebooks").touch()  # a file where the folder should be
+    done = call("lab")
+    assert done.exit_code == 1
+    assert "dlkit: the notebooks cannot be copied to" in done.stderr
+    assert "start `dlkit lab` in a folder of yours" in done.stderr
 
 
 def listening(pid):

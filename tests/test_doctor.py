@@ -149,6 +149,16 @@ def test_missing_notebooks_are_told(monkeypatch, tmp_path):
     assert only(doctor.notebooks()).state == "ok"
 
 
+def test_what_a_wheels_user_is_told_needs_no_checkout(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "FROM_WHEEL", True)
+    monkeypatch.chdir(tmp_path)
+    assert list(doctor.browser()) == []  # there are no tests that need one
+    assert only(doctor.disk()).found.endswith(f" free at {tmp_path}")
+    assert (
+        only(doctor.python((3, 10, 9))).mend == "install Python 3.11, 3.12 or 3.13, then dlkit's wheel in a venv of it"
+    )
+
+
 @pytest.fixture
 def no_browser(monkeypatch, tmp_path):
     """A machine without a browser, whose PATH is the folder given back."""

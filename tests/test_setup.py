@@ -24,9 +24,9 @@ esac
 """
 # As pip 23 and 26 print them.
 NO_NETWORK = """WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError(
-'<HTTPSConnection object>: Failed to establish a new connection: [Errno -3] Temporary failure')': /simple/setuptools/
-ERROR: Could not find a version that satisfies the requirement setuptools (from versions: none)
-ERROR: No matching distribution found for setuptools==84.2.1
+'<HTTPSConnection object>: Failed to establish a new connection: [Errno -3] Temporary failure')': /simple/hatchling/
+ERROR: Could not find a version that satisfies the requirement hatchling (from versions: none)
+ERROR: No matching distribution found for hatchling==1.33.0
 """
 NO_SPACE = "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device\n"
 NO_FILE = "ERROR: No matching distribution found for torch==2.13.0\n"

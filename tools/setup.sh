@@ -104,7 +104,7 @@ fi
 say "installing the pinned packages (a few minutes the first time)"
 : >"$log"
 rm -f .venv/installed-*
-pip_install setuptools
+pip_install hatchling
 pip_install --no-build-isolation -e ".[$extra]"
 echo "$wanted" >".venv/installed-$extra"
 say "ready"

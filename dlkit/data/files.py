@@ -5,7 +5,8 @@ import os
 import zlib
 from pathlib import Path
 
-CHECKOUT = Path(__file__).parents[2]
+from dlkit.core.installation import ROOT, restore, shown
+
 FOLDERS = {"mnist": 4, "photos": 6, "pretrained": 4}  # files in each
 # Name -> address and MD5 of each file, as its authors and torchvision publish them.
 FETCHED = {
@@ -22,12 +23,12 @@ FETCHED = {
 
 
 def data_root(root: str | Path | None = None) -> Path:
-    """Folder that holds mnist/, photos/ and SHA256SUMS: `root`, else $DLKIT_DATA, else data/ of the checkout.
+    """Folder that holds mnist/, photos/ and SHA256SUMS: `root`, else $DLKIT_DATA, else the one that came with dlkit.
 
     Raises FileNotFoundError where there is no such folder.
     """
     given = root or os.environ.get("DLKIT_DATA")
-    folder = Path(given).absolute() if given else CHECKOUT / "data"
+    folder = Path(given).absolute() if given else ROOT / "data"
     if folder.is_dir():
         return folder
     if root:
@@ -36,11 +37,7 @@ def data_root(root: str | Path | None = None) -> Path:
         raise FileNotFoundError(
             f"DLKIT_DATA is {given!r}, which is no folder: set it to the data/ folder of a dlkit checkout, or unset it."
         )
-    if (CHECKOUT / ".git").exists():
-        raise FileNotFoundError(f"{_shown(folder)} is missing: it is part of the repository; {_mend(folder)}.")
-    raise FileNotFoundError(
-        f"dlkit is installed in {CHECKOUT} without its data: set DLKIT_DATA to the data/ folder of a dlkit checkout."
-    )
+    raise FileNotFoundError(f"{shown(folder)} is missing: it is part of the repository; {restore(folder)}.")
 
 
 def listed(folder: str, root: Path) -> dict[Path, str]:
@@ -50,14 +47,14 @@ def listed(folder: str, root: Path) -> dict[Path, str]:
     """
     sums = root / "SHA256SUMS"
     if not sums.is_file():
-        raise FileNotFoundError(f"{_shown(sums)} is missing: it is part of the repository; {_mend(root)}.")
+        raise FileNotFoundError(f"{shown(sums)} is missing: it is part of the repository; {restore(root)}.")
     lines = (line.split() for line in sums.read_text(errors="replace").splitlines())
     pairs = (line for line in lines if len(line) == 2 and line[1].startswith(folder + "/"))
     files = {root / name: f"sha256:{digest}" for digest, name in pairs}
     count = FOLDERS[folder]
     if len(files) != count:
         raise ValueError(
-            f"{_shown(sums)} was altered, it lists {len(files)} of the {count} files of {folder}/; {_mend(root)}."
+            f"{shown(sums)} was altered, it lists {len(files)} of the {count} files of {folder}/; {restore(root)}."
         )
     return files
 
@@ -67,18 +64,18 @@ def read(path: Path, known: str) -> bytes:
 
     Raises FileNotFoundError where it is missing, ValueError where it is truncated or altered.
     """
-    mend = _mend(path.parents[1])
+    mend = restore(path.parents[1])
     if not path.is_file():
-        raise FileNotFoundError(f"{_shown(path)} is missing: it is part of the repository; {mend}.")
+        raise FileNotFoundError(f"{shown(path)} is missing: it is part of the repository; {mend}.")
     raw = path.read_bytes()
     algorithm, _, wanted = known.partition(":")
     found = hashlib.new(algorithm, raw, usedforsecurity=False).hexdigest()
     if found == wanted:
         return raw
     if _cut_short(path.suffix, raw):
-        raise ValueError(f"{_shown(path)} is truncated, it ends too soon after {len(raw):,} bytes; {mend}.")
+        raise ValueError(f"{shown(path)} is truncated, it ends too soon after {len(raw):,} bytes; {mend}.")
     name = {"sha256": "SHA-256", "md5": "MD5"}[algorithm]
-    raise ValueError(f"{_shown(path)} was altered, its {name} is {found[:12]}…, not {wanted[:12]}…; {mend}.")
+    raise ValueError(f"{shown(path)} was altered, its {name} is {found[:12]}…, not {wanted[:12]}…; {mend}.")
 
 
 def verify(name: str, *, root: str | Path | None = None) -> list[Path]:
@@ -125,20 +122,6 @@ def fetch(name: str, root: str | Path | None = None) -> dict[Path, str]:
             reason = error.strerror or type(error).__name__
             raise OSError(f"{folder} cannot be written ({reason}): give load another root= for {name}.") from None
     return {folder / file: f"md5:{md5}" for file, md5 in hashes.items()}
-
-
-def _shown(path: Path) -> str:
-    """The path as the reader would type it."""
-    return (path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path).as_posix()
-
-
-def _mend(root: Path) -> str:
-    """What brings the repository's own data in `root` back."""
-    checkout = root.parent
-    if not ((checkout / ".git").exists() and (checkout / "dlkit").is_dir()):
-        return f"copy {_shown(root)} again from the dlkit repository"
-    where = "" if checkout == Path.cwd() else f' -C "{checkout.as_posix()}"'
-    return f"`git{where} checkout {root.name}/` brings it back"
 
 
 def _cut_short(suffix: str, raw: bytes) -> bool:

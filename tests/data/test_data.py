@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from dlkit import data
+from dlkit.core import installation
 from dlkit.data import files
 
 REPOSITORY = Path(__file__).parents[2]
@@ -275,12 +276,15 @@ def test_the_data_are_found_by_the_environment(copy, monkeypatch):
 
 def test_an_installation_without_its_data_says_so(tmp_path, monkeypatch):
     monkeypatch.delenv("DLKIT_DATA", raising=False)
-    monkeypatch.setattr(files, "CHECKOUT", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"is installed in .* without its data: set DLKIT_DATA to the data/"):
+    monkeypatch.setattr(files, "ROOT", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"data is missing: .* copy .* again from the dlkit repository\.$"):
         data.load("mnist")
     (tmp_path / ".git").mkdir()
     (tmp_path / "dlkit").mkdir()
     with pytest.raises(FileNotFoundError, match=r"data is missing: .* `git -C .* checkout data/` brings it back\.$"):
+        data.load("mnist")
+    monkeypatch.setattr(installation, "WHEEL_FILES", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"data is missing: .* --force-reinstall --no-deps dlkit-.*\.whl` in "):
         data.load("mnist")
 
 
