@@ -15,9 +15,10 @@ from dlkit import Experiment
 from dlkit.distributed.recorder import Span
 from dlkit.models import DBN, LeNet5
 from dlkit.models.autoencoder import Autoassociator
+from dlkit.models.chain import modules_of
 from dlkit.models.rbm import RBM
 from dlkit.strategies.pipeline import partition
-from dlkit.strategies.pipeline.partition import best_cut, chain, cut_at_weights, weigh
+from dlkit.strategies.pipeline.partition import best_cut, blocks_of, measure_blocks
 from dlkit.strategies.pipeline.pipeline import Pipeline, bubble, measured_bubble
 from dlkit.training import CrossEntropy, InputDropout, Reconstruction, UpDown
 from dlkit.training.fine_tuning import LineSearches
@@ -261,16 +262,16 @@ def test_the_cut_is_the_best_of_all(seed):
 def test_a_layer_weighs_as_many_multiplications_as_both_its_passes_have(monkeypatch):
     monkeypatch.setattr(partition, "VALUE", 0)
     net = DBN([RBM(784, 60), RBM(60, 50)]).classifier(10)
-    costs, between = weigh(cut_at_weights(net), torch.rand(2, 784))
+    costs, between = measure_blocks(blocks_of(net), torch.rand(2, 784))
     assert costs == [2 * 2 * 784 * 60, 2 * 3 * 60 * 50, 2 * 3 * 50 * 10]  # the first has no gradient to hand on
     assert [tuple(x.shape) for x in between] == [(2, 784), (2, 60), (2, 50), (2, 10)]
 
 
 def test_layers_without_weights_stay_with_the_one_before():
     net = DBN([RBM(784, 60), RBM(60, 50)]).autoencoder()
-    names = [[name for name, _ in piece] for piece in cut_at_weights(net)]
+    names = [[name for name, _ in piece] for piece in blocks_of(net)]
     assert names == [["0.0", "0.1", "0.2"], ["0.3"], ["1.0", "1.1"], ["1.2", "1.3"]]
-    assert [module for _, module in chain(net)] == [
+    assert [module for _, module in modules_of(net, "Pipeline")] == [
         *net.get_submodule("0").children(),
         *net.get_submodule("1").children(),
     ]
