@@ -12,7 +12,7 @@ def as_text(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1
         "  ".join(
             cell.ljust(width) if i < left else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
+        )
         for line in lines
     )
 

@@ -1,6 +1,7 @@
-"""Interconnects to emulate: what an exchange would take on a link of so much latency and bandwidth.
+"""Links to emulate: how long an exchange takes with a given latency and bandwidth.
 
-Of the links with names, bandwidths are published, of one direction and before a protocol's share; latencies are round.
+The bandwidths of the named links are published ones, of one direction, before protocol overhead; the latencies are
+round figures.
 NVLINK: the fourth generation, 900 GB/s in both directions together (NVIDIA 2022, H100 Tensor Core GPU architecture); a
     latency is not published: 2 µs is of the order of a small copy from GPU to GPU.
 FDR_INFINIBAND: four lanes of 14.0625 Gb/s, 64 of 66 bits of them data, 54.5 Gb/s (InfiniBand Trade Association), and
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Link:
-    """A link between any two ranks: `latency` in seconds a message, `bandwidth` in bytes a second and direction.
+    """A link between any two ranks: `latency` in seconds a message, `bandwidth` in bytes a second in each direction.
 
     ValueError for a latency below zero, or a bandwidth that is not above it.
     """
@@ -33,10 +34,11 @@ class Link:
             raise ValueError(f"bandwidth={self.bandwidth:g} of {self.name}: give bytes a second, such as 1.25e9.")
 
     def seconds(self, name: str, size: int, world_size: int) -> float:
-        """Of an exchange of this name among so many ranks; a name that is no collective's is a send to a neighbour.
+        """How long an exchange takes, in seconds; all but a send go round a ring.
 
-        `size`, in bytes: of an all-reduce, a broadcast or a reduce the tensor that each rank has; of an all-gather or
-        a reduce-scatter the whole, all ranks' parts together; of a send the message. All but a send go round a ring.
+        name: "all-reduce", "broadcast", "reduce", "all-gather" or "reduce-scatter"; any other is a send to a neighbour.
+        size: the bytes of the tensor that each rank has; for an all-gather or a reduce-scatter, of all ranks' parts
+        together; for a send, of the message.
         Source: Patarasuk, Yuan 2009, Bandwidth optimal all-reduce algorithms for clusters of workstations, §4; NVIDIA,
         nccl-tests, doc/PERFORMANCE.md (without latencies).
         """

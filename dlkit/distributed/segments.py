@@ -44,11 +44,11 @@ def resolve(spans: Iterable[Span], rank: int, arrivals: Arrivals, zero: float) -
         else:
             peers = arrivals[span.group, span.number]
             last_arrival, last_rank = peers[bisect_right(peers, (span.end, math.inf)) - 1]
-            blocked = max(span.begin, span.wait_begin or span.begin) - zero
-            transfer = max(last_arrival - zero, begin)  # begins when the last rank has come
-            waits.append(Segment("wait", blocked, min(max(transfer, blocked), end), span, last_rank))
-            communicates.append(Segment("communicate", max(transfer, blocked), end, span, last_rank))
-            overlapped.append(Segment("overlapped", transfer, blocked, span, last_rank))
+            wait_begin = max(span.begin, span.wait_begin or span.begin) - zero
+            transfer_begin = max(last_arrival - zero, begin)
+            waits.append(Segment("wait", wait_begin, min(max(transfer_begin, wait_begin), end), span, last_rank))
+            communicates.append(Segment("communicate", max(transfer_begin, wait_begin), end, span, last_rank))
+            overlapped.append(Segment("overlapped", transfer_begin, wait_begin, span, last_rank))
     waits = without_overlap(waits)
     segments = waits if computes else overlay(waits, without_overlap(steps))
     segments = overlay(without_overlap(computes), overlay(without_overlap(communicates), segments))

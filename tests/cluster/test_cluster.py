@@ -41,9 +41,9 @@ def total():
 
 def test_cores_are_dealt_out_in_equal_parts_and_each_rank_computes_with_as_many_threads():
     plan = placements(3, gpus=0, cores=[0, 1, 2, 3, 8, 9, 10])
-    assert [place.cores for place in plan] == [(0, 1), (2, 3), (8, 9, 10)]
-    assert [place.threads for place in plan] == [2, 2, 3]
-    assert [place.device for place in plan] == ["cpu"] * 3
+    assert [placement.cores for placement in plan] == [(0, 1), (2, 3), (8, 9, 10)]
+    assert [placement.threads for placement in plan] == [2, 2, 3]
+    assert [placement.device for placement in plan] == ["cpu"] * 3
     assert remarks(plan, 0) == []
     assert plan[2].environment() == KEEPS_MEMORY | {
         "OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "", "DLKIT_CORES": "8,9,10"
@@ -52,15 +52,15 @@ def test_cores_are_dealt_out_in_equal_parts_and_each_rank_computes_with_as_many_
 
 def test_more_ranks_than_cores_share_them_and_it_is_said():
     plan = placements(5, gpus=0, cores=[4, 6])
-    assert all(len(place.cores) == 1 for place in plan)
-    assert {core for place in plan for core in place.cores} == {4, 6}
+    assert all(len(placement.cores) == 1 for placement in plan)
+    assert {core for placement in plan for core in placement.cores} == {4, 6}
     assert remarks(plan, 0) == ["5 engines share 2 cores: more engines than cores save no time."]
 
 
 def test_gpus_are_given_in_turn_and_shared_ones_talk_over_gloo():
     plan = placements(4, gpus=2, cores=range(8))
-    assert [place.device for place in plan] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
-    assert [place.environment()["CUDA_VISIBLE_DEVICES"] for place in plan] == ["0", "1", "0", "1"]
+    assert [placement.device for placement in plan] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+    assert [placement.environment()["CUDA_VISIBLE_DEVICES"] for placement in plan] == ["0", "1", "0", "1"]
     assert remarks(plan, 2) == ["4 engines share 2 GPUs: NCCL takes one rank a GPU, so gloo is used."]
     assert [backend(4, 2), backend(2, 2), backend(1, 0)] == ["gloo", "nccl", "gloo"]
     assert isinstance(plan[0], Placement)
@@ -102,12 +102,12 @@ def test_answers_come_in_the_order_of_ranks_from_the_places_planned(cluster):
         cores = tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
         return dist.get_rank() + offset, cores, torch.get_num_threads(), os.environ["CUDA_VISIBLE_DEVICES"]
 
-    found = cluster.call(here, 10)
+    answers = cluster.call(here, 10)
     expected = [
-        (10 + place.rank, place.cores, place.threads, place.environment()["CUDA_VISIBLE_DEVICES"])
-        for place in cluster.plan
+        (10 + placement.rank, placement.cores, placement.threads, placement.environment()["CUDA_VISIBLE_DEVICES"])
+        for placement in cluster.plan
     ]
-    assert found == expected
+    assert answers == expected
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux's scheduler")
@@ -116,15 +116,15 @@ def test_a_thread_that_wakes_does_not_keep_from_its_core_the_one_that_holds_what
         import torch.distributed as dist
 
         dist.barrier()
-        found = {}
+        policy_of = {}
         for thread in os.listdir("/proc/self/task"):
             with open(f"/proc/self/task/{thread}/comm") as file:
-                found[file.read().strip()] = os.sched_getscheduler(int(thread))
-        return {name: policy for name, policy in found.items() if "gloo" in name}
+                policy_of[file.read().strip()] = os.sched_getscheduler(int(thread))
+        return {name: policy for name, policy in policy_of.items() if "gloo" in name}
 
-    for found in cluster.call(policies):
-        assert "gloo_tcp_loop" in found
-        assert set(found.values()) == {os.SCHED_BATCH}
+    for policy_of in cluster.call(policies):
+        assert "gloo_tcp_loop" in policy_of
+        assert set(policy_of.values()) == {os.SCHED_BATCH}
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
@@ -343,10 +343,10 @@ def test_where_no_engine_is_lost_nothing_is_done(cluster):
     assert (cluster.call(os.getpid), cluster._engines.groups) == (pids, groups)
 
 
-def keep(what):
+def keep(value):
     import builtins
 
-    builtins.kept = what
+    builtins.kept = value
 
 
 def kept():
@@ -356,11 +356,13 @@ def kept():
 
 
 @pytest.mark.parametrize(
-    ("how", "state", "what"),
+    ("signal_sent", "state", "fate"),
     [(signal.SIGKILL, "gone", "died"), (signal.SIGSTOP, "stopped", r"been stopped \(SIGSTOP\)")],
 )
-def test_an_engine_that_is_lost_is_named_and_recovered_and_the_other_keeps_what_it_holds(cluster, how, state, what):
-    cluster.call(by_value(keep), what)
+def test_an_engine_that_is_lost_is_named_and_recovered_and_the_other_keeps_what_it_holds(
+    cluster, signal_sent, state, fate
+):
+    cluster.call(by_value(keep), fate)
     pids = cluster.call(os.getpid)
 
     def work():
@@ -372,9 +374,9 @@ def test_an_engine_that_is_lost_is_named_and_recovered_and_the_other_keeps_what_
         time.sleep(600 * dist.get_rank())
         dist.all_reduce(torch.ones(1))
 
-    threading.Timer(1.0, os.kill, (pids[1], how)).start()
+    threading.Timer(1.0, os.kill, (pids[1], signal_sent)).start()
     lost = (
-        rf"^engine 1 \(host .*, pid {pids[1]}, .*\) has {what}: `cluster.recover\(\)` starts it afresh in its place\.$"
+        rf"^engine 1 \(host .*, pid {pids[1]}, .*\) has {fate}: `cluster.recover\(\)` starts it afresh in its place\.$"
     )
     with pytest.raises(ClusterError, match=lost):
         cluster.call(work)
@@ -387,13 +389,16 @@ def test_an_engine_that_is_lost_is_named_and_recovered_and_the_other_keeps_what_
     assert after[0] == pids[0]
     assert after[1] != pids[1]
     assert [(row["pid"], row["state"]) for row in cluster.rows()] == [(pid, "ready") for pid in after]
-    assert cluster.call(by_value(kept)) == [what, None]
+    assert cluster.call(by_value(kept)) == [fate, None]
     assert cluster.call(by_value(total)) == [3.0] * 2
     if hasattr(os, "sched_getaffinity"):
-        assert [tuple(sorted(os.sched_getaffinity(pid))) for pid in after] == [place.cores for place in cluster.plan]
-    placements = [psutil.Process(pid).environ() for pid in after]
+        assert [tuple(sorted(os.sched_getaffinity(pid))) for pid in after] == [
+            placement.cores for placement in cluster.plan
+        ]
+    environments = [psutil.Process(pid).environ() for pid in after]
     assert all(
-        place.environment().items() <= found.items() for place, found in zip(cluster.plan, placements, strict=True)
+        placement.environment().items() <= environment.items()
+        for placement, environment in zip(cluster.plan, environments, strict=True)
     )
 
 

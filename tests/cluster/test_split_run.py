@@ -49,8 +49,8 @@ def test_a_run_on_a_cluster_is_the_run_alone(cluster):
 def test_named_data_and_data_of_one_s_own_travel(cluster):
     images, labels = digits(500)
     for data in ("mnist", (images, labels)):
-        found = cluster.run(replace(LENET, data=data), DataParallel(), steps=2, progress=False)
-        assert difference(run(replace(LENET, data=data), steps=2).model, found.model) < 1e-5
+        split = cluster.run(replace(LENET, data=data), DataParallel(), steps=2, progress=False)
+        assert difference(run(replace(LENET, data=data), steps=2).model, split.model) < 1e-5
 
 
 def test_models_and_callbacks_of_a_notebook_travel_and_rows_have_their_columns(cluster):
@@ -72,13 +72,13 @@ def test_models_and_callbacks_of_a_notebook_travel_and_rows_have_their_columns(c
 
 
 def test_a_run_tells_how_far_it_is_while_it_goes_on(cluster):
-    told = []
-    cluster.run(replace(LENET, data="mnist"), DataParallel(), steps=400, progress=False, on_progress=told.append)
-    steps = [said["step"] for said in told]
+    reports = []
+    cluster.run(replace(LENET, data="mnist"), DataParallel(), steps=400, progress=False, on_progress=reports.append)
+    steps = [report["step"] for report in reports]
     assert len(set(steps)) >= 2
     assert steps == sorted(set(steps))
-    assert {said["total"] for said in told} == {400}
-    assert all(said["loss"] > 0 and said["rate"] > 0 for said in told)
+    assert {report["total"] for report in reports} == {400}
+    assert all(report["loss"] > 0 and report["rate"] > 0 for report in reports)
 
 
 def test_layers_of_a_stack_are_trained_on_the_cluster(cluster):
@@ -136,19 +136,19 @@ def test_a_cluster_that_is_not_started_says_so():
         Cluster(2).run(LENET, DataParallel())
 
 
-@pytest.mark.parametrize(("how", "said"), [(signal.SIGKILL, "has died"), (signal.SIGSTOP, "has been stopped")])
-def test_a_run_that_lost_an_engine_goes_on_to_the_same_bits(cluster, tmp_path, how, said):
+@pytest.mark.parametrize(("signal_sent", "fate"), [(signal.SIGKILL, "has died"), (signal.SIGSTOP, "has been stopped")])
+def test_a_run_that_lost_an_engine_goes_on_to_the_same_bits(cluster, tmp_path, signal_sent, fate):
     experiment = replace(LENET, data="mnist")
     whole = cluster.run(experiment, DataParallel(), steps=160, progress=False)
     pids = cluster.call(os.getpid)
 
-    def hit(told):
-        if told["step"] >= 20 and psutil.pid_exists(pids[1]):
-            os.kill(pids[1], how)
+    def hit(report):
+        if report["step"] >= 20 and psutil.pid_exists(pids[1]):
+            os.kill(pids[1], signal_sent)
 
     settings = {"steps": 160, "checkpoint": tmp_path, "checkpoint_every": 10, "progress": False}
     with pytest.raises(
-        ClusterError, match=rf"engine 1 \(host .*, pid {pids[1]}, .*\) {said}.*goes on from step \d+0\."
+        ClusterError, match=rf"engine 1 \(host .*, pid {pids[1]}, .*\) {fate}.*goes on from step \d+0\."
     ):
         cluster.run(experiment, DataParallel(), **settings, on_progress=hit)
     resumed = cluster.run(experiment, DataParallel(), **settings, resume=True)

@@ -64,7 +64,7 @@ def exchanges(link):
     """What each rank has after one exchange of each kind, and how long each took."""
     recorder = Recorder()
     group = Group(recorder=recorder, link=link)
-    summed, sent = (torch.arange(250.0) + each * group.rank for each in (1, 2))
+    summed, sent = (torch.arange(250.0) + factor * group.rank for factor in (1, 2))
     group.all_reduce(summed)
     gathered = group.all_gather(torch.full((125 + group.rank,), group.rank + 1.0), [125, 126])
     group.broadcast(sent, source=1)
@@ -91,6 +91,6 @@ def test_exchanges_on_a_slow_link_take_their_time_and_give_the_same():
     link = Link(0.02, 10_000.0, "slow")  # 1,000 bytes take 0.1 s, a message 0.02
     quick, slow = team(2).call(exchanges, None), team(2).call(exchanges, link)
     least = [0.1 + 0.04, 0.0504 + 0.02, 0.1 + 0.02, 0.1 + 0.02, 0.1 + 0.04]
-    for (there, _), (here, seconds) in zip(quick, slow, strict=True):
-        assert all(torch.equal(one, other) for one, other in zip(there, here, strict=True))
+    for (expected, _), (tensors, seconds) in zip(quick, slow, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(expected, tensors, strict=True))
         assert [took >= wanted for took, wanted in zip(seconds, least, strict=True)] == [True] * 5

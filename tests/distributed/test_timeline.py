@@ -224,12 +224,12 @@ def test_random_spans_are_resolved_as_an_instant_by_instant_count_has_it():
             (inside,) = [span for span in mine[:-1] if span.wait_begin <= t < span.end] or [None]
             expected = "compute"
             if inside:
-                begins = [other.begin for each in spans for other in each if other.number == inside.number]
-                come = max(begin for begin in begins if begin <= inside.end)
-                expected = "wait" if t < come else "communicate"
-            found = timeline.segment_at(rank, t + 0.5)
-            assert found is not None
-            assert found.kind == expected
+                begins = [peer.begin for of_rank in spans for peer in of_rank if peer.number == inside.number]
+                last_arrival = max(begin for begin in begins if begin <= inside.end)
+                expected = "wait" if t < last_arrival else "communicate"
+            segment = timeline.segment_at(rank, t + 0.5)
+            assert segment is not None
+            assert segment.kind == expected
 
 
 # Chrome's format.
@@ -241,11 +241,11 @@ def trace(timeline, tmp_path):
 
 
 def test_the_trace_has_what_the_format_asks_for(tmp_path):
-    found = trace(Timeline(LATE), tmp_path)
-    assert found["displayTimeUnit"] == "ms"
-    complete = [event for event in found["traceEvents"] if event["ph"] == "X"]
-    named = [event for event in found["traceEvents"] if event["ph"] == "M"]
-    assert len(complete) + len(named) == len(found["traceEvents"])
+    written = trace(Timeline(LATE), tmp_path)
+    assert written["displayTimeUnit"] == "ms"
+    complete = [event for event in written["traceEvents"] if event["ph"] == "X"]
+    named = [event for event in written["traceEvents"] if event["ph"] == "M"]
+    assert len(complete) + len(named) == len(written["traceEvents"])
     for event in complete:
         assert {"name", "cat", "ph", "ts", "dur", "pid", "tid", "args"} == set(event)
         assert isinstance(event["name"], str)
@@ -276,10 +276,10 @@ def test_events_of_one_thread_do_not_overlap_as_viewers_would_drop_them(tmp_path
     for event in trace(Timeline(spans), tmp_path)["traceEvents"]:
         if event["ph"] == "X":
             threads.setdefault((event["pid"], event["tid"]), []).append((event["ts"], event["ts"] + event["dur"]))
-    assert len(threads) == 4  # the steps, the pieces, and overlapped exchanges two at a time
-    for each in threads.values():
-        each.sort()
-        assert all(end <= begin for (_, end), (begin, _) in pairwise(each))
+    assert len(threads) == 4  # the steps, the segments, and overlapped exchanges two at a time
+    for times in threads.values():
+        times.sort()
+        assert all(end <= begin for (_, end), (begin, _) in pairwise(times))
 
 
 # Recording.
@@ -290,6 +290,20 @@ def test_a_recorder_keeps_the_last_spans_and_counts_all_bytes():
     for number in range(MAX_SPANS + 5):
         recorder.add(exchange(0.0, 1.0, number, bytes_sent=2))
     assert (len(recorder.spans), recorder.spans[0].number, recorder.bytes_sent) == (MAX_SPANS, 5, 2 * MAX_SPANS + 10)
+
+
+def test_what_is_recorded_shows_in_one_line():
+    recorder = Recorder()
+    recorder.add(exchange(1, 2.5, 7, bytes_sent=24_300))
+    assert repr(recorder) == "Recorder(1 spans, 24,300 bytes sent)"
+    assert repr(recorder.spans[0]) == (
+        "Span(exchange: all-reduce 7 of group all, 24,300 bytes sent, 1.000000 to 2.500000 s)"
+    )
+    assert repr(step(1, 2, 3)) == "Span(step: step 3, 1.000000 to 2.000000 s)"
+    assert repr(Timeline(LATE).segment_at(0, 3.5)) == "Segment(wait: all-reduce 1, 3.000000 to 6.000000 s)"
+    assert repr(Timeline(LATE).totals()[0]) == (
+        "RankTotals(rank 0: compute 4 s (40%), communicate 2 s (20%), wait 3 s (30%), other 1 s (10%), 100 B sent)"
+    )
 
 
 def trained(experiment, strategy):
@@ -303,7 +317,7 @@ def test_a_run_on_two_ranks_adds_up(reduce):
     images = (torch.rand(60, 64, generator=torch.Generator().manual_seed(0)) > 0.5).float()
     experiment = Experiment(partial(RBM, 64, 32), data=images, learner=CD(), batch_size=20)
     answers = team(2).call(trained, experiment, DataParallel(reduce=reduce))
-    spans = [each for each, _, _ in answers]
+    spans = [of_rank for of_rank, _, _ in answers]
     timeline = Timeline(spans)
     assert list(timeline.step_begins()) == [1, 2, 3, 4, 5, 6]
     assert 0 < timeline.end < max(end for _, _, end in answers) - min(began for _, began, _ in answers)
