@@ -61,6 +61,10 @@ def point(picture, zoom, x, y):
     picture.place = [(MARGIN + zoom * (x + 0.5)) / wide, (MARGIN + zoom * (y + 0.5)) / high]
 
 
+def test_numbers_have_a_minus_sign_and_zero_has_none():
+    assert [format_number(value) for value in (-0.346, 0.0, -0.001, 12.0)] == ["−0.35", "0.00", "0.00", "12.00"]
+
+
 def test_it_shows_the_sum_of_a_convolution(stepper, images):
     convolution, activation, _ = layers()
     stepper.image.value, stepper.map.value = 3, 2

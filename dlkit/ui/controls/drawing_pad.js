@@ -2,6 +2,15 @@
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
+const button = (text, title, act) => {
+  const element = document.createElement("button");
+  element.textContent = text;
+  element.title = title;
+  element.className = "lm-Widget jupyter-widgets jupyter-button widget-button";
+  element.addEventListener("click", act);
+  return element;
+};
+
 function render({ model, el }) {
   const [side, grid, pen] = ["side", "grid", "pen"].map((name) => model.get(name));
   const cell = side / grid;
@@ -101,14 +110,6 @@ function render({ model, el }) {
   pad.addEventListener("blur", redraw);
   pad.addEventListener("focus", redraw);
 
-  const button = (text, title, act) => {
-    const element = document.createElement("button");
-    element.textContent = text;
-    element.title = title;
-    element.className = "lm-Widget jupyter-widgets jupyter-button widget-button";
-    element.addEventListener("click", act);
-    return element;
-  };
   const buttons = document.createElement("div");
   buttons.className = "pad-buttons";
   buttons.append(button("Undo", "Take the last stroke back", undo), button("Clear", "Clear the pad", clear));
