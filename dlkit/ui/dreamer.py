@@ -180,9 +180,9 @@ class Dreamer(Film):
         put(self.dreams.picture(), self.picture)
         if self.dreams.labels is not None:
             self.chart.value = bars(self.dreams.labels.mean(0).tolist(), "Mean label probability of all chains")
-        self.caption.value = self._words()
+        self.caption.value = self._caption_text()
 
-    def _words(self) -> str:
+    def _caption_text(self) -> str:
         text = (
             f"{self.dreams.chains} chains, step {self.dreams.gibbs_steps:,}: {self._about_labels()}{self._about_held()}"
         )

@@ -127,7 +127,7 @@ class LiveCluster(InBackground[SplitRun]):
         self._draw()
         self._watch()
 
-    # What is shown.
+    # The table and the chart.
 
     def _watch(self) -> None:
         """Redraw now and then, in a thread, while the cluster is up and this is the widget in use."""

@@ -87,9 +87,9 @@ class MapExplorer(Viewer):
         """Show another layer."""
         count, high, wide = self._views[self.layer.value].given.shape
         self.large.cells = [wide, high]
-        kept = self.map.value < count
+        same_number = self.map.value < count
         self.map.max = count - 1  # a larger number becomes this one, and that map is shown
-        if kept:
+        if same_number:
             self._choose_map()
 
     def _look(self) -> None:

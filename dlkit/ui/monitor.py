@@ -135,7 +135,7 @@ class TrainingMonitor(InBackground[Run]):
         self.particles_caption.value = f"Fantasies ({kind})"
         self.chart.value = panels(_curves(run), "epoch")
         if self.health is not None:
-            self.numbers.value = _words(self.health)
+            self.numbers.value = _health_html(self.health)
 
     @torch.no_grad()
     def _fantasies(self, run: Run, rbm: RBM) -> Tensor:
@@ -148,7 +148,7 @@ class TrainingMonitor(InBackground[Run]):
         self._chains, mean = gibbs(rbm, self._chains, steps=GIBBS_STEPS, generator=self._generator)
         return mean
 
-    # What is shown.
+    # The pictures.
 
     def _png(self, rows: Tensor, symmetric: bool = False) -> bytes:
         return png(tile(rows.view(-1, *self.shape), COLUMNS, symmetric=symmetric), ZOOM)
@@ -161,7 +161,7 @@ class TrainingMonitor(InBackground[Run]):
         self.chart.value = self.numbers.value = ""
 
 
-def _words(health: Health) -> str:
+def _health_html(health: Health) -> str:
     """The verdict, and below it the numbers on a line."""
     numbers = "; ".join(f"{name} {value}" for name, value in health.rows())
     return text_html(f"<b>{escape(health.verdict)}</b><br>{escape(numbers)}")

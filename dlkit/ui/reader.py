@@ -80,13 +80,13 @@ class DigitReader(widgets.VBox):
         put(captioned(grey(torch.stack(list(images.values()))), list(images), 2, SEEN), self.seen)
         put(layer_strips(self.nets[self.net.value], self.image), self.maps)
         self.chart.value = bars(probabilities[self.net.value].tolist(), f"p(digit), {self.net.value}")
-        self.caption.value = caption_html(self._words(probabilities))
+        self.caption.value = caption_html(self._caption_text(probabilities))
 
     def _read(self, image: Tensor) -> dict[str, Tensor]:
         """p(class | image) by each net."""
         return {name: logits(net, image[None]).softmax(1)[0].cpu() for name, net in self.nets.items()}
 
-    def _words(self, probabilities: dict[str, Tensor]) -> str:
+    def _caption_text(self, probabilities: dict[str, Tensor]) -> str:
         how = "Draw a digit, large, with mouse, pen or finger; or with arrow keys and Space."
         if not self.image.any():
             return f"{how} When the pen is lifted, the nets read it, and each of their maps is drawn."

@@ -108,9 +108,9 @@ class StackExplorer(widgets.VBox):
             f"{len(shown)} of the layer's {len(self._order)} units, by {self.sort.label}; unit {unit} "
             f"{'is framed' if unit in shown else 'comes after them'}."
         )
-        self.caption.value = caption_html(self._words(layer, unit, activity, means, len(best)))
+        self.caption.value = caption_html(self._caption_text(layer, unit, activity, means, len(best)))
 
-    def _words(self, layer: int, unit: int, activity: Tensor, means: Tensor, exciting: int) -> str:
+    def _caption_text(self, layer: int, unit: int, activity: Tensor, means: Tensor, exciting: int) -> str:
         tuned = "" if "after" not in self.nets else f" <b>{self.net.value}</b> fine-tuning"
         looks_for = "its weights" if layer == 0 else "the sum of the pictures of the layer below, by weight"
         seen = self.labels.unique()

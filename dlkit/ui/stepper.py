@@ -150,7 +150,7 @@ class ConvolutionStepper(widgets.VBox):
             shade = int(after[row, column])
             self.arithmetic.value = sub_sampling_html(cell, self.sub_sampling, number, most, shade)
         self._show(before, after)
-        self.caption.value = caption_html(self._words())
+        self.caption.value = caption_html(self._caption_text())
 
     def _show(self, before: UInt8[np.ndarray, "height width"], after: UInt8[np.ndarray, "high wide"]) -> None:
         """Show both pictures, with frames around the cell and what it sees; the pointer's place is in the frame."""
@@ -178,7 +178,7 @@ class ConvolutionStepper(widgets.VBox):
                 picture.alt = f"{name} in grey, with a frame around {_rows_and_columns(frame)}."
                 picture.value = png(sheet)
 
-    def _words(self) -> str:
+    def _caption_text(self) -> str:
         """Which cell it is, on a line of its own so that the pictures do not move; then how its value is computed."""
         (row, column), windows, number = self.cell, self.windows[self.mode.value], self.map.value
         field, (high, wide), (down, across) = windows.field(row, column), windows.size, windows.cells

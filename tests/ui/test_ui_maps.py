@@ -137,10 +137,10 @@ def test_the_best_images_are_those_of_top_images(lenet):
     inside = Inside(lenet, images)
     assert inside.searched == 2_000
     for name, number in (("c1", 2), ("c3", 15), ("c5", 100)):
-        found, expected = inside.best(name, number), top_images(lenet, images[:2_000], f"{name}.0", number)
-        torch.testing.assert_close(found.values, expected.values)
-        given = maps(lenet, images[found.images], f"{name}.0")[:, number]
-        for values, row, column, value in zip(given, found.rows, found.columns, found.values, strict=True):
+        best, expected = inside.best(name, number), top_images(lenet, images[:2_000], f"{name}.0", number)
+        torch.testing.assert_close(best.values, expected.values)
+        given = maps(lenet, images[best.images], f"{name}.0")[:, number]
+        for values, row, column, value in zip(given, best.rows, best.columns, best.values, strict=True):
             torch.testing.assert_close(values.max(), value)
             torch.testing.assert_close(values[row, column], value)
 
@@ -161,9 +161,9 @@ def test_patches_are_enlarged_alike():
 def test_the_table_has_a_dot_for_each_connection_and_lights_a_column():
     drawn = connection_table(in_table(LENET_TABLE, 6), 7)
     circles = re.findall(r'cx="([\d.]+)" cy="([\d.]+)" r="(\d)"', drawn)
-    found = {(int(float(x) // 20) - 1, int(float(y) // 20) - 1): int(r) for x, y, r in circles}
-    assert set(found) == {(o, i) for o, row in enumerate(LENET_TABLE) for i in row}
-    assert {place for place, radius in found.items() if radius == 6} == {(7, i) for i in LENET_TABLE[7]}
+    dots = {(int(float(x) // 20) - 1, int(float(y) // 20) - 1): int(r) for x, y, r in circles}
+    assert set(dots) == {(o, i) for o, row in enumerate(LENET_TABLE) for i in row}
+    assert {place for place, radius in dots.items() if radius == 6} == {(7, i) for i in LENET_TABLE[7]}
     assert f'<rect x="{8 * 20}"' in drawn
     assert 'aria-label="Connection table: map 7 sees maps 1, 2, 3 and 4 below"' in drawn
 

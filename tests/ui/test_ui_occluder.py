@@ -53,23 +53,23 @@ def probabilities(net, image):
 
 def by_loop(net, image, label, size, value):
     """The log-probability lost at each pixel, one patch after the other."""
-    found = torch.zeros(image.shape[-2:])
-    for row in range(found.shape[0]):
-        for column in range(found.shape[1]):
+    drops = torch.zeros(image.shape[-2:])
+    for row in range(drops.shape[0]):
+        for column in range(drops.shape[1]):
             covered = image.clone()
             for y in range(row - size // 2, row - size // 2 + size):
                 for x in range(column - size // 2, column - size // 2 + size):
-                    if 0 <= y < found.shape[0] and 0 <= x < found.shape[1]:
+                    if 0 <= y < drops.shape[0] and 0 <= x < drops.shape[1]:
                         covered[..., y, x] = value
             before, after = (probabilities(net, x)[label].double().log() for x in (image, covered))
-            found[row, column] = before - after
-    return found
+            drops[row, column] = before - after
+    return drops
 
 
 @pytest.mark.parametrize(("size", "value"), [(1, 0.5), (2, 0.0), (5, 0.5), (14, 0.0)])
 def test_occlusion_is_that_of_a_loop_over_patches(net, size, value):
-    found = occlusion(net, IMAGES[3], 2, size, value)
-    torch.testing.assert_close(found, by_loop(net, IMAGES[3], 2, size, value), atol=2e-5, rtol=1e-4)
+    drops = occlusion(net, IMAGES[3], 2, size, value)
+    torch.testing.assert_close(drops, by_loop(net, IMAGES[3], 2, size, value), atol=2e-5, rtol=1e-4)
 
 
 def test_averaged_over_the_patches_on_a_pixel_it_is_captums(net):
@@ -90,9 +90,9 @@ def test_a_patch_lies_on_all_maps_of_an_image():
 
 
 def test_every_place_has_a_distribution_over_the_classes():
-    found = occluded(LeNet5(), torch.rand(28, 28, generator=seeded(2)), 7, 0.0)
-    assert found.shape == (28, 28, 10)
-    torch.testing.assert_close(found.exp().sum(2), torch.ones(28, 28))
+    logs = occluded(LeNet5(), torch.rand(28, 28, generator=seeded(2)), 7, 0.0)
+    assert logs.shape == (28, 28, 10)
+    torch.testing.assert_close(logs.exp().sum(2), torch.ones(28, 28))
 
 
 def test_the_net_is_left_as_it_was(net):
@@ -132,10 +132,10 @@ def test_the_picture_has_the_patch_and_both_have_its_frame(occluder):
     assert framed(occluder.map, BLACK) == (34, 109, 88, 163)
     drawn = pixels(occluder.picture)
     middle = (np.arange(14) + 0.5) * LARGE / 14
-    found = drawn[np.ix_(middle[:10].astype(int), middle.astype(int))][..., 0]
+    shown = drawn[np.ix_(middle[:10].astype(int), middle.astype(int))][..., 0]
     expected = (IMAGES[0] * 255).round().numpy()
     expected[2:6, 5:9] = 0
-    assert (found == expected).all()
+    assert (shown == expected).all()
 
 
 def test_the_heat_map_is_of_the_class_and_says_where_it_is_most(occluder, net):

@@ -45,8 +45,8 @@ def text(html) -> str:
 
 def amounts(html) -> list[float]:
     """The numbers that stand in a table's cells, in their order."""
-    found = re.findall(r"<td[^>]*>(−?\d+\.\d\d)<", html)
-    return [float(amount.replace("−", "-")) for amount in found]
+    cells = re.findall(r"<td[^>]*>(−?\d+\.\d\d)<", html)
+    return [float(amount.replace("−", "-")) for amount in cells]
 
 
 def frame(picture) -> tuple[int, int, int, int]:

@@ -95,8 +95,7 @@ def test_the_sheet_has_the_bars_where_its_axis_says_and_a_mark(timeline):
     [(0, 10, [0, 2, 4, 6, 8, 10]), (0.3, 1.1, [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1]), (1203, 1217, None)],
 )
 def test_ticks_are_round_and_few(begin, end, expected):
-    found = ticks(begin, end)
-    assert found == pytest.approx(expected or [1204, 1206, 1208, 1210, 1212, 1214, 1216])
+    assert ticks(begin, end) == pytest.approx(expected or [1204, 1206, 1208, 1210, 1212, 1214, 1216])
 
 
 def test_words_say_what_a_rank_did_and_whom_it_waited_for(timeline):

@@ -17,7 +17,8 @@ def draw_comparison(comparison: Comparison) -> Picture:
         line = sorted(
             {(run.world_size, run.speed_up) for run in comparison if run.name == name} | {(first.world_size, 1.0)}
         )
-        speed.plot([ranks for ranks, _ in line], [up for _, up in line], color="0.75", lw=1, zorder=0)
+        world_sizes, speed_ups = zip(*line, strict=True)
+        speed.plot(world_sizes, speed_ups, color="0.75", lw=1, zorder=0)
     for i, run in enumerate(comparison):
         colour, marker = MARKERS[i % len(MARKERS)]
         style = ("-", "--", ":")[i // len(MARKERS) % 3]
