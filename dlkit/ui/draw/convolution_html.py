@@ -34,7 +34,10 @@ def convolution_html(cell: ConvolvedCell, activation: str, most: float, shade: i
 
 
 def sub_sampling_html(cell: PooledCell, sub_sampling: Subsample, number: int, most: float, shade: int) -> str:
-    """The window on map `number` and the cell's value; `most` is the largest magnitude in the map, `shade` as above."""
+    """The window on map `number`, and the cell's value.
+
+    `most` is the largest magnitude in the map, and `shade` (0 to 255) the grey in which the picture shows the value.
+    """
     count = cell.window.numel()
     lines = [(f"sum of {count} values", cell.total)]
     if sub_sampling.kind == "average":

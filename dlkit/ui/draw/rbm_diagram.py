@@ -7,7 +7,7 @@ from matplotlib.collections import LineCollection
 from torch import Tensor
 
 from dlkit.models import RBM
-from dlkit.ui.draw.pictures import BLUE, VERMILION, Picture, enlarged, figure, png, show, tile
+from dlkit.ui.draw.pictures import BLUE, GREY, VERMILION, Picture, enlarged, figure, png, show, tile
 
 
 def draw_rbm(rbm: RBM, v: Float[Tensor, " visible"], h: Float[Tensor, " hidden"]) -> Picture:
@@ -40,5 +40,5 @@ def draw_rbm(rbm: RBM, v: Float[Tensor, " visible"], h: Float[Tensor, " hidden"]
 
 def small_images(images: Float[Tensor, "images height width"], alt: str, columns: int, zoom: int = 7) -> Picture:
     """Small images in a grid, each pixel repeated zoom x zoom times."""
-    pixels = np.pad(tile(enlarged(images, zoom), columns, gap=3), 3, constant_values=89)  # framed in the gap's grey
+    pixels = np.pad(tile(enlarged(images, zoom), columns, gap=3), 3, constant_values=GREY)
     return Picture(png(pixels), alt, width=pixels.shape[1])

@@ -1,4 +1,4 @@
-"""What each rank did over time, as bars of colours: pure functions from a timeline to pixels, in milliseconds."""
+"""What each rank did over time, as bars of colours: pure functions that make pixels in a few milliseconds."""
 
 import math
 
