@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 echo "== style"
 .venv/bin/ruff check --quiet .
 .venv/bin/ruff format --check --quiet .
+.venv/bin/oxlint --quiet dlkit
 echo "== types"
 .venv/bin/pyrefly check --summary=none
 echo "== tests"

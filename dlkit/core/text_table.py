@@ -33,6 +33,11 @@ def format_seconds(seconds: float) -> str:
     return _scaled(seconds, 1e-6, ("µs", "ms", "s")) if seconds else "0 s"
 
 
+def format_number(value: float) -> str:
+    """Two decimals, with a true minus sign, and none before 0: −0.35."""
+    return f"{value:z.2f}".replace("-", "−")
+
+
 def _scaled(value: float, unit: float, names: Sequence[str]) -> str:
     value /= unit
     for name in names[:-1]:

@@ -1,4 +1,4 @@
-"""Pages of labelled images, each with its index, and a browser that turns them."""
+"""Labelled images by the page, each with its index."""
 
 import ipywidgets as widgets
 import numpy as np
@@ -9,18 +9,18 @@ from dlkit.data import Split
 from dlkit.ui.draw.pictures import captioned, grey, png
 
 SIDE = 56  # pixels: an image
-COLUMNS, PAGE = 10, 100
+COLUMNS, PAGE = 10, 100  # images in a row; on a page
 
 
-def page(
+def digit_page(
     images: Float[Tensor, "images height width"], index: Int64[Tensor, " images"]
 ) -> UInt8[np.ndarray, "rows columns"]:
-    """At most 100 images in rows of ten, the index of each under it; grey, on white."""
+    """At most 100 images in rows of ten, each with its index under it; grey, on white."""
     return captioned(grey(images), [str(number) for number in index.tolist()], COLUMNS, SIDE, rows=PAGE // COLUMNS)
 
 
 class DigitBrowser(widgets.VBox):
-    """A split of 28x28 digits, a hundred at a time: choose the class, turn the pages."""
+    """The images of a split, a hundred on a page: choose the class and the page. ValueError if they have no labels."""
 
     def __init__(self, split: Split):
         if split.labels is None:
@@ -40,19 +40,19 @@ class DigitBrowser(widgets.VBox):
         return f"DigitBrowser({self.split})"
 
     def _choose(self, change: object = None) -> None:
-        """Collect the images of the class, and go to their first page."""
-        wanted = self.label.value
-        self.index = arange(len(self.labels)) if wanted == "all" else (self.labels == wanted).nonzero()[:, 0]
+        """Show the first page of the images of the class."""
+        label = self.label.value
+        self.index = arange(len(self.labels)) if label == "all" else (self.labels == label).nonzero()[:, 0]
         self.page.max = -(-len(self.index) // PAGE)
         if self.page.value != 1:
-            self.page.value = 1  # turns the page
+            self.page.value = 1  # calls _turn
         else:
             self._turn()
 
     def _turn(self, change: object = None) -> None:
         first = (self.page.value - 1) * PAGE
         index = self.index[first : first + PAGE]
-        self.picture.value = png(page(self.split.images[index], index))
+        self.picture.value = png(digit_page(self.split.images[index], index))
         kind = "of any class" if self.label.value == "all" else f"labelled {self.label.value}"
         self.caption.value = (
             f"Images {first + 1:,} to {first + len(index):,} of the {len(self.index):,} {kind}. "

@@ -1,4 +1,4 @@
-"""A DBN dreams: Gibbs steps of its top layer, painted one by one, with a label or a part of the image held."""
+"""What a DBN dreams of: the images of Gibbs steps of its top layer, with a label or a part of the image held."""
 
 import math
 
@@ -10,17 +10,21 @@ from torch import Tensor
 
 from dlkit.models import DBN
 from dlkit.models.dreaming import dream, init_dream
+from dlkit.ui.controls.elements import TOP, put
 from dlkit.ui.controls.film import WIDTH, Film, held_pixels, tinted
-from dlkit.ui.draw.pictures import bars, captioned, grey, put
+from dlkit.ui.draw.charts import bars
+from dlkit.ui.draw.pictures import captioned, grey
 
 CHAINS = 16  # where no start images are given
 
 
 class Dreams:
-    """Chains of a DBN's top layer with what they paint, that can be restarted, given a label, and partly held.
+    """Gibbs chains of a DBN's top layer, and the images that the layers below make of them.
 
-    They begin from noise, or from the images `start` (chains, height, width). `images` (chains, pixels) are means;
-    `labels` (chains, labels) probabilities, or None; `step` is the chains' age. Held pixels are those of `start`.
+    They start from noise, or from the images `start` (chains, height, width); a label, or a part of the images, can be
+    held. `images` (chains, pixels) are means, `labels` (chains, labels) probabilities or None, and `gibbs_steps` is the
+    number of steps since the start. A held pixel has the value of the start image.
+    ValueError if the start images, `shape` and the DBN are not of one size.
     """
 
     def __init__(
@@ -49,8 +53,11 @@ class Dreams:
         self.label: int | None = None
         self.restart(from_noise=start is None)
 
+    def __repr__(self) -> str:
+        return f"Dreams({self.chains} chains of a DBN {'-'.join(map(str, self.dbn.sizes))}, step {self.gibbs_steps})"
+
     def restart(self, from_noise: bool = False) -> None:
-        """Back to step 0: to what the start images come to on the way up, or to noise."""
+        """Go back to Gibbs step 0: to noise, or to the features that the layers below compute from the start images."""
         if from_noise:
             state = init_dream(self.dbn, chains=self.chains, generator=self.generator)
             with torch.no_grad():
@@ -58,11 +65,11 @@ class Dreams:
         else:
             images = self._start("start from")
             state = init_dream(self.dbn, images=images)
-        self.step = 0
+        self.gibbs_steps = 0
         self._go_on_from(images, state)
 
     def hold(self, part: str) -> None:
-        """Give the pixels in `part`, one of PARTS, the start images' values; let all others move."""
+        """Hold the pixels in `part`, one of PARTS, at the start images' values; let all others move."""
         held = held_pixels(self.shape, part).to(self.held.device)
         if held.any():
             self._start("hold a part of")
@@ -70,7 +77,7 @@ class Dreams:
         self._go_on_from(self.images, self.state)
 
     def ask_for(self, label: int | None) -> None:
-        """Hold this label's unit on from here on, or with None let the chains choose."""
+        """Hold the unit of this label on from now on; None lets the chains choose. ValueError for an unknown label."""
         if label is not None and not 0 <= label < self.dbn.labelled_top().labels:
             raise ValueError(
                 f"label {label} is out of range: this DBN knows 0 to {self.dbn.labelled_top().labels - 1}."
@@ -78,10 +85,10 @@ class Dreams:
         self.label = label
         self._go_on_from(self.images, self.state)
 
-    def advance(self, steps: int = 1) -> None:
-        for _ in range(steps):
+    def advance(self, gibbs_steps: int = 1) -> None:
+        for _ in range(gibbs_steps):
             self.images, self.labels, self.state = next(self._dreams)
-        self.step += steps
+        self.gibbs_steps += gibbs_steps
 
     def _start(self, purpose: str) -> Tensor:
         if self.start is None:
@@ -105,22 +112,22 @@ class Dreams:
         self._dreams = dream(self.dbn, self.state, label=self.label, generator=self.generator, **holding)
 
     def picture(self) -> UInt8[ndarray, "rows columns 3"]:
-        """All that is dreamt, some 420 pixels wide, held pixels tinted blue; under each its likeliest label."""
+        """All images in one picture, about 420 pixels wide, each over its likeliest label; held pixels are blue."""
         columns = math.ceil(math.sqrt(self.chains))
         pixels = grey(self.images.view(-1, *self.shape))
         held = self.held.view(self.shape).expand(pixels.shape).cpu().numpy()
-        thinks = [""] * self.chains if self.labels is None else [str(k) for k in self.labels.argmax(1).tolist()]
+        labels = [""] * self.chains if self.labels is None else [str(k) for k in self.labels.argmax(1).tolist()]
         zoom = max(1, WIDTH // (columns * self.shape[1]))
-        return captioned(tinted(pixels, held), thinks, columns, zoom * self.shape[1])
+        return captioned(tinted(pixels, held), labels, columns, zoom * self.shape[1])
 
 
 class Dreamer(Film):
-    """What `dbn` dreams of, step by step, with the controls of a film: of a label or freely, from noise or digits.
+    """What `dbn` dreams of, as a film: of a label or freely, from noise or from digits.
 
-    `start_images` (chains, height, width) are digits to start from, and of which a part can be held; without them 16
-    chains start from noise. ■ and the two restart buttons go back to step 0; a label is asked for and let go while the
-    chains run. `image(index)` is a dream to take along.
-    ValueError if images, `shape` and the DBN are not of one size.
+    `start_images` (chains, height, width) are digits to start from, a part of which can be held; without them, 16
+    chains start from noise. ■ and the two restart buttons go back to step 0; a label can be chosen and let go while the
+    film plays. `image(index)` is one of the images.
+    ValueError if the start images, `shape` and the DBN are not of one size.
     """
 
     def __init__(
@@ -143,15 +150,15 @@ class Dreamer(Film):
         labels = [("free", None), *((str(label), label) for label in range(dbn.labels or 0))]
         self.label = widgets.Dropdown(options=labels, description="Label", layout={"width": "200px"})
         self.label.disabled = dbn.labels is None
-        self.data.disabled = self.hold.disabled = start_images is None
+        self.data_button.disabled = self.hold.disabled = start_images is None
         self.label.observe(self._ask, "value")
         self.chart = widgets.HTML()
         self.draw()
         self.children = [
-            self._buttons(),
+            self.buttons,
             widgets.HBox([self.label, self.hold, self.speed]),
             self.caption,
-            widgets.HBox([self.picture, self.chart], layout={"align_items": "flex-start"}),
+            widgets.HBox([self.picture, self.chart], layout=TOP),
         ]
 
     def __repr__(self) -> str:
@@ -160,7 +167,7 @@ class Dreamer(Film):
         return f"Dreamer({self.dreams.chains} chains of a DBN {sizes}{labels})"
 
     def image(self, index: int) -> Float[Tensor, "height width"]:
-        """A copy of what chain `index` (counted along the rows, from 0) dreams at this moment."""
+        """A copy of the present image of chain `index`, counted along the rows from 0."""
         if not 0 <= index < self.dreams.chains:
             raise ValueError(f"chain {index}: there are {self.dreams.chains}, 0 to {self.dreams.chains - 1}.")
         return self.dreams.images[index].view(self.dreams.shape).cpu().clone()
@@ -173,10 +180,12 @@ class Dreamer(Film):
         put(self.dreams.picture(), self.picture)
         if self.dreams.labels is not None:
             self.chart.value = bars(self.dreams.labels.mean(0).tolist(), "Mean label probability of all chains")
-        self.caption.value = self._words()
+        self.caption.value = self._caption_text()
 
-    def _words(self) -> str:
-        text = f"{self.dreams.chains} chains, step {self.dreams.step:,}: {self._about_labels()}{self._held()}"
+    def _caption_text(self) -> str:
+        text = (
+            f"{self.dreams.chains} chains, step {self.dreams.gibbs_steps:,}: {self._about_labels()}{self._about_held()}"
+        )
         if self.dreams.start is None:
             text += " No start images were given, so there is nothing to start from but noise, and nothing to hold."
         return text

@@ -1,4 +1,4 @@
-"""Gibbs chains to play, pause and step, from data or from noise, with part of each image held if you like."""
+"""Gibbs chains of an RBM to watch, from data or from noise, with part of each image held if you like."""
 
 import math
 
@@ -10,15 +10,17 @@ from torch import Tensor
 
 from dlkit.models.gibbs import chain, noise
 from dlkit.models.rbm import RBM
+from dlkit.ui.controls.elements import put
 from dlkit.ui.controls.film import WIDTH, Film, held_pixels, tinted
-from dlkit.ui.draw.pictures import GREY, enlarged, put, tile
+from dlkit.ui.draw.pictures import GREY, enlarged, tile
 
 
 class Chains:
-    """Gibbs chains of an RBM, one from each start image (chains, pixels), that can be restarted and partly held.
+    """Gibbs chains of an RBM, one for each start image (chains, pixels); they can be restarted, and held in part.
 
-    `v` is the chains' present sample, `mean` the mean of the visible units it was drawn from, `step` their age.
-    Held pixels are those of the start images, wherever the chains come from.
+    `v` (chains, pixels) is the present sample, `mean` the mean of the visible units from which it was drawn, and
+    `gibbs_steps` the number of steps since the start. A held pixel has the value of the start image, also in chains
+    that start from noise.
     """
 
     def __init__(self, rbm: RBM, start: Float[Tensor, "chains pixels"], shape: tuple[int, int], seed: int = 0):
@@ -32,25 +34,28 @@ class Chains:
         self.held = held_pixels(shape, "nothing").to(rbm.W.device)
         self.restart()
 
+    def __repr__(self) -> str:
+        return f"Chains({len(self.v)} chains of {self.rbm}, step {self.gibbs_steps})"
+
     def restart(self, from_noise: bool = False) -> None:
-        """Back to step 0: to the start images, or to noise in every pixel that is not held."""
+        """Go back to Gibbs step 0: to the start images, or to noise in every pixel that is not held."""
         v = noise(self.rbm, len(self.start), self.generator) if from_noise else self.start
-        self.step = 0
+        self.gibbs_steps = 0
         self._go_on_from(v, v)
 
     def hold(self, part: str) -> None:
-        """Give the pixels in `part` the start images' values, for good; let all others move."""
+        """Hold the pixels in `part`, one of PARTS, at the start images' values; let all others move."""
         self.held = held_pixels(self.shape, part).to(self.start.device)
         self._go_on_from(self.v, self.mean)
 
     def _go_on_from(self, v: Tensor, mean: Tensor) -> None:
         self.v, self.mean = (torch.where(self.held, self.start, x) for x in (v, mean))
-        self._states = chain(self.rbm, self.v, generator=self.generator, clamped=self.held)
+        self._samples = chain(self.rbm, self.v, generator=self.generator, clamped=self.held)
 
-    def advance(self, steps: int = 1) -> None:
-        for _ in range(steps):
-            self.v, self.mean = next(self._states)
-        self.step += steps
+    def advance(self, gibbs_steps: int = 1) -> None:
+        for _ in range(gibbs_steps):
+            self.v, self.mean = next(self._samples)
+        self.gibbs_steps += gibbs_steps
 
     def free_energy(self) -> float:
         """Mean free energy of the chains' samples, in nats."""
@@ -58,7 +63,7 @@ class Chains:
             return float(self.rbm.free_energy(self.v).mean())
 
     def picture(self, means: bool = False) -> UInt8[np.ndarray, "rows columns 3"]:
-        """All chains in one tile some 420 pixels wide, held pixels tinted blue."""
+        """All chains in one picture, about 420 pixels wide; held pixels are blue."""
         columns = math.ceil(math.sqrt(len(self.v)))
         zoom = max(1, WIDTH // (columns * self.shape[1]))
 
@@ -71,9 +76,10 @@ class Chains:
 
 
 class GibbsPlayer(Film):
-    """Chains of `rbm` from the images `start` (chains, height, width) or (chains, pixels), with the controls of a film.
+    """Gibbs chains of `rbm` as a film, from the images `start` (chains, height, width) or (chains, pixels).
 
     ■ and the two restart buttons go back to step 0. The held part of each image stays as it is in `start`.
+    ValueError if the start images, `shape` and the RBM are not of one size.
     """
 
     def __init__(self, rbm: RBM, start: Float[Tensor, "chains ..."], shape: tuple[int, int], seed: int = 0):
@@ -92,7 +98,7 @@ class GibbsPlayer(Film):
         self.show.observe(lambda _: self.draw(), "value")
         self.draw()
         self.children = [
-            self._buttons(),
+            self.buttons,
             widgets.HBox([self.hold, self.show, self.speed]),
             self.caption,
             self.picture,
@@ -104,6 +110,6 @@ class GibbsPlayer(Film):
     def draw(self) -> None:
         put(self.chains.picture(means=self.show.value == "means"), self.picture)
         self.caption.value = (
-            f"{len(self.chains.v)} chains, step {self.chains.step:,}: mean free energy "
-            f"{self.chains.free_energy():.1f} nats; the start images' is {self._at_start:.1f}.{self._held()}"
+            f"{len(self.chains.v)} chains, step {self.chains.gibbs_steps:,}: mean free energy "
+            f"{self.chains.free_energy():.1f} nats; the start images' is {self._at_start:.1f}.{self._about_held()}"
         )

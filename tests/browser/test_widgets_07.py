@@ -55,7 +55,7 @@ def test_a_run_is_drawn_while_it_goes_on_and_stopped_by_keyboard(live):
     expect(live.locator("button", has_text="Run")).to_be_enabled()
 
 
-def test_a_killed_engine_is_named_and_after_mend_the_run_goes_on_to_its_end(live):
+def test_a_killed_engine_is_named_and_after_recovery_the_run_goes_on_to_its_end(live):
     press(live, "Run")
     expect(status(live)).to_have_text(re.compile(r"^Running on 2 engines: step "))
     before = pids(live)

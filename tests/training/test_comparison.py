@@ -14,7 +14,7 @@ from dlkit.strategies import DataParallel
 from dlkit.training import CD
 from dlkit.training.comparison import compare
 from dlkit.training.history import History
-from dlkit.ui.draw.comparison import draw
+from dlkit.ui.draw.comparison import draw_comparison
 
 
 def run(seconds, throughput, losses=(2.0, 1.0), strategy=None, bytes_sent=(), memory_bytes=(), **more):
@@ -125,12 +125,12 @@ def test_a_run_and_its_split_twin():
 
 
 def test_the_picture_says_in_words_what_it_shows():
-    picture = draw(compare(ALONE, TWO, FOUR))
+    picture = draw_comparison(compare(ALONE, TWO, FOUR))
     assert "alone, 1 rank: speed-up 1.00, loss 1 after 8 seconds" in picture.alt
     assert "DataParallel, 4 ranks: speed-up 3.20, loss 1.5 after 2.5 seconds" in picture.alt
     assert picture.png.startswith(b"\x89PNG")
 
 
 def test_one_run_and_runs_without_a_row_can_be_drawn():
-    assert "1 runs" in draw(compare(ALONE)).alt
-    assert "loss" not in draw(compare(run(1.0, 10.0, ()))).alt.split("seconds. ")[1]
+    assert "1 runs" in draw_comparison(compare(ALONE)).alt
+    assert "loss" not in draw_comparison(compare(run(1.0, 10.0, ()))).alt.split("seconds. ")[1]

@@ -1,4 +1,4 @@
-"""The code map without a browser: codes, places, decoded images, and that each control shows them."""
+"""The code map without a browser: its map, its decoded images, and that each control shows them."""
 
 import io
 
@@ -9,8 +9,10 @@ from oracles import randomised, seeded
 from PIL import Image
 from torch import nn
 
+from dlkit.analysis.codes import Codes
 from dlkit.models import DBN
-from dlkit.ui.codes import MAP, SIDE, STATION, Chart, CodeMap, Codes
+from dlkit.ui.codes import SIDE, SMALL, CodeMap
+from dlkit.ui.draw.code_chart import MAP, CodeChart
 
 
 @pytest.fixture
@@ -52,44 +54,12 @@ def in_grey(image) -> np.ndarray:
     return (image.detach() * 255).round().numpy()
 
 
-def test_codes_of_two_numbers_are_their_places(images, labels):
-    codes = Codes(net(), images, labels)
-    assert codes.flat
-    torch.testing.assert_close(codes.places, net()[0](images).detach())
-
-
-def test_longer_codes_lie_on_their_principal_components(images, labels):
-    codes = Codes(net(6), images, labels)
-    assert not codes.flat
-    h = net(6)[0](images).detach().double()
-    values, vectors = torch.linalg.eigh(torch.cov(h.T))  # ascending
-    for component in (0, 1):
-        axis = vectors[:, -1 - component]
-        along = (h - h.mean(0)) @ axis * torch.sign(axis.sum())
-        torch.testing.assert_close(codes.places[:, component].double(), along, atol=1e-4, rtol=1e-4)
-    assert codes.explained == pytest.approx(float(values[-2:].sum() / values.sum()), rel=1e-4)
-
-
-def test_the_nearest_image_is_the_nearest(images, labels):
-    codes = Codes(net(), images, labels)
-    for place in torch.randn(20, 2, generator=seeded(2)).tolist():
-        distances = [torch.dist(code, torch.tensor(place)) for code in codes.codes]
-        assert codes.nearest(*place) == int(np.argmin(distances))
-
-
-def test_a_walk_goes_straight_from_code_to_code(images, labels):
-    codes = Codes(net(6), images, labels)
-    h = codes.codes
-    found = codes.between(3, 8, torch.tensor([0.0, 0.25, 1.0]))
-    torch.testing.assert_close(found, torch.stack([h[3], 0.75 * h[3] + 0.25 * h[8], h[8]]))
-
-
 def test_the_chart_puts_a_code_where_its_numeral_is(images, labels):
     """One image far from the others: there is ink around its pixel, in its colour, and none around empty places."""
     codes = Codes(net(), images, labels)
-    codes.places = torch.zeros(30, 2)
-    codes.places[3] = torch.tensor([10.0, 5.0])
-    chart = Chart(codes)
+    codes.positions = torch.zeros(30, 2)
+    codes.positions[3] = torch.tensor([10.0, 5.0])
+    chart = CodeChart(codes)
     row, column = chart.pixel(10.0, 5.0)
     assert (chart.pixels[row - 8 : row + 9, column - 8 : column + 9] < 250).any()
     row, column = chart.pixel(5.0, 2.5)
@@ -130,23 +100,23 @@ def test_the_walk_is_decoded_and_between_its_digits(name, images, request):
     at = {0: images[4], 12: images[9]}  # t = 0 is at place 1, t = 1 at place 11
     at |= {place: decode(torch.lerp(h[4], h[9], (place - 1) / 10)[None]).view(4, 5) for place in (1, 4, 11)}
     for place, image in at.items():
-        assert np.abs(image_at(strip, 0, place * (STATION + 6), STATION) - in_grey(image)).max() <= 1
+        assert np.abs(image_at(strip, 0, place * (SMALL + 6), SMALL) - in_grey(image)).max() <= 1
     here = decode(torch.lerp(h[4], h[9], 0.3)[None]).view(4, 5)
-    assert np.abs(image_at(pixels(widget.station), 0, 0, SIDE) - in_grey(here)).max() <= 1
+    assert np.abs(image_at(pixels(widget.walk_picture), 0, 0, SIDE) - in_grey(here)).max() <= 1
     assert "from image 4, a 4, at t = 0 to image 9, a 9, at t = 1" in widget.walk_caption.value
 
 
 def test_every_control_changes_what_it_should(flat):
     def changed(name, value) -> set[str]:
-        names = ("map", "picture", "station", "strip")
+        names = ("map", "picture", "walk_picture", "strip")
         before = {name: getattr(flat, name).value for name in names}
         getattr(flat, name).value = value
         return {name for name in names if getattr(flat, name).value != before[name]}
 
     assert changed("x", flat.x.max) == {"map", "picture"}
     assert changed("y", flat.y.min) == {"map", "picture"}
-    assert changed("t", 0.9) == {"map", "station"}
-    assert changed("first", 7) == changed("second", 12) == {"map", "station", "strip"}
+    assert changed("t", 0.9) == {"map", "walk_picture"}
+    assert changed("first", 7) == changed("second", 12) == {"map", "walk_picture", "strip"}
 
 
 def test_the_cursor_is_where_the_sliders_are(flat):

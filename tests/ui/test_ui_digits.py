@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from dlkit.data import Split
-from dlkit.ui.digits import SIDE, DigitBrowser, page
+from dlkit.ui.digits import SIDE, DigitBrowser, digit_page
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def brightness(picture: bytes, place: int) -> int:
 
 def test_a_page_shows_each_image_in_its_place_and_white_where_there_is_none(split):
     index = torch.tensor([7, 100, 5])
-    pixels = page(split.images[index], index)
+    pixels = digit_page(split.images[index], index)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "png")
     assert [brightness(buffer.getvalue(), place) for place in range(4)] == [7, 100, 5, 255]
@@ -35,7 +35,7 @@ def test_a_page_shows_each_image_in_its_place_and_white_where_there_is_none(spli
 
 def test_the_number_under_an_image_is_drawn(split):
     images = torch.ones(1, 28, 28)
-    one, another = page(images, torch.tensor([1])), page(images, torch.tensor([222]))
+    one, another = digit_page(images, torch.tensor([1])), digit_page(images, torch.tensor([222]))
     assert (one[:SIDE] == another[:SIDE]).all()
     assert (one[SIDE : SIDE + 17] != another[SIDE : SIDE + 17]).any()
 

@@ -3,62 +3,27 @@
 import io
 
 import pytest
-import torch
-from oracles import likelihood_gradient, visible_distribution
 from PIL import Image
 
-from dlkit.analysis import exact
-from dlkit.data import bars_and_stripes
-from dlkit.models import RBM
-from dlkit.training import CD, Batch
-from dlkit.ui import divergence
-from dlkit.ui.divergence import CDExplorer, Sheet, train
+from dlkit.analysis import cd_bias
+from dlkit.analysis.cd_bias import train_by_cd
+from dlkit.ui.divergence import CDExplorer
+from dlkit.ui.draw.cd_chart import CDChart
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     """A training of 50 updates in place of 1,000."""
-    monkeypatch.setattr(divergence, "UPDATES", 50)
+    monkeypatch.setattr(cd_bias, "UPDATES", 50)
 
 
-def trained_by_hand(k, rate, hidden):
-    generator = torch.Generator().manual_seed(0)
-    rbm = RBM(16, hidden, std=0.1, generator=generator).double()
-    optimizer = torch.optim.SGD(rbm.parameters(), lr=rate)
-    v = bars_and_stripes(4).flatten(1).double()
-    for _ in range(50):
-        CD(k=k, sample_visible=True).fill_grad(rbm, Batch(v.repeat(10, 1)), generator)
-        optimizer.step()
-    return rbm, v
-
-
-def test_its_figures_are_those_of_the_machine_that_cd_trains():
-    rbm, v = trained_by_hand(2, 0.5, 4)
-    found = train(2, 0.5, 4)
-    p = visible_distribution(rbm)
-    number = (v.long() * 2 ** torch.arange(15, -1, -1)).sum(1)  # in the order of the oracle
-    assert found.updates == [0, 25, 50]
-    assert found.log_likelihood[-1] == pytest.approx(float(p[number].log().mean()))
-    assert found.mass == pytest.approx(float(p[number].sum()))
-    cosine = exact.cosine(exact.cd_gradient(rbm, v, 5), likelihood_gradient(rbm, v))
-    assert found.cosines[5] == pytest.approx(cosine)
-    valid = set(number.tolist())
-    assert sum(found.valid) == sum(int(i) in valid for i in p.topk(30).indices)
-
-
-def test_it_tells_how_far_it_is():
-    heard = []
-    train(1, 0.1, 2, tell=lambda so_far: heard.append(str(so_far)))
-    assert heard == ["CD-1, rate 0.1, 2 hidden units: training, update 0 of 50"]
-
-
-def test_the_sheet_is_a_png_that_shows_the_curve_and_the_one_before():
-    sheet, now, before = Sheet(), train(1, 0.5, 4), train(1, 0.1, 2)
-    alone = sheet.png(now)
-    both = sheet.png(now, before)
+def test_the_chart_is_a_png_that_shows_the_curve_and_the_one_before():
+    chart, now, before = CDChart(), train_by_cd(1, 0.5, 4), train_by_cd(1, 0.1, 2)
+    alone = chart.png(now)
+    both = chart.png(now, before)
     assert Image.open(io.BytesIO(alone)).size == (900, 288)
     assert both != alone
-    assert sheet.png(now) == alone  # nothing is left of what was drawn before
+    assert chart.png(now) == alone  # nothing is left of what was drawn before
 
 
 @pytest.mark.parametrize(("slider", "value"), [("k", 2), ("rate", 0.1), ("hidden", 2)])
@@ -80,4 +45,4 @@ def test_the_words_say_the_setting_and_the_figures():
 
 
 def test_the_text_that_stands_in_for_the_widget_is_short():
-    assert repr(CDExplorer()) == "CDExplorer()"
+    assert repr(CDExplorer(k=2)) == "CDExplorer(k=2, rate=0.5, hidden=8)"

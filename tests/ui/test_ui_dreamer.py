@@ -44,7 +44,7 @@ def test_it_begins_with_the_start_images_or_without_them_with_noise(start):
 def test_a_step_dreams_and_counts(start):
     dreams = Dreams(stack(), start, (4, 6))
     dreams.advance(3)
-    assert dreams.step == 3
+    assert dreams.gibbs_steps == 3
     assert (dreams.images != start.flatten(1)).all()
     torch.testing.assert_close(dreams.images, stack().down(dreams.state[:, :7]).detach())
 
@@ -68,7 +68,7 @@ def test_a_label_is_held_from_when_it_is_asked_for_until_it_is_let_go(start):
             assert dreams.labels.tolist() == [[float(k == label) for k in range(3)]] * 9
             assert torch.equal(dreams.state[:, 7:], dreams.labels)
             dreams.advance()
-    assert dreams.step == 2 + 8
+    assert dreams.gibbs_steps == 2 + 8
     assert not torch.equal(dreams.images, painted)
     dreams.ask_for(None)
     dreams.advance(1)
@@ -85,7 +85,7 @@ def test_asking_for_a_label_paints_nothing_before_the_next_step(start):
 
 def test_a_label_stays_held_over_a_restart(dreamer):
     dreamer.label.value = 1
-    dreamer.noise.click()
+    dreamer.noise_button.click()
     assert (dreamer.dreams.labels.argmax(1) == 1).all()
 
 
@@ -129,11 +129,11 @@ def test_every_control_changes_the_picture(dreamer):
         act()
         return dreamer.picture.value != before
 
-    assert changes(dreamer.step.click)
-    assert changes(dreamer.noise.click)
+    assert changes(dreamer.step_button.click)
+    assert changes(dreamer.noise_button.click)
     assert changes(lambda: setattr(dreamer.label, "value", 1))  # the numbers under the dreams
     assert changes(lambda: setattr(dreamer.hold, "value", "top half"))
-    assert changes(dreamer.data.click)
+    assert changes(dreamer.data_button.click)
     assert changes(lambda: setattr(dreamer.play, "value", 1))
 
 
@@ -145,15 +145,15 @@ def test_a_tick_takes_the_chosen_number_of_steps_and_stop_goes_back_to_where_it_
     dreamer.play.value = 0
     assert "step 0:" in dreamer.caption.value
     assert torch.equal(dreamer.dreams.images, start.flatten(1))
-    dreamer.noise.click()
+    dreamer.noise_button.click()
     dreamer.play.value = 1
     dreamer.play.value = 0
-    assert dreamer.dreams.step == 0
+    assert dreamer.dreams.gibbs_steps == 0
     assert not torch.equal(dreamer.dreams.images, start.flatten(1))
 
 
 def test_the_caption_counts_the_likeliest_labels_and_says_which_is_held(dreamer):
-    dreamer.step.click()
+    dreamer.step_button.click()
     likeliest = dreamer.dreams.labels.argmax(1).tolist()
     most = max(range(3), key=lambda label: (likeliest.count(label), -label))
     assert f"labels are free, and now most often {most} ({likeliest.count(most)} chains)" in dreamer.caption.value
@@ -163,7 +163,7 @@ def test_the_caption_counts_the_likeliest_labels_and_says_which_is_held(dreamer)
 
 
 def test_the_bars_are_the_mean_label_probabilities(dreamer):
-    dreamer.step.click()
+    dreamer.step_button.click()
     means = dreamer.dreams.labels.mean(0).tolist()
     assert ", ".join(f"{k}: {mean:.2f}" for k, mean in enumerate(means)) in dreamer.chart.value
     dreamer.label.value = 1
@@ -179,11 +179,11 @@ def test_held_pixels_are_blue_and_all_others_grey(dreamer):
 
 
 def test_a_dream_can_be_taken_along(dreamer):
-    dreamer.step.click()
+    dreamer.step_button.click()
     taken = dreamer.image(4)
     assert torch.equal(taken, dreamer.dreams.images[4].view(4, 6))
     kept = taken.clone()
-    dreamer.step.click()
+    dreamer.step_button.click()
     assert torch.equal(taken, kept)
     for index in (-1, 9):
         with pytest.raises(ValueError, match=f"chain {index}: there are 9, 0 to 8"):
@@ -194,15 +194,15 @@ def test_without_labels_or_start_images_it_still_dreams_and_says_what_it_cannot(
     dreamer = Dreamer(stack(labels=None), shape=(4, 6))
     assert dreamer.label.disabled
     assert dreamer.hold.disabled
-    assert dreamer.data.disabled
+    assert dreamer.data_button.disabled
     assert "no label units" in dreamer.caption.value
     assert "No start images were given" in dreamer.caption.value
     before = dreamer.picture.value
-    dreamer.step.click()
+    dreamer.step_button.click()
     assert dreamer.picture.value != before
     assert dreamer.chart.value == ""
     labelled = Dreamer(stack(), torch.zeros(2, 4, 6), (4, 6))
-    assert not any(control.disabled for control in (labelled.label, labelled.hold, labelled.data))
+    assert not any(control.disabled for control in (labelled.label, labelled.hold, labelled.data_button))
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_the_held_pixels_are_those_of_the_part(part, rows):
 def test_a_step_moves_the_chains_and_counts(start):
     chains = Chains(random_rbm(24, 5), start, (4, 6))
     chains.advance(3)
-    assert chains.step == 3
+    assert chains.gibbs_steps == 3
     assert not torch.equal(chains.v, start)
     assert ((chains.v == 0) | (chains.v == 1)).all()
 
@@ -81,11 +81,11 @@ def test_every_control_changes_the_picture(player):
         act()
         return player.picture.value != before
 
-    assert changes(player.step.click)
+    assert changes(player.step_button.click)
     assert changes(lambda: setattr(player.show, "value", "means"))
     assert changes(lambda: setattr(player.hold, "value", "top half"))
-    assert changes(player.noise.click)
-    assert changes(player.data.click)
+    assert changes(player.noise_button.click)
+    assert changes(player.data_button.click)
     assert changes(lambda: setattr(player.play, "value", 1))
 
 
@@ -97,12 +97,12 @@ def test_a_tick_of_the_film_takes_the_chosen_number_of_steps(player):
 
 
 def test_stop_goes_back_to_where_the_chains_last_began(player, start):
-    player.noise.click()
+    player.noise_button.click()
     player.play.value = 1
     player.play.value = 0
     assert "step 0:" in player.caption.value
     assert not torch.equal(player.chains.v, start)
-    player.data.click()
+    player.data_button.click()
     player.play.value = 1
     player.play.value = 0
     assert torch.equal(player.chains.v, start)

@@ -1,4 +1,4 @@
-"""The live cluster shows who is there, and its run can be stopped, cut off by a kill, mended and gone on with."""
+"""The live cluster shows who is there, and its run can be stopped, cut off by a kill, recovered and gone on with."""
 
 import os
 import threading
@@ -15,7 +15,8 @@ from dlkit.cluster import Cluster, ClusterError
 from dlkit.models import LeNet5
 from dlkit.strategies import DataParallel
 from dlkit.training import CrossEntropy
-from dlkit.ui.live import LiveCluster, bar
+from dlkit.ui.draw.engine_table import load_bar
+from dlkit.ui.live import LiveCluster
 
 SHORT = Experiment(LeNet5, digits(1000), CrossEntropy(), lr=0.002, momentum=0.9, epochs=6)
 ENDLESS = replace(SHORT, epochs=10**5)
@@ -31,10 +32,10 @@ def cluster():
 def show(cluster):
     """Makes one; afterwards none goes on and the cluster is whole."""
     yield lambda experiment=SHORT: LiveCluster(cluster, experiment, DataParallel())
-    if LiveCluster.shown is not None:
-        LiveCluster.shown.retire()
-        LiveCluster.shown = None
-    cluster.start().mend()
+    if LiveCluster.current is not None:
+        LiveCluster.current.retire()
+        LiveCluster.current = None
+    cluster.start().recover()
 
 
 def until(true, limit=60):
@@ -51,16 +52,16 @@ def cells(live):
 
 
 def test_a_row_an_engine_says_who_it_is(cluster, show):
-    found = cells(show())
+    rows = cells(show())
     pids = cluster.call(os.getpid)
-    assert [row[:2] for row in found] == [["0", str(pids[0])], ["1", str(pids[1])]]
-    assert [row[2] for row in found] == [place.device for place in cluster.plan]
-    assert [row[4] for row in found] == ["ready", "ready"]
+    assert [row[:2] for row in rows] == [["0", str(pids[0])], ["1", str(pids[1])]]
+    assert [row[2] for row in rows] == [place.device for place in cluster.plan]
+    assert [row[4] for row in rows] == ["ready", "ready"]
 
 
 def test_its_run_is_the_cluster_s_own(cluster, show):
     live = show()
-    live.run_button.click()
+    live.start_button.click()
     split = live.wait()
     assert live.run is split
     assert (split.step, split.stopped) == (60, None)
@@ -71,22 +72,22 @@ def test_its_run_is_the_cluster_s_own(cluster, show):
 def test_it_draws_what_the_run_tells(show):
     live = show(ENDLESS)
     live.start()
-    until(lambda: len(live.told) >= 3)
+    until(lambda: len(live.progress) >= 3)
     live.stop()
     live.wait()
-    steps = [told["step"] for told in live.told]
+    steps = [report["step"] for report in live.progress]
     assert steps == sorted(set(steps))
-    first, last = live.told[0]["loss"], live.told[-1]["loss"]
+    first, last = live.progress[0]["loss"], live.progress[-1]["loss"]
     assert f"loss: from {first:.4g} to {last:.4g} at step {steps[-1]:.3g}" in live.chart.value
 
 
 def test_stop_ends_the_run_after_a_step_that_all_took_and_the_buttons_follow(show):
     live = show(ENDLESS)
-    buttons = live.run_button, live.recover_button, live.stop_button
+    buttons = live.start_button, live.recover_button, live.stop_button
     assert [button.disabled for button in buttons] == [False, False, True]
     live.start()
     assert [button.disabled for button in buttons] == [True, True, False]
-    until(lambda: live.told)
+    until(lambda: live.progress)
     live.stop_button.click()
     split = live.wait()
     assert split.stopped == "stopped"
@@ -105,7 +106,7 @@ def test_a_run_on_a_cluster_can_be_stopped_from_another_thread(cluster):
 def test_while_it_is_busy_nothing_else_begins(show):
     live = show(ENDLESS)
     live.start()
-    for other in (live.start, live.mend):
+    for other in (live.start, live.recover):
         with pytest.raises(RuntimeError, match="the cluster is busy"):
             other()
     live.stop()
@@ -117,7 +118,7 @@ def test_a_run_that_a_kill_cut_off_goes_on_to_the_same_bits(cluster, show):
     whole = cluster.run(long, DataParallel(), progress=False)
     live = show(long)
     live.start()
-    until(lambda: live.told and live.told[-1]["step"] > 30)
+    until(lambda: live.progress and live.progress[-1]["step"] > 30)
     pids = [row[1] for row in cells(live)]
     live.engine.value = 1
     live.kill_button.click()
@@ -131,11 +132,11 @@ def test_a_run_that_a_kill_cut_off_goes_on_to_the_same_bits(cluster, show):
     assert same_bits(whole.model, resumed.model)
     assert cells(live)[0][1] == pids[0]
     assert cells(live)[1][1] != pids[1]
-    steps = [told["step"] for told in live.told]
+    steps = [report["step"] for report in live.progress]
     assert steps == sorted(set(steps))
 
 
-def test_an_idle_engine_is_killed_and_mended_too(cluster, show):
+def test_an_idle_engine_is_killed_and_recovered_too(cluster, show):
     live = show()
     victim = cluster.call(os.getpid)[0]
     live.kill(0)
@@ -144,12 +145,12 @@ def test_an_idle_engine_is_killed_and_mended_too(cluster, show):
     live.kill(0)
     assert "nothing to kill" in live.status.value
     live.recover()
-    live._over.wait()
+    live._idle.wait()
     assert "All engines are ready" in live.status.value
     assert psutil.pid_exists(cluster.call(os.getpid)[0])
 
 
-def test_a_stopped_cluster_is_shown_as_such_and_mend_starts_it(cluster, show):
+def test_a_stopped_cluster_is_shown_as_such_and_recover_starts_it(cluster, show):
     live = show()
     cluster.stop()
     until(lambda: "No engine is up" in live.engines.value)
@@ -172,7 +173,7 @@ def test_what_cannot_run_is_told_in_words(show):
 def test_the_same_cell_run_again_stops_the_run_of_the_one_before(show):
     first = show(ENDLESS)
     first.start()
-    until(lambda: first.told)
+    until(lambda: first.progress)
     show()
     assert first.run.stopped == "stopped"
     until(lambda: not first._watcher.is_alive())
@@ -185,5 +186,5 @@ def test_waiting_for_nothing_says_what_to_do(show):
 
 @pytest.mark.parametrize(("percent", "width", "text"), [(0, 0, "0 %"), (50, 60, "50 %"), (140, 120, "140 %")])
 def test_a_bar_is_as_long_as_the_load_and_no_longer_than_its_frame(percent, width, text):
-    assert f"width: {width}px; height: 10px; background" in bar(percent)
-    assert bar(percent).endswith(text)
+    assert f"width: {width}px; height: 10px; background" in load_bar(percent)
+    assert load_bar(percent).endswith(text)

@@ -126,9 +126,9 @@ def test_a_unit_that_sees_only_the_margin_sees_nothing():
     net = nn.Sequential(nn.Conv2d(1, 2, 1, padding=1))
     explorer = MapExplorer(net, IMAGES[:, None])
     explorer.large.place = [0.0, 0.0]
-    assert "It sees no pixel of the image" in explorer.words.value
+    assert "It sees no pixel of the image" in explorer.unit_text.value
     explorer.large.place = [0.5, 0.5]
-    assert "It sees the 1x1 pixels framed" in explorer.words.value
+    assert "It sees the 1x1 pixels framed" in explorer.unit_text.value
 
 
 def test_the_best_images_are_those_of_top_images(lenet):
@@ -137,10 +137,10 @@ def test_the_best_images_are_those_of_top_images(lenet):
     inside = Inside(lenet, images)
     assert inside.searched == 2_000
     for name, number in (("c1", 2), ("c3", 15), ("c5", 100)):
-        found, expected = inside.best(name, number), top_images(lenet, images[:2_000], f"{name}.0", number)
-        torch.testing.assert_close(found.values, expected.values)
-        given = maps(lenet, images[found.images], f"{name}.0")[:, number]
-        for values, row, column, value in zip(given, found.rows, found.columns, found.values, strict=True):
+        best, expected = inside.best(name, number), top_images(lenet, images[:2_000], f"{name}.0", number)
+        torch.testing.assert_close(best.values, expected.values)
+        given = maps(lenet, images[best.images], f"{name}.0")[:, number]
+        for values, row, column, value in zip(given, best.rows, best.columns, best.values, strict=True):
             torch.testing.assert_close(values.max(), value)
             torch.testing.assert_close(values[row, column], value)
 
@@ -161,9 +161,9 @@ def test_patches_are_enlarged_alike():
 def test_the_table_has_a_dot_for_each_connection_and_lights_a_column():
     drawn = connection_table(in_table(LENET_TABLE, 6), 7)
     circles = re.findall(r'cx="([\d.]+)" cy="([\d.]+)" r="(\d)"', drawn)
-    found = {(int(float(x) // 20) - 1, int(float(y) // 20) - 1): int(r) for x, y, r in circles}
-    assert set(found) == {(o, i) for o, row in enumerate(LENET_TABLE) for i in row}
-    assert {place for place, radius in found.items() if radius == 6} == {(7, i) for i in LENET_TABLE[7]}
+    dots = {(int(float(x) // 20) - 1, int(float(y) // 20) - 1): int(r) for x, y, r in circles}
+    assert set(dots) == {(o, i) for o, row in enumerate(LENET_TABLE) for i in row}
+    assert {place for place, radius in dots.items() if radius == 6} == {(7, i) for i in LENET_TABLE[7]}
     assert f'<rect x="{8 * 20}"' in drawn
     assert 'aria-label="Connection table: map 7 sees maps 1, 2, 3 and 4 below"' in drawn
 
@@ -189,8 +189,8 @@ def test_the_unit_is_framed_with_its_value_and_what_it_sees(explorer, lenet):
     explorer.layer.value, explorer.map.value, explorer.image.value = "c3", 4, 7
     explorer.large.place = [0.65, 0.31]  # row 3, column 6 of 10x10
     value = float(maps(lenet, IMAGES[7:8], "c3")[0, 4, 3, 6])
-    assert f"Unit at row 3, column 6</b> of map 4: <b>{value:.2f}</b>" in explorer.words.value
-    assert "14x14 pixels framed: rows 4 to 17, columns 10 to 23" in explorer.words.value
+    assert f"Unit at row 3, column 6</b> of map 4: <b>{value:.2f}</b>" in explorer.unit_text.value
+    assert "14x14 pixels framed: rows 4 to 17, columns 10 to 23" in explorer.unit_text.value
     assert framed(explorer.large, ORANGE) == (57, 79, 116, 138)  # 19.6 pixels a unit, and the line around them
     assert framed(explorer.picture, ORANGE) == (26, 127, 68, 169)  # 7 pixels a pixel, and the line around them
     patch = pixels(explorer.patch)
@@ -202,20 +202,20 @@ def test_the_unit_is_framed_with_its_value_and_what_it_sees(explorer, lenet):
 
 def test_what_a_map_is_made_of_is_said_and_lit(explorer):
     explorer.layer.value, explorer.map.value = "c3", 12
-    assert "maps 0, 1, 3 and 4 of the 6 of s2 below" in explorer.made_of.value
+    assert "maps 0, 1, 3 and 4 of the 6 of s2 below" in explorer.inputs.value
     side = min((BELOW + GAP) // 6 - GAP, 56)
     lit = (pixels(explorer.below) == ImageColor.getrgb(BLUE)).all(2)
     by_map = [lit[:, i * (side + GAP) : i * (side + GAP) + side].any() for i in range(6)]
     assert by_map == [True, True, False, True, True, False]
-    assert 'aria-label="Connection table: map 12' in explorer.wiring.value
+    assert 'aria-label="Connection table: map 12' in explorer.connections.value
     explorer.layer.value = "c5"
-    assert "all 16 maps of s4 below, as is each map of c5" in explorer.made_of.value
-    assert explorer.wiring.value == ""
+    assert "all 16 maps of s4 below, as is each map of c5" in explorer.inputs.value
+    assert explorer.connections.value == ""
     explorer.layer.value, explorer.map.value = "s4", 3
-    assert "map 3 of those of c3 below" in explorer.made_of.value
-    assert explorer.wiring.value == ""
+    assert "map 3 of those of c3 below" in explorer.inputs.value
+    assert explorer.connections.value == ""
     explorer.layer.value = "c1"
-    assert "the one map that comes in" in explorer.made_of.value
+    assert "the one map that comes in" in explorer.inputs.value
 
 
 def test_what_excites_a_map_is_shown_with_its_values(explorer, lenet):
@@ -234,16 +234,16 @@ def test_every_control_changes_what_it_should(explorer):
     changed = partial(changes, explorer, {"picture", "large", "patch", "maps", "below", "best"})
     assert changed(lambda: setattr(explorer.large, "place", [0.2, 0.2])) == {"picture", "large", "patch"}
     assert changed(lambda: setattr(explorer.map, "value", 2)) == {"large", "maps", "best"}
-    assert changed(explorer.back.click) == changed(explorer.on.click) == {"large", "maps", "best"}
+    assert changed(explorer.previous.click) == changed(explorer.next.click) == {"large", "maps", "best"}
     assert changed(lambda: setattr(explorer.layer, "value", "c3")) >= {"large", "maps", "below", "best"}
-    assert changed(explorer.on.click) == {"large", "maps", "below", "best"}
+    assert changed(explorer.next.click) == {"large", "maps", "below", "best"}
     assert changed(lambda: setattr(explorer.image, "value", 3)) == {"picture", "large", "patch", "maps", "below"}
 
 
 def test_the_buttons_go_around_and_another_layer_has_its_own_maps(explorer):
-    explorer.back.click()
+    explorer.previous.click()
     assert explorer.map.value == 5
-    explorer.on.click()
+    explorer.next.click()
     assert explorer.map.value == 0
     explorer.layer.value, explorer.map.value = "c5", 119
     assert explorer.large.cells == [1, 1]
@@ -258,7 +258,7 @@ def test_an_image_of_ones_own_stays_until_another_is_chosen(explorer, lenet):
     explorer.show(mine)
     assert "for your own image" in explorer.caption.value
     value = float(maps(lenet, mine[None], "c1")[0, 0, 14, 14])
-    assert f"<b>{value:.2f}</b>" in explorer.words.value
+    assert f"<b>{value:.2f}</b>" in explorer.unit_text.value
     explorer.layer.value = "s2"
     assert "for your own image" in explorer.caption.value
     explorer.image.value = 2
@@ -269,7 +269,7 @@ def test_a_students_net(own, own_images):
     explorer = MapExplorer(own, own_images)
     assert [name for _, name in explorer.layer.options] == ["first", "relu", "block", "grouped", "drop"]
     explorer.layer.value, explorer.map.value = "block", 1
-    assert "maps 1 and 2 of the 3 of relu below" in explorer.made_of.value
+    assert "maps 1 and 2 of the 3 of relu below" in explorer.inputs.value
     assert pixels(explorer.large).shape == (131, 196, 3)  # 8x12
     explorer.show(torch.ones(8, 12))
     explorer.layer.value = "grouped"
@@ -286,7 +286,7 @@ def test_colour_images_and_more_maps_than_a_sheet_holds():
     assert "120 of the 130 maps" in explorer.titles[3].value
     explorer.map.value = 125
     assert "10 of the 130 maps, map 125 framed" in explorer.titles[3].value
-    assert "all 3 maps that come in" in explorer.made_of.value
+    assert "all 3 maps that come in" in explorer.inputs.value
 
 
 @pytest.mark.parametrize(

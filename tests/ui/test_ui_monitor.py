@@ -6,7 +6,6 @@ import signal
 import threading
 from dataclasses import replace
 from functools import partial
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -17,12 +16,10 @@ from torch import nn
 
 from dlkit import Experiment
 from dlkit.analysis.diagnostics import examine
-from dlkit.analysis.rbm_statistics import hidden_probabilities, updates
 from dlkit.models import RBM, GaussianRBM
 from dlkit.models.gibbs import gibbs
 from dlkit.training import CD, PCD
 from dlkit.ui import monitor as module
-from dlkit.ui.draw.charts import histograms, panels, probabilities
 from dlkit.ui.draw.pictures import tile
 from dlkit.ui.monitor import TrainingMonitor
 
@@ -38,10 +35,9 @@ def monitor(experiment=SHORT, **options) -> TrainingMonitor:
 @pytest.fixture(autouse=True)
 def nothing_left_running():
     yield
-    last = TrainingMonitor.training
+    last = TrainingMonitor.current
     if last is not None:
-        last.stop()
-        last._over.wait()
+        last.retire()
 
 
 def pixels(image) -> np.ndarray:
@@ -134,7 +130,7 @@ def test_starting_one_stops_the_one_before_as_a_rerun_of_the_cell_does():
     first.start()
     second = monitor()
     second.start()
-    assert first._over.is_set()
+    assert first._idle.is_set()
     assert first.run.stopped == "stopped"
     assert second.wait().stopped is None
 
@@ -219,41 +215,3 @@ def test_other_callbacks_are_called_too():
     watched.start()
     watched.wait()
     assert steps == list(range(5, 81, 5))
-
-
-# The charts.
-
-
-def test_a_panel_spans_its_values_and_says_them_in_words():
-    points = [(0.0, 10.0), (0.5, 30.0), (1.0, 20.0)]
-    svg = ElementTree.fromstring(panels({"loss <nats>": points, "later": []}, "epoch"))
-    assert svg.attrib["aria-label"] == "loss <nats>: from 10 to 20 at epoch 1; later: nothing yet"
-    line = svg.find(".//{*}polyline") if svg.find(".//{*}polyline") is not None else svg.find(".//polyline")
-    (x0, low), (x1, high), (x2, middle), _ = [tuple(map(float, p.split(","))) for p in line.attrib["points"].split()]
-    assert x1 - x0 == x2 - x1 > 0
-    assert low - high == 2 * (middle - high) > 0  # y runs downwards
-
-
-def test_a_long_line_is_thinned_and_keeps_its_end():
-    svg = panels({"loss": [(float(i), float(i)) for i in range(10_001)]}, "epoch")
-    points = svg.split('points="')[1].split('"')[0].split()
-    assert len(points) <= 202
-    assert "at epoch 1e+04" in svg
-    assert points[-1] != points[-2]
-
-
-def test_the_probability_picture_has_a_row_a_unit_and_a_column_an_image():
-    p = hidden_probabilities(random_rbm(6, 4), random_states(9, 6))
-    ax = probabilities(p).axes[0]
-    assert ax.images[0].get_array().shape == (4, 9)
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("image", "hidden unit")
-
-
-def test_the_histograms_hold_every_weight_and_every_update():
-    rbm = random_rbm(6, 4)
-    sgd = torch.optim.SGD(rbm.parameters(), lr=0.001)
-    for parameter in rbm.parameters():
-        parameter.grad = torch.randn(parameter.shape, generator=seeded(1))
-    sizes = histograms(rbm, updates(rbm, sgd)).axes[0]
-    counts = [sum(patch.get_height() for patch in container) for container in sizes.containers]
-    assert counts == [24, 24]

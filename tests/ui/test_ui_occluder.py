@@ -14,7 +14,7 @@ from torch import nn
 from dlkit.analysis.occlusion import occluded, occlusion
 from dlkit.models import LeNet5
 from dlkit.ui.draw.pictures import BLACK, ORANGE
-from dlkit.ui.occluder import LARGE, Occluder, heat
+from dlkit.ui.occluder import LARGE, Occluder, heat_map
 
 IMAGES = torch.rand(12, 10, 14, generator=seeded())
 LABELS = torch.arange(12) % 5
@@ -53,23 +53,23 @@ def probabilities(net, image):
 
 def by_loop(net, image, label, size, value):
     """The log-probability lost at each pixel, one patch after the other."""
-    found = torch.zeros(image.shape[-2:])
-    for row in range(found.shape[0]):
-        for column in range(found.shape[1]):
+    drops = torch.zeros(image.shape[-2:])
+    for row in range(drops.shape[0]):
+        for column in range(drops.shape[1]):
             covered = image.clone()
             for y in range(row - size // 2, row - size // 2 + size):
                 for x in range(column - size // 2, column - size // 2 + size):
-                    if 0 <= y < found.shape[0] and 0 <= x < found.shape[1]:
+                    if 0 <= y < drops.shape[0] and 0 <= x < drops.shape[1]:
                         covered[..., y, x] = value
             before, after = (probabilities(net, x)[label].double().log() for x in (image, covered))
-            found[row, column] = before - after
-    return found
+            drops[row, column] = before - after
+    return drops
 
 
 @pytest.mark.parametrize(("size", "value"), [(1, 0.5), (2, 0.0), (5, 0.5), (14, 0.0)])
 def test_occlusion_is_that_of_a_loop_over_patches(net, size, value):
-    found = occlusion(net, IMAGES[3], 2, size, value)
-    torch.testing.assert_close(found, by_loop(net, IMAGES[3], 2, size, value), atol=2e-5, rtol=1e-4)
+    drops = occlusion(net, IMAGES[3], 2, size, value)
+    torch.testing.assert_close(drops, by_loop(net, IMAGES[3], 2, size, value), atol=2e-5, rtol=1e-4)
 
 
 def test_averaged_over_the_patches_on_a_pixel_it_is_captums(net):
@@ -90,9 +90,9 @@ def test_a_patch_lies_on_all_maps_of_an_image():
 
 
 def test_every_place_has_a_distribution_over_the_classes():
-    found = occluded(LeNet5(), torch.rand(28, 28, generator=seeded(2)), 7, 0.0)
-    assert found.shape == (28, 28, 10)
-    torch.testing.assert_close(found.exp().sum(2), torch.ones(28, 28))
+    logs = occluded(LeNet5(), torch.rand(28, 28, generator=seeded(2)), 7, 0.0)
+    assert logs.shape == (28, 28, 10)
+    torch.testing.assert_close(logs.exp().sum(2), torch.ones(28, 28))
 
 
 def test_the_net_is_left_as_it_was(net):
@@ -102,12 +102,12 @@ def test_the_net_is_left_as_it_was(net):
 
 
 def test_heat_is_white_at_0_and_tells_less_from_more():
-    painted = heat(torch.tensor([[2.0, 0.0, -1.0, -2.0]]))
+    painted = heat_map(torch.tensor([[2.0, 0.0, -1.0, -2.0]]))
     assert painted[0, 0].tolist() == list(ImageColor.getrgb("#D55E00"))
     assert painted[0, 1].tolist() == [255, 255, 255]
     assert painted[0, 2].tolist() == pytest.approx([127.5, 184.5, 216.5], abs=0.5)  # half way to blue
     assert painted[0, 3].tolist() == list(ImageColor.getrgb("#0072B2"))
-    assert (heat(torch.full((2, 2), 1e-6)) == 255).all()  # rounding is not painted
+    assert (heat_map(torch.full((2, 2), 1e-6)) == 255).all()  # rounding is not painted
 
 
 def test_it_says_what_the_net_makes_of_the_patch(occluder, net):
@@ -119,9 +119,9 @@ def test_it_says_what_the_net_makes_of_the_patch(occluder, net):
     assert f"p(4): {before[4]:.2f} without the patch, {after[4]:.2f} with it" in occluder.caption.value
     assert f"{abs(before[4].log() - after[4].log()):.2f} nats" in occluder.caption.value
     summary = ", ".join(f"{digit}: {p:.2f}" for digit, p in enumerate(after.tolist()))
-    assert f'aria-label="Probabilities with the patch: {summary}"' in occluder.with_it.value
+    assert f'aria-label="Probabilities with the patch: {summary}"' in occluder.covered_chart.value
     summary = ", ".join(f"{digit}: {p:.2f}" for digit, p in enumerate(before.tolist()))
-    assert f'aria-label="Without it: {summary}"' in occluder.without.value
+    assert f'aria-label="Without it: {summary}"' in occluder.whole_chart.value
     assert occluder.picture.alt == "Image 4, labelled 4, with a 4x4 grey patch around row 2, column 0."
 
 
@@ -132,10 +132,10 @@ def test_the_picture_has_the_patch_and_both_have_its_frame(occluder):
     assert framed(occluder.map, BLACK) == (34, 109, 88, 163)
     drawn = pixels(occluder.picture)
     middle = (np.arange(14) + 0.5) * LARGE / 14
-    found = drawn[np.ix_(middle[:10].astype(int), middle.astype(int))][..., 0]
+    shown = drawn[np.ix_(middle[:10].astype(int), middle.astype(int))][..., 0]
     expected = (IMAGES[0] * 255).round().numpy()
     expected[2:6, 5:9] = 0
-    assert (found == expected).all()
+    assert (shown == expected).all()
 
 
 def test_the_heat_map_is_of_the_class_and_says_where_it_is_most(occluder, net):
@@ -143,7 +143,7 @@ def test_the_heat_map_is_of_the_class_and_says_where_it_is_most(occluder, net):
     drops = by_loop(net, IMAGES[0], 3, 2, 0.0)
     middle = (np.arange(14) + 0.5) * LARGE / 14
     painted = pixels(occluder.map)[np.ix_(middle[:10].astype(int), middle.astype(int))].astype(int)
-    assert np.abs(painted - heat(drops)).max() <= 1
+    assert np.abs(painted - heat_map(drops)).max() <= 1
     row, column = divmod(int(drops.argmax()), 14)
     assert f"lowers it, most around row {row}, column {column}: by {drops.max():.2f} nats" in occluder.map_caption.value
     row, column = divmod(int(drops.argmin()), 14)
@@ -168,12 +168,12 @@ def test_both_pictures_move_the_one_patch_and_the_net_is_not_asked_again(occlude
 
 
 def test_every_control_changes_what_it_should(occluder):
-    changed = partial(changes, occluder, {"picture", "map", "with_it", "without"})
-    assert changed(lambda: setattr(occluder.picture, "place", [0.3, 0.3])) == {"picture", "map", "with_it"}
-    assert changed(lambda: setattr(occluder.size, "value", 4)) == {"picture", "map", "with_it"}
-    assert changed(lambda: setattr(occluder.value, "value", 0.5)) == {"picture", "map", "with_it"}
+    changed = partial(changes, occluder, {"picture", "map", "covered_chart", "whole_chart"})
+    assert changed(lambda: setattr(occluder.picture, "place", [0.3, 0.3])) == {"picture", "map", "covered_chart"}
+    assert changed(lambda: setattr(occluder.size, "value", 4)) == {"picture", "map", "covered_chart"}
+    assert changed(lambda: setattr(occluder.value, "value", 0.5)) == {"picture", "map", "covered_chart"}
     assert changed(lambda: setattr(occluder.label, "value", 4)) == {"map"}
-    assert changed(lambda: setattr(occluder.image, "value", 5)) == {"picture", "map", "with_it", "without"}
+    assert changed(lambda: setattr(occluder.image, "value", 5)) == {"picture", "map", "covered_chart", "whole_chart"}
 
 
 def test_the_class_to_watch_is_the_label_or_else_the_nets_answer(occluder, net):

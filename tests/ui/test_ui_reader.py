@@ -11,8 +11,9 @@ from dlkit import data
 from dlkit.data.drawing import as_mnist
 from dlkit.models import ConvNet, LeNet5
 from dlkit.ui.controls.drawing_pad import SIDE, DrawingPad
+from dlkit.ui.draw.layer_strips import GAP, TALLEST, WIDTH, layer_strips
 from dlkit.ui.draw.pictures import LINE
-from dlkit.ui.reader import GAP, TALLEST, WIDTH, DigitReader, sheet
+from dlkit.ui.reader import DigitReader
 
 DIGIT = data.load("mnist").test.images[0]
 STROKE = torch.zeros(SIDE, SIDE)
@@ -55,24 +56,24 @@ def test_each_map_is_on_the_sheet_in_its_place():
     net = ConvNet()
     with torch.no_grad():
         c1 = net.c1(net.frame(DIGIT[None]))[0]
-    drawn = sheet(net, DIGIT)
-    assert drawn.shape[1] == WIDTH
+    strips = layer_strips(net, DIGIT)
+    assert strips.shape[1] == WIDTH
     scaled = 255 * (0.5 + 0.5 * c1 / c1.abs().max())
     for number in range(4):
-        shown = drawn[LINE : LINE + TALLEST, number * (TALLEST + GAP) :][:, :TALLEST]
+        shown = strips[LINE : LINE + TALLEST, number * (TALLEST + GAP) :][:, :TALLEST]
         small = shown[2::4, 2::4]  # 24 values in 96 pixels
         np.testing.assert_allclose(small, scaled[number].numpy(), atol=0.51)
 
 
 def test_a_net_of_many_units_has_a_sheet_too():
-    assert sheet(LeNet5(), DIGIT).shape[0] < 520
+    assert layer_strips(LeNet5(), DIGIT).shape[0] < 520
 
 
 def test_the_other_net_is_shown_when_it_is_chosen(reader):
     draw(reader)
-    before = reader.sheet.value
+    before = reader.maps.value
     reader.net.value = "large"
-    assert reader.sheet.value != before
+    assert reader.maps.value != before
     assert "p(digit), large" in reader.chart.value
 
 

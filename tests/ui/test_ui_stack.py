@@ -1,4 +1,4 @@
-"""The stack explorer without a browser: its pictures, orders and means, and that each control shows them."""
+"""The stack explorer without a browser: its pictures, bars and digits, and that each control shows them."""
 
 import io
 
@@ -8,9 +8,11 @@ import torch
 from oracles import randomised, seeded
 from PIL import Image
 
-from dlkit.models import DBN, RBM, CodeRBM
+from dlkit.analysis.unit_activity import UnitActivity, most_exciting
+from dlkit.models import DBN, RBM
 from dlkit.ui.draw.pictures import LINE
-from dlkit.ui.stack import DIGIT, FRAME, SIDE, Features, StackExplorer, class_means, most_exciting, order
+from dlkit.ui.draw.unit_sheet import FRAME, SIDE
+from dlkit.ui.stack import DIGIT, StackExplorer
 
 
 @pytest.fixture
@@ -57,65 +59,6 @@ def units_by_hand(dbn, images):
     return [h.detach() for h in (h1, h2, torch.sigmoid(h2 @ top.W[:70].double() + top.b.double()))]
 
 
-def test_the_units_are_those_of_the_way_up(dbn, images):
-    found = Features(dbn, images)
-    for h, expected in zip(found.activity, units_by_hand(dbn, images), strict=True):
-        torch.testing.assert_close(h.double(), expected, atol=1e-5, rtol=1e-4)
-    assert found.sizes == [6, 70, 4]
-
-
-def test_a_net_is_read_at_its_linear_layers(dbn, tuned, images):
-    found = Features(tuned, images)
-    v = images.flatten(1)
-    h1 = torch.sigmoid(v @ tuned[1].weight.T + tuned[1].bias)
-    h2 = torch.sigmoid(h1 @ tuned[3].weight.T + tuned[3].bias)
-    torch.testing.assert_close(found.activity[0], h1.detach())
-    torch.testing.assert_close(found.activity[1], h2.detach())
-    torch.testing.assert_close(found.activity[3], tuned(images).detach())
-    assert found.sizes == [6, 70, 4, 3]
-    same = Features(dbn.classifier(), images)
-    for h, expected in zip(same.activity, Features(dbn, images).activity, strict=False):
-        torch.testing.assert_close(h, expected)
-
-
-def test_dropout_is_off_and_the_net_is_left_as_it_was(tuned, images):
-    net = torch.nn.Sequential(*tuned[:3], torch.nn.Dropout(0.5), *tuned[3:]).train()
-    torch.testing.assert_close(Features(net, images).activity[0], Features(tuned, images).activity[0])
-    assert net.training
-    assert net[3].training
-
-
-def test_linear_units_keep_their_sign(images):
-    dbn = DBN([randomised(RBM(20, 6), 0, 0.7), randomised(CodeRBM(6, 3), 1, 0.7)])
-    codes = Features(dbn, images).activity[1]
-    assert codes.min() < 0
-    torch.testing.assert_close(codes, dbn.autoencoder()[0](images).detach())
-
-
-def test_a_picture_is_the_weighted_sum_of_the_pictures_below(dbn, images):
-    found = Features(dbn, images)
-    W1, W2, W3 = dbn.layers[0].W, dbn.layers[1].W, dbn.top.W[:70]
-    assert torch.equal(found.pictures(0)[4].flatten(), W1[:, 4])
-    second = sum(W2[j, 5] * W1[:, j] for j in range(6))
-    torch.testing.assert_close(found.pictures(1)[5].flatten(), second)
-    third = sum(W3[k, 2] * found.pictures(1)[k] for k in range(70))
-    torch.testing.assert_close(found.pictures(2)[2], third)
-
-
-def test_the_means_are_those_of_each_class():
-    activity = torch.tensor([[1.0, 0.0], [3.0, 1.0], [5.0, 0.5]])
-    assert class_means(activity, torch.tensor([0, 0, 2])).tolist() == [[2, 0.5], [0, 0], [5, 0.5]]
-
-
-def test_the_orders():
-    activity = torch.tensor([[0.9, 0.1, 0.2], [0.9, 0.2, 0.8]])  # unit 0 is the most active, unit 2 tells 1 from 0
-    labels = torch.tensor([0, 1])
-    assert order(activity, labels, "index").tolist() == [0, 1, 2]
-    assert order(activity, labels, "activity").tolist() == [0, 2, 1]
-    assert order(activity, labels, 1).tolist() == [2, 1, 0]
-    assert order(activity, labels, 0).tolist() == [0, 1, 2]
-
-
 def test_the_most_exciting_images_are_those_of_the_highest_activity(explorer, dbn, images):
     explorer.layer.value, explorer.unit.value = 1, 33
     h = units_by_hand(dbn, images)[1][:, 33]
@@ -150,8 +93,8 @@ def test_every_control_changes_what_it_should(explorer):
     assert changed(lambda: setattr(explorer.net, "value", "after")) == everything
     assert changed(lambda: setattr(explorer.layer, "value", 1)) == everything
     assert changed(lambda: setattr(explorer.sort, "value", "activity")) == everything
-    assert changed(explorer.on.click) == everything
-    assert changed(explorer.back.click) == everything
+    assert changed(explorer.next.click) == everything
+    assert changed(explorer.previous.click) == everything
 
 
 def test_a_new_order_or_layer_goes_to_its_first_unit_and_the_arrows_follow_it(explorer, dbn, images, labels):
@@ -163,10 +106,10 @@ def test_a_new_order_or_layer_goes_to_its_first_unit_and_the_arrows_follow_it(ex
         by_hand = sorted(range(len(preference)), key=lambda unit: -preference[unit])
         assert explorer.unit.value == by_hand[0]
         assert explorer.unit.max == len(by_hand) - 1
-        explorer.on.click()
+        explorer.next.click()
         assert explorer.unit.value == by_hand[1]
-        explorer.back.click()
-        explorer.back.click()
+        explorer.previous.click()
+        explorer.previous.click()
         assert explorer.unit.value == by_hand[-1]
 
 
@@ -190,7 +133,7 @@ def test_fine_tuning_moves_the_unit_but_not_its_place(explorer, dbn, tuned, imag
     before = explorer.caption.value
     explorer.net.value = "after"
     assert explorer.unit.value == unit
-    both = torch.stack([Features(net, images).activity[1][:, unit] for net in (dbn, tuned)])
+    both = torch.stack([UnitActivity(net, images).activity[1][:, unit] for net in (dbn, tuned)])
     expected = f"correlates by {np.corrcoef(both.numpy())[0, 1]:.2f}"
     assert expected in before
     assert expected in explorer.caption.value

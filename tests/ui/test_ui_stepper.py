@@ -11,11 +11,11 @@ from oracles import seeded
 from seen import changes, framed, pixels
 from torch import nn
 
+from dlkit.core.text_table import format_number
 from dlkit.models import ConvNet, LeNet5
-from dlkit.models.convnet import ScaledTanh
 from dlkit.models.convolution import KINDS, SparseConv2d, Subsample
-from dlkit.ui.draw.convolution_html import convolution_windows, convolved, number, padded, pooled, sub_sampling_windows
-from dlkit.ui.stepper import CONVOLUTION, MARGIN, SIDE, SUB_SAMPLING, ConvolutionStepper
+from dlkit.ui.draw.map_sheets import MARGIN
+from dlkit.ui.stepper import CONVOLUTION, SIDE, SUB_SAMPLING, ConvolutionStepper
 
 
 @pytest.fixture
@@ -45,8 +45,8 @@ def text(html) -> str:
 
 def amounts(html) -> list[float]:
     """The numbers that stand in a table's cells, in their order."""
-    found = re.findall(r"<td[^>]*>(−?\d+\.\d\d)<", html)
-    return [float(amount.replace("−", "-")) for amount in found]
+    cells = re.findall(r"<td[^>]*>(−?\d+\.\d\d)<", html)
+    return [float(amount.replace("−", "-")) for amount in cells]
 
 
 def frame(picture) -> tuple[int, int, int, int]:
@@ -61,57 +61,8 @@ def point(picture, zoom, x, y):
     picture.place = [(MARGIN + zoom * (x + 0.5)) / wide, (MARGIN + zoom * (y + 0.5)) / high]
 
 
-@pytest.mark.parametrize("activation", [nn.Tanh(), nn.ReLU(inplace=True), ScaledTanh()])
-@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"padding": (1, 2), "stride": (1, 2)}, {"bias": False}])
-def test_each_cell_of_a_convolution_is_torchs(images, activation, options):
-    convolution = nn.Conv2d(1, 3, 3, **options)
-    bias = 0 if convolution.bias is None else convolution.bias[:, None, None]
-    sums = F.conv2d(images[:1, None], convolution.weight, None, convolution.stride, convolution.padding)[0]
-    image = padded(images[:1], convolution)[0]
-    assert convolution_windows(tuple(image.shape), convolution).cells == tuple(sums.shape[1:])
-    for of, row, column in np.ndindex(*sums.shape):
-        step = convolved(image, convolution, activation, of, row, column)
-        torch.testing.assert_close(step.patch * step.kernel, step.products)
-        assert float(step.products.sum()) == pytest.approx(step.total, abs=1e-6)
-        assert step.total == pytest.approx(float(sums[of, row, column].detach()), abs=1e-5)
-        value = activation((sums + bias).detach().clone())[of, row, column]
-        assert step.value == pytest.approx(float(value), abs=1e-5)
-
-
-@pytest.mark.parametrize(("size", "stride"), [(2, 2), (3, 2), (3, 1), (1, 1)])
-@pytest.mark.parametrize("kind", KINDS)
-def test_each_cell_of_sub_sampling_is_its_forwards(kind, size, stride):
-    sub_sampling = layers(kind, size, stride)[2]
-    maps = torch.randn(1, 3, 6, 7, generator=seeded(3))
-    whole = sub_sampling(maps)[0].detach()
-    assert sub_sampling_windows((6, 7), sub_sampling).cells == tuple(whole.shape[1:])
-    for of, row, column in np.ndindex(*whole.shape):
-        step = pooled(maps[0, of], sub_sampling, of, row, column)
-        assert step.value == pytest.approx(float(whole[of, row, column]), abs=1e-5)
-        assert (step.chosen is not None) == (kind in ("max", "strided"))
-        if step.chosen is not None:
-            assert step.window[step.chosen] == step.value
-
-
-def test_a_cell_sees_what_changes_it(images):
-    """A pixel is in a cell's field if, and only if, the cell's value depends on it."""
-    convolution, activation, sub_sampling = layers(size=3, padding=1)
-    image = padded(images[:1], convolution)[0].requires_grad_()
-    maps = activation(F.conv2d(image[None, None], convolution.weight, convolution.bias))
-    small = sub_sampling(maps)
-    for layer, given, found in (
-        (convolution_windows(tuple(image.shape), convolution), image, maps),
-        (sub_sampling_windows(tuple(maps.shape[2:]), sub_sampling), maps, small),
-    ):
-        for row, column in np.ndindex(*layer.cells):
-            gradient = torch.autograd.grad(found[0, 0, row, column], given, retain_graph=True)[0]
-            seen = torch.zeros(layer.shape)
-            seen[layer.field(row, column)] = 1
-            assert torch.equal((gradient.view(-1, *layer.shape)[0] != 0).float(), seen)
-
-
 def test_numbers_have_a_minus_sign_and_zero_has_none():
-    assert [number(value) for value in (-0.346, 0.0, -0.001, 12.0)] == ["−0.35", "0.00", "0.00", "12.00"]
+    assert [format_number(value) for value in (-0.346, 0.0, -0.001, 12.0)] == ["−0.35", "0.00", "0.00", "12.00"]
 
 
 def test_it_shows_the_sum_of_a_convolution(stepper, images):
@@ -123,7 +74,7 @@ def test_it_shows_the_sum_of_a_convolution(stepper, images):
     parts = [patch, kernel, patch * kernel, torch.stack([total, bias, total + bias, activation(total + bias)])]
     wanted = torch.cat([part.flatten() for part in parts])
     np.testing.assert_allclose(amounts(stepper.arithmetic.value), wanted, atol=0.0051)
-    assert f"Tanh({number(float(total + bias))}) =" in text(stepper.arithmetic.value)
+    assert f"Tanh({format_number(float(total + bias))}) =" in text(stepper.arithmetic.value)
     caption = text(stepper.caption.value)
     assert "Map 2, row 2, column 5 (counted from 0): it sees rows 2 to 4 and columns 5 to 7 of image 3." in caption
     assert "The same 10 numbers, the kernel and the bias, are used at each of the map's 7×9 places" in caption
@@ -142,7 +93,7 @@ def test_it_shows_what_sub_sampling_takes(kind, images):
     assert shown[-1] == pytest.approx(value, abs=0.0051)
     cells = [part.split(">")[0] for part in stepper.arithmetic.value.split("<td")[1:10]]
     taken = {"max": [window.index(max(window))], "strided": [0]}.get(kind, [])
-    assert [place for place, cell in enumerate(cells) if "outline" in cell] == taken
+    assert [place for place, cell in enumerate(cells) if "chosen" in cell] == taken
     caption = text(stepper.caption.value)
     assert "Map 1, row 1, column 2 (counted from 0): it sees rows 2 to 4 and columns 4 to 6 of map 1" in caption
     assert "The windows overlap." in caption
@@ -236,7 +187,7 @@ def test_the_pointer_on_a_map_takes_the_nearest_window(images, size, stride):
 
 
 def test_the_place_follows_the_cell_that_the_arrow_keys_go_on_from(stepper):
-    for act in (stepper.on.click, stepper.back.click, lambda: setattr(stepper.mode, "value", SUB_SAMPLING)):
+    for act in (stepper.next.click, stepper.previous.click, lambda: setattr(stepper.mode, "value", SUB_SAMPLING)):
         act()
         for picture in (stepper.left, stepper.right):
             assert picture.cell() == stepper.cell
@@ -254,14 +205,14 @@ def test_the_pointers_own_place_is_left_where_it_is(stepper):
 
 def test_the_buttons_go_along_the_rows_and_round(stepper):
     stepper.play.value = 8
-    stepper.on.click()
+    stepper.next.click()
     assert stepper.cell == (1, 0)
-    stepper.back.click()
+    stepper.previous.click()
     assert stepper.cell == (0, 8)
     stepper.play.value = 0
-    stepper.back.click()
+    stepper.previous.click()
     assert stepper.cell == (6, 8)
-    stepper.on.click()
+    stepper.next.click()
     assert stepper.cell == (0, 0)
 
 
@@ -283,7 +234,7 @@ def test_every_control_changes_what_it_should(stepper):
     for mode in (CONVOLUTION, SUB_SAMPLING):
         stepper.mode.value = mode
         stepper.play.value = 3
-        assert changed(stepper.on.click) == everything
+        assert changed(stepper.next.click) == everything
         assert changed(lambda: setattr(stepper.play, "value", 7)) == everything
         assert changed(lambda: setattr(stepper.left, "place", [0.0, 0.0])) == everything
     assert changed(lambda: setattr(stepper.map, "value", 2)) == everything
@@ -359,8 +310,8 @@ def test_the_net_is_left_as_it_was(images):
     with torch.no_grad():
         for parameter in parts.parameters():
             parameter.zero_()
-    stepper.on.click()
-    stepper.back.click()
+    stepper.next.click()
+    stepper.previous.click()
     assert stepper.arithmetic.value == shown
     assert all(module.training for module in parts.modules())
     assert all(p.grad is None for p in parts.parameters())

@@ -1,5 +1,7 @@
 """The picture of a timeline, pixel by pixel where it can be counted, and the view to zoom into, without a browser."""
 
+from itertools import groupby
+
 import numpy as np
 import pytest
 from PIL import ImageColor
@@ -7,10 +9,22 @@ from seen import changes, pixels
 
 from dlkit.distributed.recorder import Span
 from dlkit.distributed.timeline import Timeline
-from dlkit.ui.controls.zoomed_image import CLOSEST, moved, zoomed
+from dlkit.ui.controls.zoomed_image import SHORTEST, moved, zoomed
 from dlkit.ui.draw import timeline_bars
-from dlkit.ui.draw.timeline_bars import BAR, COLOURS, LEFT, PITCH, TOP, UNDER, WIDTH, Rows, sheet, ticks
-from dlkit.ui.timeline import TimelineView, draw, words
+from dlkit.ui.draw.timeline_bars import (
+    BAR,
+    KIND_COLOURS,
+    LEFT,
+    PITCH,
+    TOP,
+    UNDER,
+    WIDTH,
+    TimelineBars,
+    ticks,
+    timeline_sheet,
+)
+from dlkit.ui.draw.timeline_figure import describe_moment, draw_timeline
+from dlkit.ui.timeline import TimelineView
 
 
 def exchange(begin, end, number=1, wait_begin=None):
@@ -34,20 +48,14 @@ def timeline():
 
 def colours(row):
     """The names of the colours in a row of pixels, and how many of each, in order."""
-    names = {ImageColor.getrgb(colour): name for name, colour in COLOURS.items()}
+    names = {ImageColor.getrgb(colour): name for name, colour in KIND_COLOURS.items()}
     names |= {ImageColor.getrgb(timeline_bars.OVERLAPPED): "overlapped", (255, 255, 255): "white"}
-    found = []
-    for pixel in row:
-        name = names[tuple(int(value) for value in pixel)]
-        if found and found[-1][0] == name:
-            found[-1][1] += 1
-        else:
-            found.append([name, 1])
-    return [tuple(each) for each in found]
+    pixels = [names[tuple(int(value) for value in pixel)] for pixel in row]
+    return [(name, len(list(run))) for name, run in groupby(pixels)]
 
 
 def test_each_rank_has_a_bar_of_its_colours_and_a_strip_of_what_is_overlapped_under_it(timeline):
-    picture = Rows(timeline).picture(0, 10, 100)
+    picture = TimelineBars(timeline).picture(0, 10, 100)
     assert colours(picture[BAR // 2]) == [
         ("compute", 20), ("wait", 30), ("communicate", 10), ("compute", 20), ("communicate", 10), ("compute", 5),
         ("other", 5),
@@ -59,25 +67,25 @@ def test_each_rank_has_a_bar_of_its_colours_and_a_strip_of_what_is_overlapped_un
 
 
 def test_a_column_in_which_much_happens_is_stacked_by_its_shares(timeline):
-    column = Rows(timeline).picture(0, 10, 1)[:BAR, 0]
+    column = TimelineBars(timeline).picture(0, 10, 1)[:BAR, 0]
     assert [name for name, _ in colours(column[::-1])] == ["compute", "communicate", "wait", "other"]
     shares = np.array([count for _, count in colours(column[::-1])]) / BAR
     assert np.allclose(shares, [0.45, 0.2, 0.3, 0.05], atol=1 / BAR)
 
 
 def test_shares_are_those_of_the_totals(timeline):
-    rows, part = Rows(timeline), timeline.between(1.5, 8.25)
+    bars, part = TimelineBars(timeline), timeline.between(1.5, 8.25)
     for rank, row in enumerate(part.totals()):
-        found = rows.shares(rank, np.array([1.5, 8.25]))[:, 0]
-        assert found[:3].tolist() == pytest.approx([row.share(kind) for kind in ("compute", "communicate", "wait")])
-        assert found[3] == pytest.approx(row.overlapped / 6.75)
+        shares = bars.shares(rank, np.array([1.5, 8.25]))[:, 0]
+        assert shares[:3].tolist() == pytest.approx([row.share(kind) for kind in ("compute", "communicate", "wait")])
+        assert shares[3] == pytest.approx(row.overlapped / 6.75)
 
 
 def test_the_sheet_has_the_bars_where_its_axis_says_and_a_mark(timeline):
-    found = sheet(Rows(timeline), {1: 0.0}, (0, 10), rank=1, at=7.5)
-    bar = found[TOP + BAR // 2, LEFT : LEFT + WIDTH]
+    sheet = timeline_sheet(TimelineBars(timeline), {1: 0.0}, (0, 10), rank=1, time=7.5)
+    bar = sheet[TOP + BAR // 2, LEFT : LEFT + WIDTH]
     assert colours(bar)[:2] == [("compute", WIDTH // 5), ("wait", 3 * WIDTH // 10)]
-    marked = (found == ImageColor.getrgb("#D55E00")).all(2).nonzero()
+    marked = (sheet == ImageColor.getrgb("#D55E00")).all(2).nonzero()
     assert abs(marked[1].mean() - (LEFT + 0.75 * WIDTH)) < 2
     assert TOP + PITCH - 4 < marked[0].min() < marked[0].max() < TOP + 2 * PITCH
 
@@ -87,22 +95,24 @@ def test_the_sheet_has_the_bars_where_its_axis_says_and_a_mark(timeline):
     [(0, 10, [0, 2, 4, 6, 8, 10]), (0.3, 1.1, [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1]), (1203, 1217, None)],
 )
 def test_ticks_are_round_and_few(begin, end, expected):
-    found = ticks(begin, end)
-    assert found == pytest.approx(expected or [1204, 1206, 1208, 1210, 1212, 1214, 1216])
+    assert ticks(begin, end) == pytest.approx(expected or [1204, 1206, 1208, 1210, 1212, 1214, 1216])
 
 
 def test_words_say_what_a_rank_did_and_whom_it_waited_for(timeline):
-    assert words(timeline, 0, 1) == "Rank 0, step 1: computes, 2 s."
+    assert describe_moment(timeline, 0, 1) == "Rank 0, step 1: computes, 2 s."
     assert (
-        words(timeline, 0, 3) == "Rank 0, step 1: waits 3 s for rank 1, the last to come to all-reduce 1 of group all."
+        describe_moment(timeline, 0, 3)
+        == "Rank 0, step 1: waits 3 s for rank 1, the last to come to all-reduce 1 of group all."
     )
-    assert words(timeline, 1, 5.5) == (
+    assert describe_moment(timeline, 1, 5.5) == (
         "Rank 1, step 1: communicates, 1 s: all-reduce 1 of group all, of which it sends 24.3 kB."
     )
-    assert words(timeline, 0, 7) == ("Rank 0, step 1: computes, 2 s; meanwhile all-reduce 2 of group all under way.")
-    assert words(timeline, 0, 9.75) == "Rank 0: other: between steps, or not noted down."
+    assert describe_moment(timeline, 0, 7) == (
+        "Rank 0, step 1: computes, 2 s; meanwhile all-reduce 2 of group all under way."
+    )
+    assert describe_moment(timeline, 0, 9.75) == "Rank 0: other: between steps, or not recorded."
     own = Timeline([[step(0, 2), Span("compute", "forward 3", 0, 1)]])
-    assert words(own, 0, 0.5) == "Rank 0, step 1: computes: forward 3, 1 s."
+    assert describe_moment(own, 0, 0.5) == "Rank 0, step 1: computes: forward 3, 1 s."
 
 
 def test_zooming_keeps_the_time_that_it_is_about_in_its_place():
@@ -116,22 +126,22 @@ def test_zooming_and_moving_end_where_the_whole_does():
     assert zoomed((4, 6), (0, 10), 0, about=5) == (0, 10)
     assert zoomed((0, 2), (0, 10), 0.5, about=2) == (0, 4)
     begin, end = zoomed((4, 6), (0, 10), 1e12, about=5)
-    assert end - begin == pytest.approx(CLOSEST)
+    assert end - begin == pytest.approx(SHORTEST)
     assert moved((4, 6), (0, 10), by=0.5) == (5, 7)
     assert moved((4, 6), (0, 10), by=9) == (8, 10)
     assert moved((4, 6), (0, 10), by=-9) == (0, 2)
 
 
 def test_the_picture_says_in_words_what_it_shows(timeline):
-    alt = draw(timeline).alt
+    alt = draw_timeline(timeline).alt
     assert "What each of 2 ranks did when, 0 to 10000 milliseconds, steps 1 to 1" in alt
     assert "rank 0 computes 45%, communicates 20% and waits 30% of the time" in alt
 
 
 def test_many_ranks_and_steps_can_be_drawn():
     spans = [[step(at, at + 1, at + 1) for at in range(40)] for _ in range(10)]
-    assert "rank 7" in draw(Timeline(spans)).alt
-    assert "and 2 more ranks" in draw(Timeline(spans)).alt
+    assert "rank 7" in draw_timeline(Timeline(spans)).alt
+    assert "and 2 more ranks" in draw_timeline(Timeline(spans)).alt
 
 
 # The view.
@@ -149,36 +159,36 @@ def place(view, x, rank):
 
 
 def test_it_says_what_is_under_the_pointer_and_marks_it(view):
-    assert changes(view, ["picture"], lambda: view.ask({"place": place(view, 0.3, 0)})) == {"picture"}
-    assert (view.rank, view.at) == (0, pytest.approx(3))
+    assert changes(view, ["picture"], lambda: view.respond({"place": place(view, 0.3, 0)})) == {"picture"}
+    assert (view.rank, view.time) == (0, pytest.approx(3))
     assert "<b>3000 ms.</b> Rank 0, step 1: waits 3 s for rank 1" in view.caption.value
-    view.ask({"place": place(view, 0.3, 1)})
+    view.respond({"place": place(view, 0.3, 1)})
     assert "<b>3000 ms.</b> Rank 1, step 1: computes" in view.caption.value
     assert "marked: Rank 1, step 1: computes" in view.picture.alt
 
 
 def test_the_wheel_zooms_about_the_pointer_and_dragging_moves(view):
-    view.ask({"zoom": 4, "place": place(view, 0.3, 0)})
-    assert view.at == pytest.approx(3)
+    view.respond({"zoom": 4, "place": place(view, 0.3, 0)})
+    assert view.time == pytest.approx(3)
     assert view.shown == pytest.approx((2.25, 4.75))
-    view.ask({"pan": 0.2})
+    view.respond({"pan": 0.2})
     assert view.shown == pytest.approx((2.75, 5.25))
-    view.ask({"zoom": 0})
+    view.respond({"zoom": 0})
     assert view.shown == (0, 10)
 
 
 def test_arrows_up_and_down_go_from_rank_to_rank_and_stop_at_the_last(view):
     for rows, rank in ((1, 1), (1, 1), (-1, 0), (-1, 0)):
-        view.ask({"rows": rows})
+        view.respond({"rows": rows})
         assert view.rank == rank
         assert f"Rank {rank}" in view.caption.value
 
 
 def test_a_pointer_in_the_margins_is_at_the_nearest_rank_and_time(view):
-    view.ask({"place": [0.0, 0.0]})
-    assert (view.rank, view.at) == (0, 0)
-    view.ask({"place": [1.0, 1.0]})
-    assert (view.rank, view.at) == (1, 10)
+    view.respond({"place": [0.0, 0.0]})
+    assert (view.rank, view.time) == (0, 0)
+    view.respond({"place": [1.0, 1.0]})
+    assert (view.rank, view.time) == (1, 10)
 
 
 def test_each_button_does_what_its_tooltip_says(view):
@@ -197,7 +207,7 @@ def test_each_button_does_what_its_tooltip_says(view):
     assert view.shown == (0, 10)
 
 
-def test_what_the_browser_sends_is_what_is_asked(view):
+def test_what_the_browser_sends_is_done(view):
     view.picture._handle_custom_msg({"zoom": 2, "pan": 0, "rows": 1}, [])
     assert view.shown == pytest.approx((2.5, 7.5))
     assert view.rank == 1
@@ -213,6 +223,6 @@ def test_the_legend_has_overlapped_exchanges_only_where_there_are_any(view, time
 
 def test_a_part_is_all_that_there_is(timeline):
     view = TimelineView(timeline.between(2, 6))
-    view.ask({"zoom": 0.1})
+    view.respond({"zoom": 0.1})
     assert view.shown == (2, 6)
     assert repr(view) == "TimelineView(Timeline(2 ranks, 4 s))"

@@ -1,4 +1,4 @@
-"""Figures for diagnostics: pure functions. Quick line charts are SVG text, which takes well under a millisecond."""
+"""Charts as SVG text, in less than a millisecond, and figures of an RBM's weights and units; pure functions."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -10,42 +10,42 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dlkit.models.rbm import RBM
-from dlkit.ui.draw.pictures import BLACK, BLUE, GREEN, ORANGE, SKY, figure
+from dlkit.ui.draw.pictures import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILION, figure
 
 Points = Sequence[tuple[float, float]]
 
 COLOURS = (BLUE, ORANGE, GREEN)
-WIDTH, HEIGHT = 240, 130  # of a panel, pixels
-LEFT, RIGHT, TOP, BOTTOM = 46, 8, 24, 30  # margins
-MOST = 200  # points drawn of a line
+WIDTH, HEIGHT = 240, 130  # pixels of a panel
+LEFT, RIGHT, TOP, BOTTOM = 46, 8, 24, 30  # pixels: the margins of a panel
+MOST = 200  # points of a line that are drawn, about
 
 
 def panels(lines: Mapping[str, Points], x_label: str) -> str:
-    """An SVG of small charts side by side, one a line, each with a scale of its own; its name is the alt text.
+    """An SVG of small line charts side by side, each with its own scale, from titles and points (x, y).
 
-    A line is its title, unit included, and its points (x, y).
+    A title has the unit; the alt text says each line's first and last value.
     """
-    drawn = [_panel(title, points, x_label, i) for i, (title, points) in enumerate(lines.items())]
-    summary = "; ".join(_said(title, points, x_label) for title, points in lines.items())
+    charts = [_panel(title, points, x_label, i) for i, (title, points) in enumerate(lines.items())]
+    summary = "; ".join(_summary(title, points, x_label) for title, points in lines.items())
     width = WIDTH * len(lines)
     return (
         f'<svg width="{width}" height="{HEIGHT}" viewBox="0 0 {width} {HEIGHT}" role="img" '
         f'aria-label="{escape(summary)}" '
-        f'font-family="sans-serif" font-size="11" fill="currentColor">{"".join(drawn)}</svg>'
+        f'font-family="sans-serif" font-size="11" fill="currentColor">{"".join(charts)}</svg>'
     )
 
 
-def _said(title: str, points: Points, x_label: str) -> str:
+def _summary(title: str, points: Points, x_label: str) -> str:
     if not points:
         return f"{title}: nothing yet"
     return f"{title}: from {points[0][1]:.4g} to {points[-1][1]:.4g} at {x_label} {points[-1][0]:.3g}"
 
 
-def _panel(title: str, points: Points, x_label: str, place: int) -> str:
+def _panel(title: str, points: Points, x_label: str, number: int) -> str:
     low, high = _range([y for _, y in points])
     end = max((x for x, _ in points), default=1.0) or 1.0
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-    now = f": {points[-1][1]:.4g}" if points else ""
+    last = f": {points[-1][1]:.4g}" if points else ""
     thinned = [*points[:: -(-len(points) // MOST)], points[-1]] if points else []
     path = " ".join(
         f"{LEFT + x / end * (right - LEFT):.1f},{bottom - (y - low) / (high - low) * (bottom - TOP):.1f}"
@@ -54,26 +54,55 @@ def _panel(title: str, points: Points, x_label: str, place: int) -> str:
     )
     frame = f"M{LEFT},{TOP} V{bottom} H{right}"
     return (
-        f'<g transform="translate({WIDTH * place} 0)">'
-        f'<text x="4" y="14" font-weight="bold">{escape(title)}{now}</text>'
+        f'<g transform="translate({WIDTH * number} 0)">'
+        f'<text x="4" y="14" font-weight="bold">{escape(title)}{last}</text>'
         f'<path d="{frame}" fill="none" stroke="currentColor" stroke-opacity="0.5"/>'
         f'<text x="{LEFT - 4}" y="{TOP + 8}" text-anchor="end">{high:.3g}</text>'
         f'<text x="{LEFT - 4}" y="{bottom}" text-anchor="end">{low:.3g}</text>'
         f'<text x="{LEFT}" y="{bottom + 14}">0</text>'
         f'<text x="{right}" y="{bottom + 14}" text-anchor="end">{escape(x_label)} {end:.3g}</text>'
-        f'<polyline points="{path}" fill="none" stroke="{COLOURS[place % len(COLOURS)]}" stroke-width="2"/></g>'
+        f'<polyline points="{path}" fill="none" stroke="{COLOURS[number % len(COLOURS)]}" stroke-width="2"/></g>'
     )
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
-    """Of the finite values, at least a little wide."""
+    """The least and the largest finite value; 1 apart if they are equal."""
     finite = [value for value in values if abs(value) < float("inf")]
     low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
     return (low, high) if high > low else (low - 0.5, low + 0.5)
 
 
-def probabilities(p: Float[Tensor, "hidden images"]) -> Figure:
-    """Hidden probabilities as a grey picture, a row a unit, a column an image; white is 1. Source: Hinton 2010, §15."""
+def bars(values: Sequence[float], title: str, width: int = 300, height: int = 130) -> str:
+    """An SVG of a bar for each class, with its value over it and its number under it.
+
+    The bars are scaled to fill the height; the title and the values are the alt text.
+    """
+    top, bottom = 34, height - 18
+    pitch, most, least = width / len(values), max(*values, 0), min(*values, 0)
+    unit = (bottom - top) / max(most - least, 1e-12)
+    zero = top + most * unit
+    shapes = []
+    for number, value in enumerate(values):
+        x, y = number * pitch, zero - max(value, 0) * unit
+        shapes.append(
+            f'<rect x="{x + 0.1 * pitch:.1f}" y="{y:.1f}" width="{0.8 * pitch:.1f}" height="{abs(value) * unit:.1f}" '
+            f'fill="{BLUE if value >= 0 else VERMILION}"/>'
+            f'<text x="{x + pitch / 2:.1f}" y="{y - 3:.1f}" font-size="10">{value:.2f}</text>'
+            f'<text x="{x + pitch / 2:.1f}" y="{height - 5}">{number}</text>'
+        )
+    alt = f"{title}: " + ", ".join(f"{number}: {value:.2f}" for number, value in enumerate(values))
+    return (
+        f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="{escape(alt)}" font-family="sans-serif" font-size="11" fill="currentColor" '
+        f'text-anchor="middle"><text x="{width / 2:.0f}" y="12">{escape(title)}</text>{"".join(shapes)}</svg>'
+    )
+
+
+def draw_probabilities(p: Float[Tensor, "hidden images"]) -> Figure:
+    """Hidden probabilities in grey: a row for each unit, a column for each image; white is 1.
+
+    Source: Hinton 2010, A practical guide to training restricted Boltzmann machines, §15.
+    """
     fig, ax = figure(7, 3.2)
     shown = ax.imshow(p.cpu().numpy(), cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     ax.set(xlabel="image", ylabel="hidden unit")
@@ -81,8 +110,8 @@ def probabilities(p: Float[Tensor, "hidden images"]) -> Figure:
     return fig
 
 
-def histograms(rbm: RBM, updates: Mapping[str, Tensor]) -> Figure:
-    """Weights and their updates by size, with the band in which updates should be; and both biases.
+def draw_histograms(rbm: RBM, updates: Mapping[str, Tensor]) -> Figure:
+    """Histograms: the magnitudes of weights and of their updates, with the range that is advised; and both biases.
 
     Sources: Hinton 2010, §7 (updates about a thousandth of the weights) and §15.
     """
@@ -104,6 +133,6 @@ def histograms(rbm: RBM, updates: Mapping[str, Tensor]) -> Figure:
 
 
 def _decades(values: Tensor) -> np.ndarray:
-    """log10 of the sizes of all values but zeros."""
+    """log10 of the magnitudes of all values that are not 0."""
     sizes = values.detach().abs().flatten()
     return torch.log10(sizes[sizes > 0]).cpu().numpy()

@@ -1,4 +1,4 @@
-"""Arrays and figures as pictures with a text for who cannot see them; pure functions, but for `put`."""
+"""Arrays and figures as pictures, with a text for readers who cannot see them; all functions are pure."""
 
 import base64
 import io
@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-import ipywidgets as widgets
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
@@ -16,13 +15,13 @@ from torch import Tensor
 
 from dlkit.analysis.features import Field
 
-# Okabe and Ito's colours: told apart with any colour vision. https://jfly.uni-koeln.de/color/
+# Okabe and Ito's colours, which people with any colour vision tell apart. https://jfly.uni-koeln.de/color/
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, BLACK = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000",
 )  # fmt: skip
-GREY = 89  # between the images of a tile
-EDGE = (GREY, GREY, GREY)  # around what may be as white as the page
-GAP, LINE = 6, 17  # pixels: the space between captioned images, the line under each
+GREY = 89  # the colour between the images of a tile
+EDGE = (GREY, GREY, GREY)  # the colour around a picture that may be as white as the page
+GAP, LINE = 6, 17  # pixels: the space between captioned images, the height of the text under each
 
 
 class Picture:
@@ -42,7 +41,7 @@ class Picture:
 
 
 def figure(width: float = 7.0, height: float = 3.0, columns: int = 1, rows: int = 1, **options):
-    """A matplotlib figure and its axes, in inches, in the kit's look; it belongs to no global state."""
+    """A matplotlib figure and its axes, in inches, in dlkit's style; pyplot does not keep it in memory."""
     fig = Figure(figsize=(width, height), layout="constrained")
     axes = fig.subplots(rows, columns, **options)
     for ax in np.ravel(axes):
@@ -51,11 +50,11 @@ def figure(width: float = 7.0, height: float = 3.0, columns: int = 1, rows: int 
 
 
 def show(fig: Figure, alt: str) -> Picture:
-    """The figure as a Picture, sharp on screens of double density. `alt` says what there is to see in it."""
-    drawn = io.BytesIO()
-    fig.savefig(drawn, format="png", dpi=144)
-    small = io.BytesIO()  # 256 colours take a quarter of the space, and notebooks carry their pictures
-    image = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    """The figure as a Picture, sharp on screens of high density. `alt` says in words what it shows."""
+    full = io.BytesIO()
+    fig.savefig(full, format="png", dpi=144)
+    small = io.BytesIO()  # 256 colours take a quarter of the space, and notebooks store their pictures
+    image = Image.open(full).convert("RGB").quantize(256, dither=Image.Dither.NONE)
     image.save(small, "png", optimize=True)
     return Picture(small.getvalue(), alt, width=round(fig.get_figwidth() * 96))
 
@@ -78,7 +77,7 @@ def tile(
 
 
 def enlarged(images: Float[Tensor, "images height width"], zoom: int) -> Float[Tensor, "images rows columns"]:
-    """Each pixel as zoom x zoom: for small images, so that the gap between them in a tile stays thin."""
+    """Each pixel repeated zoom x zoom times: enlarged before they are tiled, small images have thin gaps."""
     return images.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2)
 
 
@@ -96,7 +95,7 @@ def grey(
 
 
 def photo(image: Float[Tensor, "*maps height width"]) -> UInt8[np.ndarray, "height width 3"]:
-    """An image to look at: 0 is black and 1 is white; three maps are its colours, of any other number the mean."""
+    """The image in colour: three maps are red, green and blue; of any other number the mean is shown in grey."""
     x = image[None] if image.ndim == 2 else image
     x = x if len(x) == 3 else x.mean(0, keepdim=True).expand(3, -1, -1)
     return np.ascontiguousarray(grey(x).transpose(1, 2, 0))
@@ -105,7 +104,7 @@ def photo(image: Float[Tensor, "*maps height width"]) -> UInt8[np.ndarray, "heig
 def fitted(
     pixels: UInt8[np.ndarray, "height width 3"], side: int, *frames: Field, colour: str = ORANGE
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """The picture with its longer side `side` pixels long, and frames around parts of it."""
+    """The picture, scaled until its longer side has `side` pixels, with a frame around each field."""
     height, width = pixels.shape[:2]
     scale = side / max(height, width)
     wide, tall = max(round(width * scale), 1), max(round(height * scale), 1)
@@ -113,26 +112,12 @@ def fitted(
         (wide, tall), Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX
     )
     pen = ImageDraw.Draw(picture)
-    pen.rectangle([0, 0, wide - 1, tall - 1], outline=EDGE)  # else what is white has no edge on a white page
+    pen.rectangle([0, 0, wide - 1, tall - 1], outline=EDGE)  # a white image has no other edge on a white page
     for rows, columns in frames:
         left, top = (max(round(end * scale) - 2, 0) for end in (columns.start, rows.start))
         right, bottom = (round(end * scale) + 1 for end in (columns.stop, rows.stop))
         pen.rectangle([left, top, min(right, wide - 1), min(bottom, tall - 1)], outline=colour, width=3)
     return np.array(picture)
-
-
-def own_image(
-    image: Float[Tensor, "*own height width"], like: Float[Tensor, "*maps high wide"]
-) -> Float[Tensor, "*maps high wide"]:
-    """An image of the reader's, as the net takes it: one map for all of its maps, or as many. ValueError if of another
-    size, or not of numbers with a point.
-    """
-    if not image.is_floating_point():
-        raise ValueError(f"an image of {image.dtype}: give numbers from 0 to 1, such as image.float() / 255.")
-    if image.shape not in (like.shape[-2:], like.shape):
-        given, wanted = ("x".join(map(str, size)) for size in (image.shape, like.shape[-2:]))
-        raise ValueError(f"an image of {given} pixels beside images of {wanted}: draw or crop it to {wanted}.")
-    return image.detach().to(like).expand(like.shape)
 
 
 def captioned(
@@ -142,47 +127,21 @@ def captioned(
     side: int,
     rows: int | None = None,
 ) -> UInt8[np.ndarray, "rows columns *rgb"]:
-    """The images, each `side` pixels wide, with a short text under each, on white: GAP and LINE apart."""
+    """The images in a grid on white, each `side` pixels wide, GAP apart, with a short text under each, LINE high."""
     count, height, width, *rgb = images.shape
     tall = max(side * height // width, 1)
     rows = rows or math.ceil(count / columns)
     sheet = Image.new("RGB" if rgb else "L", (columns * (side + GAP) - GAP, rows * (tall + LINE)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
-    for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        x, y = place % columns * (side + GAP), place // columns * (tall + LINE)
+    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        x, y = i % columns * (side + GAP), i // columns * (tall + LINE)
         sheet.paste(Image.fromarray(image).resize((side, tall), Image.Resampling.NEAREST), (x, y))
         draw.text((x + side / 2, y + tall + 2), caption, fill="black", font=font, anchor="mt")
     return np.array(sheet)
 
 
-def bars(values: Sequence[float], title: str, width: int = 300, height: int = 130) -> str:
-    """An SVG of one bar for each class, from 0 on, with its value over it and its number under it.
-
-    The highest bar is as high as there is room; the title and the values are the alt text.
-    """
-    top, bottom = 34, height - 18
-    pitch, most, least = width / len(values), max(*values, 0), min(*values, 0)
-    unit = (bottom - top) / max(most - least, 1e-12)
-    zero = top + most * unit
-    drawn = []
-    for place, value in enumerate(values):
-        x, y = place * pitch, zero - max(value, 0) * unit
-        drawn.append(
-            f'<rect x="{x + 0.1 * pitch:.1f}" y="{y:.1f}" width="{0.8 * pitch:.1f}" height="{abs(value) * unit:.1f}" '
-            f'fill="{BLUE if value >= 0 else VERMILION}"/>'
-            f'<text x="{x + pitch / 2:.1f}" y="{y - 3:.1f}" font-size="10">{value:.2f}</text>'
-            f'<text x="{x + pitch / 2:.1f}" y="{height - 5}">{place}</text>'
-        )
-    alt = f"{title}: " + ", ".join(f"{place}: {value:.2f}" for place, value in enumerate(values))
-    return (
-        f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{escape(alt)}" font-family="sans-serif" font-size="11" fill="currentColor" '
-        f'text-anchor="middle"><text x="{width / 2:.0f}" y="12">{escape(title)}</text>{"".join(drawn)}</svg>'
-    )
-
-
 def png(pixels: UInt8[np.ndarray, "height width *rgb"], zoom: int = 1) -> bytes:
-    """A PNG of the pixels, each shown as zoom x zoom; a few milliseconds for a page of digits."""
+    """A PNG of the pixels, each repeated zoom x zoom times; takes a few milliseconds for a page of digits."""
     image = Image.fromarray(pixels)
     if zoom > 1:
         image = image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
@@ -191,15 +150,14 @@ def png(pixels: UInt8[np.ndarray, "height width *rgb"], zoom: int = 1) -> bytes:
     return buffer.getvalue()
 
 
-def put(pixels: UInt8[np.ndarray, "height width *rgb"], picture: widgets.Image) -> None:
-    """Show the pixels in the widget, one to one."""
-    picture.value = png(pixels)
-    picture.layout.width = f"{pixels.shape[1]}px"
-
-
 def caption_html(text: str) -> str:
-    """The text of a caption as HTML: its lines close, and read out when it changes."""
+    """A caption as HTML, from text in HTML; screen readers read it out when it changes."""
     return f'<div role="status" style="line-height: 1.5">{text}</div>'
+
+
+def text_html(text: str) -> str:
+    """Text below a picture, as HTML, from text in HTML."""
+    return f'<div style="line-height: 1.5">{text}</div>'
 
 
 def grid(
@@ -209,6 +167,6 @@ def grid(
     zoom: int = 2,
     symmetric: bool = False,
 ) -> Picture:
-    """The images side by side, as a Picture."""
+    """The images in a grid, as a Picture; `zoom` and `symmetric` as for `png` and `tile`."""
     pixels = tile(images, columns, symmetric=symmetric)
     return Picture(png(pixels, zoom), alt, width=pixels.shape[1] * zoom)

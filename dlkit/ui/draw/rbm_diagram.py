@@ -1,4 +1,4 @@
-"""A small RBM as a picture: its units, which of them are on, and the weights that count; and small images."""
+"""A small RBM as a picture: its units, which of them are on, and the weights between those; and small images."""
 
 import numpy as np
 import torch
@@ -7,13 +7,13 @@ from matplotlib.collections import LineCollection
 from torch import Tensor
 
 from dlkit.models import RBM
-from dlkit.ui.draw.pictures import BLUE, VERMILION, Picture, enlarged, figure, png, show, tile
+from dlkit.ui.draw.pictures import BLUE, GREY, VERMILION, Picture, enlarged, figure, png, show, tile
 
 
-def machine(rbm: RBM, v: Float[Tensor, " visible"], h: Float[Tensor, " hidden"]) -> Picture:
-    """The machine in the joint state (v, h): units that are on are black; weights between two of them are drawn.
+def draw_rbm(rbm: RBM, v: Float[Tensor, " visible"], h: Float[Tensor, " hidden"]) -> Picture:
+    """The RBM in the joint state (v, h): units that are on are black; the weights between these are drawn.
 
-    Blue weights are positive and lower the energy, vermilion ones are negative; the thicker, the larger.
+    A blue weight is positive and lowers the energy, a vermilion weight is negative; the thicker, the larger.
     """
     fig, ax = figure(7, 2.4)
     columns = [np.linspace(0, 1, units) for units in (rbm.visible, rbm.hidden)]
@@ -39,6 +39,6 @@ def machine(rbm: RBM, v: Float[Tensor, " visible"], h: Float[Tensor, " hidden"])
 
 
 def small_images(images: Float[Tensor, "images height width"], alt: str, columns: int, zoom: int = 7) -> Picture:
-    """Small images side by side, each pixel as zoom x zoom."""
-    pixels = np.pad(tile(enlarged(images, zoom), columns, gap=3), 3, constant_values=89)  # framed in the gap's grey
+    """Small images in a grid, each pixel repeated zoom x zoom times."""
+    pixels = np.pad(tile(enlarged(images, zoom), columns, gap=3), 3, constant_values=GREY)
     return Picture(png(pixels), alt, width=pixels.shape[1])
