@@ -6,7 +6,7 @@ from operator import mul
 import pytest
 import torch
 import torch.nn.functional as F
-from answers import said, solutions
+from answers import solutions, verdict
 
 from dlkit.exercises import model_parallel as check
 from dlkit.strategies.pipeline.pipeline import bubble
@@ -18,12 +18,12 @@ NAMES = ["put_together", "free_energy_part", "halo", "microbatches"]
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("nonsense", ["three", [1.0], torch.zeros(2, 7), float("nan"), True])
 def test_nonsense_is_answered_in_a_line(capsys, name, nonsense):
-    assert said(capsys, getattr(check, name), lambda *_: nonsense).startswith("✗ Not yet")
+    assert verdict(capsys, getattr(check, name), lambda *_: nonsense).startswith("✗ Not yet")
 
 
 @pytest.mark.parametrize("name", NAMES[:2])
 def test_a_tensor_of_nan_is_no_answer(capsys, name):
-    assert said(capsys, getattr(check, name), lambda *x: torch.nan * SOLUTIONS[name](*x)).startswith("✗ Not yet")
+    assert verdict(capsys, getattr(check, name), lambda *x: torch.nan * SOLUTIONS[name](*x)).startswith("✗ Not yet")
 
 
 def by(columns, rows=lambda parts: torch.stack(parts).sum(0)):
@@ -50,7 +50,7 @@ TOGETHER = {
 
 @pytest.mark.parametrize("hint", TOGETHER)
 def test_what_is_put_together_wrongly_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.put_together, TOGETHER[hint])
+    assert hint in verdict(capsys, check.put_together, TOGETHER[hint])
 
 
 def once(v, a, rank):
@@ -72,7 +72,7 @@ ENERGIES = {
 
 @pytest.mark.parametrize("hint", ENERGIES)
 def test_a_wrong_part_of_the_free_energy_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.free_energy_part, ENERGIES[hint])
+    assert hint in verdict(capsys, check.free_energy_part, ENERGIES[hint])
 
 
 def counted(layers):
@@ -93,7 +93,7 @@ def field(layers):
 
 
 def test_rows_that_are_counted_are_right(capsys):
-    assert said(capsys, check.halo, counted).startswith("✓")
+    assert verdict(capsys, check.halo, counted).startswith("✓")
 
 
 HALOS = {
@@ -111,7 +111,7 @@ HALOS = {
 
 @pytest.mark.parametrize("hint", HALOS)
 def test_a_wrong_halo_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.halo, HALOS[hint])
+    assert hint in verdict(capsys, check.halo, HALOS[hint])
 
 
 def fewest(stages, most):
@@ -130,8 +130,8 @@ MICROBATCHES = {
 
 @pytest.mark.parametrize("hint", MICROBATCHES)
 def test_a_wrong_number_of_microbatches_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.microbatches, MICROBATCHES[hint])
+    assert hint in verdict(capsys, check.microbatches, MICROBATCHES[hint])
 
 
 def test_the_library_s_bubble_may_be_used(capsys):
-    assert said(capsys, check.microbatches, fewest).startswith("✓")
+    assert verdict(capsys, check.microbatches, fewest).startswith("✓")
