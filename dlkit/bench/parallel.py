@@ -77,4 +77,5 @@ def start_bare_engines(n: int) -> Callable[[], None]:
 
 
 def import_torch() -> None:
+    """On an engine: what takes most of its start."""
     import torch  # noqa: F401

@@ -105,6 +105,7 @@ def parameters(answer: Any) -> None:
 
 
 def _wrong_parameters(table: Sequence[Sequence[int]], size: int) -> list[tuple[int, str]]:
+    """The usual wrong counts of parameters, with their hints."""
     maps, below, connections, area = len(table), len({i for row in table for i in row}), sum(map(len, table)), size**2
     return [
         (connections * area, "Each map has a bias too."),
@@ -215,6 +216,7 @@ def field(layers: Layers) -> int:
 
 
 def _wrong_fields(layers: Layers) -> list[tuple[int, str]]:
+    """The usual wrong widths, with their hints."""
     sizes, strides = zip(*layers, strict=True)
     apart = [prod(strides[:i]) for i in range(len(layers))]  # pixels between two neighbours below each layer
 

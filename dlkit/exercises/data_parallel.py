@@ -40,7 +40,7 @@ def weighted(parts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 def _wrong_gradient(gradient: Tensor, parts: list[Tensor], counts: list[int], right: Tensor) -> None:
     """Raise the hint for a gradient that is not `right`."""
     total, world_size = sum(counts), len(counts)
-    refuse_mistakes(gradient, [(part, "That is one part's gradient: all have a say.") for part in parts])
+    refuse_mistakes(gradient, [(part, "That is one part's gradient: all parts count.") for part in parts])
     plain = weighted(parts, [1] * world_size)
     variants = [
         (plain, "That is the plain mean: an image of a small part then counts more than one of a large part."),
@@ -81,6 +81,7 @@ def waits(answer: Any) -> None:
 
 
 def _waits(exchanges: Exchanges) -> list[float]:
+    """The right answer: seconds from when a rank begins each exchange until the last rank begins it, added up."""
     starts = [
         max(begin for begin, _ in exchange) for exchange in zip(*exchanges, strict=True)
     ]  # the last rank is there

@@ -183,9 +183,11 @@ def cd_statistics(answer: Any) -> None:
     statistics = torch.stack([half.double() for half in pair_of_statistics])
 
     def up(v: Tensor, bias: Tensor = b) -> Tensor:
+        """p(h = 1 | v)."""
         return (v @ W + bias).sigmoid()
 
     def statistics_with(bias: Tensor = b) -> Tensor:
+        """The positive and negative statistics, (2, visible, hidden), with this hidden bias."""
         return torch.stack([data.T @ up(data, bias), chain.T @ up(chain, bias)]) / 5
 
     right = statistics_with()

@@ -32,7 +32,8 @@ def latency_and_bandwidth(answer: Any) -> None:
 
 
 def _wrong_fits(small: Message, large: Message, latency: float, bandwidth: float) -> list[tuple[Any, str]]:
-    naive = large[0] / large[1]  # bytes a second, the latency counted in
+    """The usual wrong pairs (latency, bandwidth), with their hints."""
+    naive = large[0] / large[1]  # bytes a second, as if there were no latency
     return [
         ((bandwidth, latency), "The two are swapped: latency first."),
         ((latency, 1 / bandwidth), "The second is in seconds a byte: bandwidth is bytes a second."),
@@ -41,7 +42,10 @@ def _wrong_fits(small: Message, large: Message, latency: float, bandwidth: float
         ((small[1], naive), "Neither message is free of the other part: each took latency + size / bandwidth."),
         ((latency, naive), "The large message waited for the latency too: take only what it cost *more*."),
         ((small[1] - small[0] / naive, naive), "The large message waited for the latency too: compare the two."),
-        ((0.0, naive), "That leaves no latency: the two messages differ in time by less than in size."),
+        (
+            (0.0, naive),
+            "That leaves no latency. But a byte of the small message takes longer than one of the large message: why?",
+        ),
     ]
 
 
@@ -54,7 +58,7 @@ def _pair(answer: Any) -> tuple[float, float]:
     return number(first), number(second)
 
 
-@exercise("each rank passes on what it has just been given, and after n-1 steps all have all")
+@exercise("each rank passes on what it has just been given, and after n-1 steps all ranks have all chunks")
 def hand_round(answer: Any) -> None:
     """`answer(rank, step, world_size)`: the number of the chunk that a rank sends to the right in a step of the ring.
 
@@ -138,7 +142,7 @@ def broadcast(answer: Any) -> None:
                 if not 0 <= target < world_size or not 0 <= source < world_size:
                     raise Hint(f"{at} {source} sends to {target}: there are ranks 0 to {world_size - 1} only.")
                 if source not in have:
-                    raise Hint(f"{at} rank {source} sends what it has not got yet: it comes in this round, or later.")
+                    raise Hint(f"{at} rank {source} sends what it has not got yet: it gets it in this round, or later.")
                 if target in have or targets.count(target) > 1:
                     raise Hint(
                         f"{at} rank {target} is sent what it has, or is sent it twice: send to one that has not."

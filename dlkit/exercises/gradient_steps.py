@@ -35,12 +35,14 @@ def integrated_gradients(answer: Any) -> None:
     steps, calls = 4, 0
 
     def slope(x: Tensor) -> Tensor:
+        """The gradient of the score."""
         return 3 * cubic * x**2 + 2 * (plane * x).sum() * plane / 9
 
     def score(x: Tensor) -> float:
         return float((cubic * x**3).sum() + (plane * x).sum() ** 2 / 9)
 
     def gradient(x: Any) -> Tensor:
+        """What the answer is given: the gradient of one image, which counts its calls."""
         nonlocal calls
         calls += 1
         return slope(one_image(x))

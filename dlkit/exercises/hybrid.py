@@ -25,7 +25,7 @@ def by_neurons(inputs: float, batch: float, world_size: int) -> float:
     return NUMBER * 3 * (world_size - 1) / world_size * inputs * batch
 
 
-@exercise("weights over what is taken in says it, however many ranks there are: they cancel")
+@exercise("the weights over the inputs decide, however many ranks there are: their number cancels")
 def crossing_batch(answer: Any) -> None:
     """`answer(weights, inputs, world_size)`: the batch for which a layer sends as much by data as by neurons."""
     cases = [(307_456, 69_984, 2), (37_752_832, 9_216, 4), (1_000, 70, 3)]
@@ -45,6 +45,7 @@ def crossing_batch(answer: Any) -> None:
 
 
 def _wrong_batches(weights: int, inputs: int, world_size: int) -> list[tuple[float, str]]:
+    """The usual wrong crossing batches, with their hints."""
     right, passes = 2 * weights / (3 * inputs), (world_size - 1) / world_size
     return [
         (weights / inputs, "Almost: both are sent more than once, and not equally often. What are the factors?"),
@@ -83,10 +84,12 @@ def _layers() -> list[Layer]:
 
 
 def _cheaper(layers: Sequence[Layer], batch: float) -> list[str]:
+    """For each layer the word of the split that sends less."""
     return ["data" if 2 * weights < 3 * inputs * batch else "neurons" for weights, inputs in layers]
 
 
 def _wrong_choice(choices: list[list[str]], right: list[list[str]], cases: list[tuple[list[Layer], int, int]]) -> None:
+    """Raise the hint for choices that are not `right`; a case is (layers, batch, world size)."""
     opposite = {"data": "neurons", "neurons": "data"}
     if choices == [[opposite[word] for word in words] for words in right]:
         raise Hint("The wrong way round in every layer: which amount is smaller?")
@@ -125,6 +128,7 @@ def groups(answer: Any) -> None:
 
 
 def _groups(rank: int, data: int, model: int) -> tuple[list[int], list[int]]:
+    """The right answer."""
     row, column = divmod(rank, model)
     return list(range(column, data * model, model)), list(range(row * model, (row + 1) * model))
 
@@ -132,6 +136,7 @@ def _groups(rank: int, data: int, model: int) -> tuple[list[int], list[int]]:
 def _wrong_groups(
     answered: tuple[list[int], list[int]], right: tuple[list[int], list[int]], rank: int, data: int, model: int
 ) -> None:
+    """Raise the hint for groups that are not `right`."""
     case = f"Rank {rank} of a mesh of {data} x {model}"
     if answered == right[::-1]:
         raise Hint("The two are swapped: the *model* group holds one replica together; the data group comes first.")
@@ -186,6 +191,7 @@ def bytes_sent(layers: Sequence[Layer], batch: int, data: int, model: int) -> fl
 
 
 def _wrong_sizes(layers: Sequence[Layer], batch: int, data: int, model: int) -> list[tuple[float, str]]:
+    """The usual wrong numbers of bytes, with their hints."""
     weights, inputs, world_size = sum(w for w, _ in layers), sum(a for _, a in layers), data * model
     gradients, values = by_data(weights / model, data), by_neurons(inputs, batch / data, model)
     replica = "A replica sees a part of the batch, so that its ranks gather a part of what all would."

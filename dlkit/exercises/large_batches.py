@@ -48,6 +48,7 @@ def _batch(seconds: float, size: int, world_size: int, link: Link) -> float:
 
 
 def _wrongly_rounded(*case: Any) -> list[tuple[float, str]]:
+    """Batches that are right but for their rounding, with their hints."""
     right = _batch(*case)
     return [
         (right, "Right, but not rounded: a batch is a whole number of images. Which way do you round?"),
@@ -57,6 +58,7 @@ def _wrongly_rounded(*case: Any) -> list[tuple[float, str]]:
 
 
 def _wrong_batches(seconds: float, size: int, world_size: int, link: Link) -> list[tuple[float, str]]:
+    """The usual wrong batches, not rounded, with their hints."""
     right, hops = _batch(seconds, size, world_size, link), world_size - 1
     transfer, latencies = size / link.bandwidth, hops * link.latency  # seconds
     once = transfer * hops / world_size  # of sending, when the ring goes round once
@@ -110,6 +112,7 @@ def learning_rate(answer: Any) -> None:
 
 
 def _warmed_up(epoch: float, lr: float, batch: float, warm_up: float) -> float:
+    """The right learning rate."""
     return lr + (lr * batch / 256 - lr) * min(epoch / warm_up, 1.0)
 
 

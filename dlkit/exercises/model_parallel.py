@@ -92,6 +92,7 @@ def free_energy_part(answer: Any) -> None:
 
 
 def _wrong_energies(visible: Tensor, inputs: Tensor, right: Tensor, world_size: int) -> list[tuple[Tensor, str]]:
+    """The usual wrong free energies (batch,), added up over the ranks, with their hints."""
     hidden = F.softplus(inputs).sum(1)
     mistakes = [
         (-hidden, "The visible biases are missing: every image has its -a·v, once."),
@@ -127,16 +128,25 @@ def halo(answer: Any) -> None:
         return
     mistakes: list[tuple[Callable[[Layers], int], str]] = [
         (field, "That is how many rows *one* row of the last layer sees: of those the rank has some itself."),
-        (lambda x: field(x) - 1, "Where the stride is 1 that is right. A band of m rows stands for m x strides rows."),
+        (
+            lambda x: field(x) - 1,
+            "That is right if all strides are 1. A band of m rows stands for m x strides rows of the image.",
+        ),
         (
             lambda x: sum(k - 1 for k, _ in x),
-            "That forgets the strides: a row of a higher layer is several rows below.",
+            "That forgets the strides: a row of a higher layer stands for several rows of the image.",
         ),
-        (lambda x: sum(k - s for k, s in x), "Each layer adds that in rows of *its* input: how many of the image's?"),
+        (
+            lambda x: sum(k - s for k, s in x),
+            "Each layer adds that in rows of *its* input: how many rows of the image are they?",
+        ),
         (lambda x: sum(k // 2 for k, _ in x), "That is one side: a band has an upper and a lower edge."),
         (lambda x: 2 * _halo(x), "That is twice as much: above and below *together*."),
-        (lambda x: x[-1][0] - x[-1][1], "That is the last layer's alone: what it borrows, those below have to make."),
-        (lambda x: sum(k for k, _ in x), "Of a kernel's rows the rank has one itself."),
+        (
+            lambda x: x[-1][0] - x[-1][1],
+            "That is the last layer's alone: the layers below must make the rows that it borrows.",
+        ),
+        (lambda x: sum(k for k, _ in x), "Of the rows that a kernel needs the rank has one itself."),
     ]
     refuse_mistakes(rows, [([mistake(layers) for layers in cases], hint) for mistake, hint in mistakes], eq)
     i = first_wrong(rows, right, eq)
@@ -147,7 +157,10 @@ def halo(answer: Any) -> None:
 
 
 def _halo(layers: Layers) -> int:
-    """Rows that m rows of the last layer see, (m - 1) strides and a field, less the m strides that the band has."""
+    """The right answer: rows of the image that a band's m rows of the last layer see, less the band's own rows.
+
+    They see (m - 1) strides and a field; the band has m strides, where a stride is the product of all layers' strides.
+    """
     return field(layers) - prod(stride for _, stride in layers)
 
 
@@ -163,15 +176,17 @@ def microbatches(answer: Any) -> None:
         (lambda k, p: _fewest(k, p) - 1, "One too few: with yours the bubble is not *below* the limit."),
         (lambda k, p: _fewest(k, p) + 1, "One too many: are there fewer that do?"),
         (lambda k, p: _fewest(k + 1, p), "That is for one stage more: K stages are K - 1 steps from end to end."),
-        (lambda k, p: _fewest(k, p) + k - 1, "That counts the filling in: it is M + K - 1, and M is asked for."),
+        (lambda k, p: _fewest(k, p) + k - 1, "That counts the filling in: yours is M + K - 1, and M is asked for."),
     ]
     refuse_mistakes(counts, [([mistake(*case) for case in cases], hint) for mistake, hint in mistakes], eq)
     i = first_wrong(counts, right, eq)
     stages, most = cases[i]
-    bubble = (stages - 1) / (counts[i] + stages - 1) if counts[i] > 0 else 1.0
-    mine = f"yours, {counts[i]}, " + (f"gives a bubble of {bubble:.1%}" if counts[i] > 0 else "is no number of them")
+    effect = "is no number of microbatches"
+    if counts[i] > 0:
+        effect = f"gives a bubble of {(stages - 1) / (counts[i] + stages - 1):.1%}"
     raise Hint(
-        f"{stages} stages, a bubble below {most:.0%}: {mine}. Make M larger until (K-1)/(M+K-1) is small enough."
+        f"{stages} stages, a bubble below {most:.0%}: yours, {counts[i]}, {effect}. Make M larger until "
+        "(K-1)/(M+K-1) is small enough."
     )
 
 

@@ -98,7 +98,7 @@ def test_rows_that_are_counted_are_right(capsys):
 
 HALOS = {
     "how many rows *one* row of the last layer sees": field,
-    "Where the stride is 1 that is right": lambda layers: field(layers) - 1,
+    "That is right if all strides are 1": lambda layers: field(layers) - 1,
     "That forgets the strides": lambda layers: sum(k - 1 for k, _ in layers),
     "in rows of *its* input": lambda layers: sum(k - s for k, s in layers),
     "That is one side": lambda layers: sum(k // 2 for k, _ in layers),
@@ -124,7 +124,7 @@ MICROBATCHES = {
     "for one stage more": lambda k, p: fewest(k + 1, p),
     "That counts the filling in": lambda k, p: fewest(k, p) + k - 1,
     "yours, 4, gives a bubble of 20.0%": lambda k, p: 4,
-    "is no number of them": lambda k, p: 0,
+    "is no number of microbatches": lambda k, p: 0,
 }
 
 
