@@ -15,11 +15,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from statistics import median
 
 from dlkit import data
 from dlkit.bench.rbm import HIDDEN, IMAGES, VISIBLE
-from dlkit.bench.timing import ratio
+from dlkit.bench.timing import Seconds, speed_row
 from dlkit.core.reports import BenchRow, emit
 from dlkit.models import RBM
 from dlkit.training import CD, Experiment
@@ -57,22 +56,14 @@ def measure(rounds: int = 5) -> list[BenchRow]:
     """Images a second of each package, and dlkit's ratio to the others."""
     rows = []
     for batch in (100, 1000):
-        seconds: dict[str, list[float]] = {package: [] for package in ("dlkit", *GOALS)}
+        seconds: Seconds = {package: [] for package in ("dlkit", *GOALS)}
         for _ in range(rounds):
             for package, values in seconds.items():
                 values.append(seconds_of(package, batch))
                 print(f"batch {batch}, {package}: {values[-1]:.1f} s", file=sys.stderr)
         for package, goal in GOALS.items():
-            rows.append(
-                BenchRow(
-                    f"dlkit against {package}, batch {batch}",
-                    IMAGES / median(seconds["dlkit"]),
-                    "images/s",
-                    f"{package}: {IMAGES / median(seconds[package]):,.0f} images/s",
-                    ratio(seconds, "dlkit", package),
-                    goal,
-                )
-            )
+            name = f"dlkit against {package}, batch {batch}"
+            rows.append(speed_row(name, seconds, "dlkit", package, package, IMAGES, goal))
     return rows
 
 

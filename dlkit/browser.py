@@ -1,4 +1,4 @@
-"""Where Chromium or Chrome is: the browser tests run the notebooks in it."""
+"""Finds Chromium or Chrome, in which the browser tests run the notebooks."""
 
 import os
 import shutil
@@ -10,20 +10,20 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 
 
 def find_browser() -> Path | None:
-    """$DLKIT_BROWSER, else the first of Chromium and Chrome on PATH, playwright's own, or where they install.
+    """The path of the browser: $DLKIT_BROWSER, else Chromium or Chrome on PATH, else where they are usually installed.
 
-    Raises FileNotFoundError if $DLKIT_BROWSER names a file that is not there.
+    None if there is no browser. FileNotFoundError if $DLKIT_BROWSER names a file that is not there.
     """
     if named := os.environ.get("DLKIT_BROWSER"):
         if not Path(named).is_file():
             raise FileNotFoundError(f"DLKIT_BROWSER={named} is not a file: give the path of Chromium or Chrome.")
         return Path(named)
-    on_path = (Path(found) for name in NAMES if (found := shutil.which(name)))
+    on_path = (Path(path) for name in NAMES if (path := shutil.which(name)))
     return next((path for path in (*on_path, *off_path()) if path.is_file()), None)
 
 
 def off_path() -> Iterator[Path]:
-    """Files that Chromium or Chrome may be on this system, off PATH."""
+    """Where Chromium or Chrome may be on this system when it is not on PATH, playwright's own Chromium last."""
     home = Path.home()
     if sys.platform == "darwin":
         for folder in (Path("/Applications"), home / "Applications"):

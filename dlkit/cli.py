@@ -22,17 +22,17 @@ Name = Annotated[str | None, typer.Argument(help="Left out: lists the names.", s
 
 
 def stop(sentence: object, code: int = 1) -> NoReturn:
-    """End with one sentence on stderr."""
+    """End the program with this sentence on stderr and this exit code."""
     typer.echo(f"dlkit: {sentence}", err=True)
     raise typer.Exit(code)
 
 
 @contextmanager
 def errors_as_sentences() -> Iterator[None]:
-    """The errors that dlkit raises on purpose end in their own words, without a traceback."""
+    """Errors that dlkit raises on purpose end the program with their message alone, without a traceback."""
     try:
         yield
-    except (typer.Exit, typer.Abort):  # RuntimeErrors by ancestry
+    except (typer.Exit, typer.Abort):  # they are RuntimeErrors too
         raise
     except ModuleNotFoundError as error:
         stop(f"{error}: {REINSTALL} installs what is needed, `dlkit doctor` says what is missing.")
@@ -41,6 +41,7 @@ def errors_as_sentences() -> Iterator[None]:
 
 
 def show_version(wanted: bool) -> bool:
+    """Print the version and end, if that is wanted."""
     if wanted:
         typer.echo(f"dlkit {metadata.version('dlkit')}")
         raise typer.Exit
@@ -58,7 +59,7 @@ def main(
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Say whether the notebooks will work on this machine, and what mends what will not."""
+    """Say whether the notebooks will work on this machine, and how to mend what does not work."""
     with errors_as_sentences():
         from rich.console import Console
 
@@ -139,7 +140,7 @@ def lab(
 
 
 def chosen(name: str | None, names: tuple[str, ...]) -> str:
-    """The name, if it is one of the names; otherwise ends with their list."""
+    """The name, if it is one of `names`; otherwise the program ends with a list of these."""
     listed = ", ".join(names)
     if name is None:
         stop(f"give a name: {listed}.", 2)
@@ -150,7 +151,7 @@ def chosen(name: str | None, names: tuple[str, ...]) -> str:
 
 @app.command()
 def bench(name: Name = None, as_json: Json = False) -> None:
-    """Measure how fast this machine trains, beside the floor of its products alone."""
+    """Measure how fast this machine trains, beside a reference, such as its matrix products alone."""
     with errors_as_sentences():
         from dlkit import bench
 

@@ -30,7 +30,7 @@ PYTHON = Path(sys.executable)
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; `mend` is empty when the state is ok."""
+    """One line of the table: what was checked, what was found, and what mends it (empty when the state is ok)."""
 
     check: str
     found: str
@@ -40,12 +40,12 @@ class Row:
 
 def python(version: tuple[int, int, int] = sys.version_info[:3]) -> Iterator[Row]:
     """The interpreter, against the versions that dlkit supports (3.11 to 3.13)."""
-    found = ".".join(map(str, version))
+    text = ".".join(map(str, version))
     if (3, 11) <= version[:2] <= (3, 13):
-        yield Row("Python", found)
+        yield Row("Python", text)
     else:
         then = "then dlkit's wheel in a venv of it" if FROM_WHEEL else "delete .venv, then `make setup`"
-        yield Row("Python", found, "fail", f"install Python 3.11, 3.12 or 3.13, {then}")
+        yield Row("Python", text, "fail", f"install Python 3.11, 3.12 or 3.13, {then}")
 
 
 def pins(path: Path = ROOT / "constraints.txt") -> dict[str, str]:
@@ -69,16 +69,16 @@ def packages() -> Iterator[Row]:
             continue
         name, pin = requirement.name, wanted.get(canonical(requirement.name), "")
         try:
-            found = metadata.version(name)
+            installed = metadata.version(name)
         except metadata.PackageNotFoundError:
             yield Row(name, f"missing, wanted {pin or requirement.specifier}", "fail", f"{REINSTALL} installs it")
             continue
-        if not requirement.specifier.contains(found, prereleases=True):
-            yield Row(name, f"{found}, wanted {pin or requirement.specifier}", "fail", f"{REINSTALL} replaces it")
-        elif pin and found.partition("+")[0] != pin:  # 2.13.0+cpu is a build of 2.13.0
-            yield Row(name, f"{found}, tested with {pin}", "warn", f"{REINSTALL} replaces it")
+        if not requirement.specifier.contains(installed, prereleases=True):
+            yield Row(name, f"{installed}, wanted {pin or requirement.specifier}", "fail", f"{REINSTALL} replaces it")
+        elif pin and installed.partition("+")[0] != pin:  # 2.13.0+cpu is a build of 2.13.0
+            yield Row(name, f"{installed}, tested with {pin}", "warn", f"{REINSTALL} replaces it")
         else:
-            yield Row(name, found)
+            yield Row(name, installed)
 
 
 def usable_cores() -> int:
@@ -89,16 +89,16 @@ def usable_cores() -> int:
 
 
 def cores() -> Iterator[Row]:
-    """Cores that there are, that this process may use, and that torch will use."""
+    """How many cores this machine has, this process may use, and torch will use."""
     import torch
 
     usable, threads = usable_cores(), torch.get_num_threads()
     physical = psutil.cpu_count(logical=False) or os.cpu_count()
-    found = f"{physical} physical, {usable} usable, {threads} torch threads"
+    text = f"{physical} physical, {usable} usable, {threads} torch threads"
     if threads > usable:
-        yield Row("cores", found, "warn", f"set OMP_NUM_THREADS={usable}: more threads than cores slow each other down")
+        yield Row("cores", text, "warn", f"set OMP_NUM_THREADS={usable}: more threads than cores slow each other down")
     else:
-        yield Row("cores", found)
+        yield Row("cores", text)
 
 
 def available_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
@@ -113,32 +113,32 @@ def available_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def memory() -> Iterator[Row]:
-    """Memory that is free: a notebook on MNIST takes about 1 GiB, one with four engines about 3."""
+    """Free memory: a notebook on MNIST takes about 1 GiB, one with four engines about 3 GiB."""
     free = available_memory() / GIB
-    found = f"{free:.1f} GiB free of {psutil.virtual_memory().total / GIB:.1f}"
+    text = f"{free:.1f} GiB free of {psutil.virtual_memory().total / GIB:.1f}"
     if free < 1:
-        yield Row("memory", found, "fail", "close other programs and notebooks: a notebook needs 1 GiB")
+        yield Row("memory", text, "fail", "close other programs and notebooks: a notebook needs 1 GiB")
     elif free < 3:
-        yield Row("memory", found, "warn", "close other programs: a notebook with four engines needs 3 GiB")
+        yield Row("memory", text, "warn", "close other programs: a notebook with four engines needs 3 GiB")
     else:
-        yield Row("memory", found)
+        yield Row("memory", text)
 
 
 def disk() -> Iterator[Row]:
     """Room for notebooks and checkpoints: in the checkout, or where a wheel's user works."""
     folder = Path.cwd() if FROM_WHEEL else ROOT
     free = shutil.disk_usage(folder).free / GIB
-    found = f"{free:.1f} GiB free at {folder}"
+    text = f"{free:.1f} GiB free at {folder}"
     if free < 0.1:
-        yield Row("disk", found, "fail", "free some: notebooks cannot be saved on a full disk")
+        yield Row("disk", text, "fail", "free some: notebooks cannot be saved on a full disk")
     elif free < 1:
-        yield Row("disk", found, "warn", "free some: checkpoints of longer runs take up to 1 GiB")
+        yield Row("disk", text, "warn", "free some: checkpoints of longer runs take up to 1 GiB")
     else:
-        yield Row("disk", found)
+        yield Row("disk", text)
 
 
 def gpus() -> Iterator[Row]:
-    """Each GPU that torch can use; none is no fault."""
+    """Each GPU that torch can use; to have none is no fault."""
     import torch
 
     for index in range(torch.cuda.device_count()):
@@ -149,7 +149,7 @@ def gpus() -> Iterator[Row]:
 
 
 def data() -> Iterator[Row]:
-    """The data that come with the project, against their checksums."""
+    """The data files of the project, against their checksums."""
     from dlkit import data
 
     for name in DATA:
@@ -188,7 +188,7 @@ def browser() -> Iterator[Row]:
 
 
 def lab() -> Iterator[Row]:
-    """JupyterLab starts as a program."""
+    """Whether JupyterLab starts as a program."""
     command = [sys.executable, "-m", "jupyterlab", "--version"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -196,14 +196,16 @@ def lab() -> Iterator[Row]:
         yield Row("JupyterLab", "did not start in 60 s", "fail", "wait until the machine is less busy, then try again")
         return
     if done.returncode:
-        said = done.stderr.strip().splitlines()
-        yield Row("JupyterLab", said[-1] if said else f"exit code {done.returncode}", "fail", f"{REINSTALL} repairs it")
+        lines = done.stderr.strip().splitlines()
+        yield Row(
+            "JupyterLab", lines[-1] if lines else f"exit code {done.returncode}", "fail", f"{REINSTALL} repairs it"
+        )
     else:
         yield Row("JupyterLab", f"{done.stdout.strip()} starts")
 
 
 def kernel() -> Iterator[Row]:
-    """A notebook's kernel starts, runs a line, and is this Python."""
+    """Whether a notebook's kernel starts, runs a line, and is this Python."""
     from jupyter_client.blocking import BlockingKernelClient
     from jupyter_client.manager import run_kernel
 
@@ -217,7 +219,7 @@ def kernel() -> Iterator[Row]:
                 timeout=30,
                 output_hook=lambda message: prefix.append(message["content"].get("text", "")),
             )
-    except Exception as error:  # whatever it is, it is this row's finding
+    except Exception as error:  # any error is reported in this row
         mend = f"`{PYTHON.with_name('jupyter-kernel')} --kernel=python3` shows why"
         yield Row("kernel", f"does not start: {error or type(error).__name__}", "fail", mend)
         return
@@ -229,7 +231,7 @@ def kernel() -> Iterator[Row]:
 
 
 def engines(count: int = 2, timeout: float = 60.0) -> Iterator[Row]:
-    """ipyparallel engines start on this machine, answer, and stop again."""
+    """Whether ipyparallel engines start on this machine, answer, and stop again."""
     import ipyparallel
 
     cluster = ipyparallel.Cluster(
@@ -253,7 +255,7 @@ CHECKS = (python, packages, cores, memory, disk, gpus, data, notebooks, browser,
 
 
 def rows(checks: Iterable[Callable[[], Iterator[Row]]] = CHECKS) -> Iterator[Row]:
-    """Every check's rows; a check that breaks down is a row that says so."""
+    """The rows of all checks; a check that raises an error gives a row with the error."""
     for check in checks:
         try:
             yield from check()
@@ -261,15 +263,15 @@ def rows(checks: Iterable[Callable[[], Iterator[Row]]] = CHECKS) -> Iterator[Row
             yield Row(check.__name__, f"{type(error).__name__}: {error}", "fail", f"{REINSTALL} repairs it")
 
 
-def table(found: Iterable[Row]) -> Table:
+def table(rows: Iterable[Row]) -> Table:
     """The rows as the terminal shows them."""
     colours = {"ok": "green", "warn": "yellow", "fail": "bold red"}
     shown = Table("check", "found", "state", "mend")
-    for row in found:
+    for row in rows:
         shown.add_row(escape(row.check), escape(row.found), f"[{colours[row.state]}]{row.state}[/]", escape(row.mend))
     return shown
 
 
-def as_json(found: Iterable[Row]) -> str:
+def as_json(rows: Iterable[Row]) -> str:
     """The rows as a JSON list of objects."""
-    return json.dumps([asdict(row) for row in found], indent=2)
+    return json.dumps([asdict(row) for row in rows], indent=2)

@@ -1,4 +1,4 @@
-"""How the tests of the exercises give an answer."""
+"""How the tests of the exercises give an answer, and what the check says of it."""
 
 import runpy
 from pathlib import Path
@@ -8,12 +8,12 @@ SOLUTIONS = Path(__file__).parents[1] / "notebooks/solutions"
 
 
 def solutions(notebook: str) -> dict[str, Any]:
-    """What a solutions file defines, such as that of "00_start_here"."""
+    """What the solutions file of a notebook, such as "00_start_here", defines: {name: value}."""
     return runpy.run_path(str(SOLUTIONS / f"{notebook}.py"))
 
 
-def said(capsys, exercise, *answers) -> str:
-    """What the check prints; it must return whether that begins with a tick."""
+def verdict(capsys, exercise, *answers) -> str:
+    """The line that the check prints. It must be one line, and the check return True only if that begins with ✓."""
     right = exercise(*answers)
     line = capsys.readouterr().out
     assert right is line.startswith("✓")

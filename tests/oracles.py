@@ -1,4 +1,4 @@
-"""Small, slow and plain: what the tests hold dlkit to, by enumeration in float64. Nothing here calls what it judges."""
+"""Oracles of the tests: small, slow and plain, by enumeration in float64. Nothing here calls the code it judges."""
 
 import itertools
 
@@ -18,12 +18,13 @@ def random_rbm(visible: int, hidden: int, seed: int = 0, std: float = 1.0) -> RB
 
 
 def random_gaussian(visible: int, hidden: int, seed: int = 0, std: float = 1.0, learn_variance: bool = True):
-    """A GaussianRBM likewise, each visible unit with a variance of its own, between about 1/3 and 3."""
+    """A GaussianRBM likewise; each visible unit has a variance of its own, between about 1/3 and 3."""
     return randomised(GaussianRBM(visible, hidden, learn_variance=learn_variance), seed, std)
 
 
 @torch.no_grad()
 def randomised(rbm, seed: int, std: float):
+    """The RBM, its parameters drawn anew from N(0, std²), and log-variances from N(0, 0.5²)."""
     generator = seeded(seed)
     for name, parameter in rbm.named_parameters():
         parameter.copy_((0.5 if name == "log_variance" else std) * torch.randn(parameter.shape, generator=generator))
@@ -31,20 +32,22 @@ def randomised(rbm, seed: int, std: float):
 
 
 def random_states(count: int, units: int, seed: int = 0, probability: float = 0.5) -> Tensor:
+    """(count, units) float32, each unit on with this probability."""
     return (torch.rand(count, units, generator=seeded(seed)) < probability).float()
 
 
 def every_state(units: int) -> Tensor:
-    """(2^units, units) float64, the last unit changing fastest."""
+    """All binary states, (2^units, units) float64; the last unit changes fastest."""
     return torch.tensor(list(itertools.product((0.0, 1.0), repeat=units)), dtype=torch.float64)
 
 
 def number_of(states: Tensor) -> Tensor:
-    """The row of `every_state` that each binary state is."""
+    """For each binary state, its row in `every_state`."""
     return (states.long() * 2 ** torch.arange(states.shape[1] - 1, -1, -1)).sum(1)
 
 
 def parameters(rbm) -> dict[str, Tensor]:
+    """The parameters by name, in float64."""
     return {name: parameter.detach().double() for name, parameter in rbm.named_parameters()}
 
 
@@ -55,16 +58,17 @@ def log_joint(W: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def exact_log_z(rbm) -> float:
+    """log Z, in nats."""
     return float(torch.logsumexp(log_joint(**parameters(rbm)).flatten(), 0))
 
 
 def visible_distribution(rbm) -> Tensor:
-    """p(v) of every visible state."""
+    """p(v) of every visible state, (2^visible,)."""
     return torch.logsumexp(log_joint(**parameters(rbm)), 1).softmax(0)
 
 
 def gibbs_matrix(rbm) -> Tensor:
-    """T[v, v'] = Σ_h p(h|v) p(v'|h): one Gibbs step between visible states."""
+    """T[v, v'] = Σ_h p(h|v) p(v'|h): the probability that one Gibbs step goes from v to v'."""
     joint = log_joint(**parameters(rbm))
     return joint.softmax(1) @ joint.softmax(0).T
 
@@ -78,16 +82,18 @@ def likelihood_gradient(rbm, images: Tensor) -> dict[str, Tensor]:
 
 
 def chi_square(states: Tensor, expected: Tensor) -> float:
-    """Σ (observed - expected)²/expected of binary states against the probability of each; about χ² of len - 1 degrees.
+    """Σ (observed - expected)² / expected, where `expected` has the probability of each state.
 
-    Six standard deviations of χ² above its mean, `chi_square_bound`, are passed by chance less than once in 10^5.
+    It is distributed as χ² with len(expected) - 1 degrees of freedom, and is above `chi_square_bound` by chance less
+    than once in 10^5.
     """
-    encode_visible = torch.bincount(number_of(states), minlength=len(expected)).double()
+    observed = torch.bincount(number_of(states), minlength=len(expected)).double()
     expected = expected * len(states)
     assert (expected > 5).all(), "too few samples for χ²"
-    return float(((encode_visible - expected) ** 2 / expected).sum())
+    return float(((observed - expected) ** 2 / expected).sum())
 
 
 def chi_square_bound(outcomes: int) -> float:
+    """Six standard deviations of χ² above its mean."""
     degrees = outcomes - 1
     return degrees + 6 * (2 * degrees) ** 0.5

@@ -1,4 +1,4 @@
-"""Processes of a torch.distributed group, for tests: started once, and used by all tests that ask for so many."""
+"""Processes of a torch.distributed group, for tests: started once, and shared by all tests of the same world size."""
 
 import atexit
 import os
@@ -12,33 +12,36 @@ import cloudpickle
 import torch
 import torch.multiprocessing as mp
 
-ALONE = 10.0  # seconds that ranks may go on after one has failed
+GRACE = 10.0  # seconds that other ranks may go on after one has failed
 
 _teams: dict[int, "Team"] = {}
 
 
-def team(n: int) -> "Team":
-    """`n` ranks, over gloo on loopback, that met by a file."""
-    if n not in _teams or not _teams[n].alive():
-        _teams[n] = Team(n)
-    return _teams[n]
+def team(world_size: int) -> "Team":
+    """A team of so many ranks: over gloo on loopback, with a file as their rendezvous."""
+    if world_size not in _teams or not _teams[world_size].alive():
+        _teams[world_size] = Team(world_size)
+    return _teams[world_size]
 
 
 def stop_all() -> None:
+    """End the processes of all teams."""
     while _teams:
         _teams.popitem()[1].stop()
 
 
 class Team:
-    def __init__(self, n: int):
+    """The processes, one a rank, each with a pipe to this one."""
+
+    def __init__(self, world_size: int):
         context = mp.get_context("spawn")
         self.folder = tempfile.TemporaryDirectory(prefix="dlkit-ranks-")
         self.pipes, self.processes = [], []
-        for rank in range(n):
-            mine, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(theirs, rank, n, self.folder.name), daemon=True)
+        for rank in range(world_size):
+            near_end, far_end = context.Pipe()
+            process = context.Process(target=serve, args=(far_end, rank, world_size, self.folder.name), daemon=True)
             process.start()
-            self.pipes.append(mine)
+            self.pipes.append(near_end)
             self.processes.append(process)
         atexit.register(self.stop)
 
@@ -46,7 +49,7 @@ class Team:
         return all(process.is_alive() for process in self.processes)
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Any]:
-        """What the function gives on each rank. The error of the lowest rank that has one is raised here."""
+        """Call the function on all ranks; what it returns on each. Raises the error of the lowest rank that has one."""
         for pipe in self.pipes:
             pipe.send_bytes(cloudpickle.dumps((function, args, kwargs)))
         answers: dict[int, tuple[Any, str]] = {}
@@ -56,16 +59,16 @@ class Team:
             for rank, pipe in enumerate(self.pipes):
                 if pipe in ready:
                     answers[rank] = cloudpickle.loads(pipe.recv_bytes())
-            if any(text for _, text in answers.values()):
-                patience = ALONE
+            if any(trace for _, trace in answers.values()):
+                patience = GRACE
             if not ready:
                 break
         failed = [answers[rank] for rank in sorted(answers) if answers[rank][1]]
         if failed:
-            error, text = failed[0]
-            error.add_note(text)
-            if {str(one) for one, _ in failed} != {str(error)} or len(failed) < len(self.pipes):
-                self.stop()  # collectives may be out of step now: not so if all refused the same
+            error, trace = failed[0]
+            error.add_note(trace)
+            if {str(other) for other, _ in failed} != {str(error)} or len(failed) < len(self.pipes):
+                self.stop()  # some ranks may still wait in an exchange; not so if all raised the same error
             raise error
         return [answers[rank][0] for rank in range(len(self.pipes))]
 
@@ -76,12 +79,15 @@ class Team:
         self.folder.cleanup()
 
 
-def serve(pipe: Any, rank: int, n: int, folder: str) -> None:
+def serve(pipe: Any, rank: int, world_size: int, folder: str) -> None:
+    """What each process does: call the functions that come through its pipe, and send back (result, traceback)."""
     import torch.distributed as dist
 
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/rendezvous", n), rank=rank, world_size=n)
+    dist.init_process_group(
+        "gloo", store=dist.FileStore(f"{folder}/rendezvous", world_size), rank=rank, world_size=world_size
+    )
     while True:
         try:
             function, args, kwargs = cloudpickle.loads(pipe.recv_bytes())

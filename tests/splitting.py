@@ -1,4 +1,4 @@
-"""What tests of strategies share: experiments to split, and how far two models are apart."""
+"""What the tests of strategies share: experiments to split, and the difference between two models."""
 
 from functools import partial
 from typing import NamedTuple
@@ -16,19 +16,20 @@ STEPS = 20
 
 
 def digits(count=1050):
-    """Digits that do not divide into batches of 100; cloned, for with a view all 60,000 would travel to each rank."""
+    """Digits that do not divide into batches of 100; copied, because a view would send all 60,000 to each rank."""
     train = data.load("mnist").train
     return train.images[:count].clone(), train.labels[:count].clone()
 
 
-def difference(one, other):
-    """The largest relative difference between two models' parameters: the norm of it over the norm of one's."""
-    pairs = zip(one.state_dict().items(), other.state_dict().values(), strict=True)
+def difference(model, other):
+    """The largest relative difference between two models' tensors: |model - other| / |model|, in Euclidean norms."""
+    pairs = zip(model.state_dict().items(), other.state_dict().values(), strict=True)
     return max(float((x - y).norm() / x.norm().clamp_min(1e-12)) for (_, x), y in pairs if x.is_floating_point())
 
 
-def same_bits(one, other):
-    return all(torch.equal(x, y) for x, y in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+def same_bits(model, other):
+    """Whether all tensors of two models are equal to the bit."""
+    return all(torch.equal(x, y) for x, y in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
 
 
 def small_dbn():
@@ -36,7 +37,7 @@ def small_dbn():
 
 
 def experiments():
-    """One of each kind of learner, by name; loss falls in each."""
+    """An experiment for each kind of learner, by name; the loss falls in each."""
     images, labels = digits()
     rows = images.flatten(1)
     return {
@@ -59,15 +60,17 @@ def autoencoder():
 
 
 class Outcome(NamedTuple):
+    """A run without its data and its generators."""
+
     model: nn.Module
     history: list
     step: int
     stopped: str | None
-    sent: int
+    bytes_sent: int
 
 
 def run(experiment, strategy=None, **settings):
-    """What came of a run, as a rank can send it."""
-    found = experiment.run(strategy=strategy, **{"steps": STEPS, "device": "cpu", "progress": False} | settings)
-    sent = 0 if strategy is None else found.shard.recorder.bytes_sent
-    return Outcome(found.model, found.history.rows, found.step, found.stopped, sent)
+    """Run the experiment; what a rank can send of the run."""
+    finished = experiment.run(strategy=strategy, **{"steps": STEPS, "device": "cpu", "progress": False} | settings)
+    bytes_sent = 0 if strategy is None else finished.shard.recorder.bytes_sent
+    return Outcome(finished.model, finished.history.rows, finished.step, finished.stopped, bytes_sent)

@@ -21,8 +21,8 @@ def call(*arguments):
 
 
 @pytest.fixture
-def room(monkeypatch):
-    """Puts a stand-in at dlkit.<name> and keeps what its `run` was called with."""
+def stand_in(monkeypatch):
+    """Puts a module in place of dlkit.<name>; gives the list of the arguments that its `run` is called with."""
 
     def put(name, error=None):
         calls = []
@@ -32,9 +32,9 @@ def room(monkeypatch):
             if error:
                 raise error
 
-        stand_in = SimpleNamespace(NAMES=("first", "second"), run=run)
-        monkeypatch.setitem(sys.modules, f"dlkit.{name}", stand_in)
-        monkeypatch.setattr(dlkit, name, stand_in, raising=False)
+        module = SimpleNamespace(NAMES=("first", "second"), run=run)
+        monkeypatch.setitem(sys.modules, f"dlkit.{name}", module)
+        monkeypatch.setattr(dlkit, name, module, raising=False)
         return calls
 
     return put
@@ -52,15 +52,15 @@ def test_version_is_the_packages():
 
 @pytest.mark.parametrize(("state", "code"), [("ok", 0), ("warn", 0), ("fail", 1)])
 def test_doctor_fails_only_where_a_row_does(monkeypatch, state, code):
-    monkeypatch.setattr(doctor, "rows", lambda: iter([doctor.Row("thing", "as found", state, "do this")]))
+    monkeypatch.setattr(doctor, "rows", lambda: iter([doctor.Row("a check", "as found", state, "do this")]))
     done = call("doctor")
     assert done.exit_code == code
     assert "as found" in done.stdout
     assert call("doctor", "--json").exit_code == code
 
 
-def test_bench_and_reproduce_pass_their_options_on(room):
-    bench, papers = room("bench"), room("papers")
+def test_bench_and_reproduce_pass_their_options_on(stand_in):
+    bench, papers = stand_in("bench"), stand_in("papers")
     assert call("bench", "first", "--json").exit_code == 0
     assert call("reproduce", "second", "--quick").exit_code == 0
     assert call("reproduce", "second", "--fresh", "--json", "--seeds", "2").exit_code == 0
@@ -72,8 +72,8 @@ def test_bench_and_reproduce_pass_their_options_on(room):
 
 
 @pytest.mark.parametrize(("command", "name"), [("bench", "bench"), ("reproduce", "papers")])
-def test_an_unknown_or_missing_name_ends_with_the_names_that_there_are(room, command, name):
-    calls = room(name)
+def test_an_unknown_or_missing_name_ends_with_the_names_that_there_are(stand_in, command, name):
+    calls = stand_in(name)
     unknown, missing = call(command, "third"), call(command)
     assert (unknown.exit_code, missing.exit_code, calls) == (2, 2, [])
     assert unknown.stderr == "dlkit: there is no 'third': the names are first, second.\n"
@@ -81,21 +81,21 @@ def test_an_unknown_or_missing_name_ends_with_the_names_that_there_are(room, com
 
 
 @pytest.mark.parametrize("kind", [ValueError, FileNotFoundError, RuntimeError])
-def test_an_error_meant_for_the_reader_is_one_sentence(room, kind):
-    room("bench", kind("a batch of 100 does not divide over 3 ranks: use 99."))
+def test_an_error_meant_for_the_reader_is_one_sentence(stand_in, kind):
+    stand_in("bench", kind("a batch of 100 does not divide over 3 ranks: use 99."))
     done = call("bench", "first")
     assert done.exit_code == 1
     assert done.stderr == "dlkit: a batch of 100 does not divide over 3 ranks: use 99.\n"
     assert done.stdout == ""
 
 
-def test_a_fault_of_dlkit_itself_keeps_its_traceback(room):
-    room("bench", KeyError("W"))
+def test_a_fault_of_dlkit_itself_keeps_its_traceback(stand_in):
+    stand_in("bench", KeyError("W"))
     assert isinstance(call("bench", "first").exception, KeyError)
 
 
-def test_a_missing_package_is_named(room):
-    room("bench", ModuleNotFoundError("No module named 'pooch'"))
+def test_a_missing_package_is_named(stand_in):
+    stand_in("bench", ModuleNotFoundError("No module named 'pooch'"))
     done = call("bench", "first")
     assert done.exit_code == 1
     assert "No module named 'pooch'" in done.stderr
@@ -196,7 +196,9 @@ def test_lab_where_nothing_can_be_copied_says_so(wheel):
 
 
 def listening(pid):
-    return [found.laddr for found in psutil.Process(pid).net_connections("inet") if found.status == "LISTEN"]
+    return [
+        connection.laddr for connection in psutil.Process(pid).net_connections("inet") if connection.status == "LISTEN"
+    ]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere the server is a child")

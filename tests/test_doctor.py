@@ -32,29 +32,29 @@ def test_python_is_held_to_the_supported_range(version, state):
     assert (row.found, row.state) == (".".join(map(str, version)), state)
 
 
-def numpy_row(monkeypatch, found):
-    """What the doctor says of numpy, were this version installed (None: none)."""
+def numpy_row(monkeypatch, installed):
+    """The doctor's row for numpy, as if this version were installed (None: none)."""
     real = metadata.version
 
     def version(name):
         if name != "numpy":
             return real(name)
-        if found is None:
+        if installed is None:
             raise metadata.PackageNotFoundError(name)
-        return found
+        return installed
 
     monkeypatch.setattr(metadata, "version", version)
     return next(row for row in doctor.packages() if row.check == "numpy")
 
 
 @pytest.mark.parametrize(
-    ("found", "state", "said"),
+    ("version", "state", "text"),
     [(None, "fail", "missing, wanted"), ("1.20.0", "fail", "1.20.0, wanted"), ("99.0", "warn", "99.0, tested with")],
 )
-def test_a_package_missing_too_old_or_untested_is_told(monkeypatch, found, state, said):
-    row = numpy_row(monkeypatch, found)
+def test_a_package_missing_too_old_or_untested_is_told(monkeypatch, version, state, text):
+    row = numpy_row(monkeypatch, version)
     assert row.state == state
-    assert row.found == f"{said} {doctor.pins()['numpy']}"
+    assert row.found == f"{text} {doctor.pins()['numpy']}"
     assert "pip install -c constraints.txt" in row.mend
 
 
@@ -71,14 +71,14 @@ def test_more_threads_than_cores_is_a_warning_and_its_mend_works(monkeypatch):
     row = only(doctor.cores())
     assert row.state == "warn"
     assert "set OMP_NUM_THREADS=1:" in row.mend
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", "import torch; print(torch.get_num_threads())"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert told.stdout.strip() == "1"
+    assert done.stdout.strip() == "1"
 
 
 @pytest.mark.parametrize(("free", "state"), [(0.5, "fail"), (2, "warn"), (8, "ok")])
@@ -252,14 +252,14 @@ def test_a_kernel_of_another_python_is_told(kernelspec):
 
 def marked(mark):
     """Processes whose environment holds the mark, but this one."""
-    found = []
+    processes = []
     for process in psutil.process_iter():
         try:
             if process.environ().get("DLKIT_TEST_MARK") == mark and process.pid != os.getpid():
-                found.append(process)
+                processes.append(process)
         except psutil.Error:
             continue
-    return found
+    return processes
 
 
 def none_left(mark, seconds=20):

@@ -146,8 +146,8 @@ def test_another_python_than_the_venvs_is_refused(checkout):
     add_python(checkout, version="3.12")
     make_setup(checkout)
     other = add_python(checkout, "python3.11", version="3.11")
-    said = complaint(make_setup(checkout, f"PYTHON={other}"))
-    assert "is Python 3.11 but .venv holds Python 3.12: delete .venv" in said
+    sentence = complaint(make_setup(checkout, f"PYTHON={other}"))
+    assert "is Python 3.11 but .venv holds Python 3.12: delete .venv" in sentence
 
 
 def test_no_python_at_all(checkout):
@@ -156,9 +156,9 @@ def test_no_python_at_all(checkout):
 
 def test_a_python_without_venv_names_the_package(checkout):
     add_python(checkout, version="3.11", no_venv="1")
-    said = complaint(make_setup(checkout))
-    assert "lacks its venv module" in said
-    assert "apt-get install python3.11-venv" in said
+    sentence = complaint(make_setup(checkout))
+    assert "lacks its venv module" in sentence
+    assert "apt-get install python3.11-venv" in sentence
 
 
 def test_too_little_disk_is_told_before_anything_is_made(checkout):

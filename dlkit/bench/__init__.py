@@ -1,15 +1,5 @@
-"""`dlkit bench NAME`: how fast, as ratios to a reference measured in the same run."""
+"""How fast this machine trains: benches that measure a speed beside a reference that is measured in the same run."""
 
-from importlib import import_module
+from dlkit.bench.runner import NAMES, run
 
-from dlkit.core.reports import emit
-
-NAMES = ("rbm", "dbn", "cnn", "parallel")
-
-
-def run(name: str, as_json: bool = False) -> None:
-    """Measure and print the table of one bench. ValueError if there is none of that name."""
-    if name not in NAMES:
-        raise ValueError(f"no bench named {name!r}: there are {', '.join(NAMES)}.")
-    bench = import_module(f"dlkit.bench.{name}")
-    emit(bench.measure(), bench.TITLE, as_json)
+__all__ = ["NAMES", "run"]

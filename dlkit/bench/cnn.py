@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dlkit import data
 from dlkit.bench.dbn import BARE, bare_loop
-from dlkit.bench.timing import compared, interleaved
+from dlkit.bench.timing import interleaved, speed_row
 from dlkit.core.reports import BenchRow
 from dlkit.models import LeNet5
 from dlkit.models.convnet import LENET_TABLE, SURVEY_TABLE, channels_last
@@ -22,7 +22,7 @@ BLOCKS = tuple(tuple(range(8 * (o // 8), 8 * (o // 8) + 8)) for o in range(64))
 
 
 def measure() -> list[BenchRow]:
-    """Images a second in training; then forward and back through one sparse convolution."""
+    """Rows in images a second: of training LeNet-5, then forward and backward through one sparse convolution."""
     digits = data.load("mnist").full_train[:IMAGES]
     rows = [row for batch in BATCHES for row in training(digits, batch)]
     return rows + [sparse(name, table, side) for name, table, side in LAYERS]
@@ -36,29 +36,30 @@ LAYERS = (
 
 
 def training(digits: data.Split, batch: int) -> list[BenchRow]:
-    """An epoch through `Experiment.run`, by hand, and with a dense C3; the last also as torch lays kernels out."""
-    first = dense_lenet().to(memory_format=torch.contiguous_format)  # pyrefly: ignore[no-matching-overload]
+    """An epoch of LeNet-5 by `Experiment.run`, beside a bare loop, one with a dense C3, and the same channels first."""
+    channels_first = dense_lenet().to(memory_format=torch.contiguous_format)  # pyrefly: ignore[no-matching-overload]
     experiment = Experiment(LeNet5, digits, CrossEntropy(), batch_size=batch, epochs=1, lr=LR, momentum=0.9)
     tasks: dict[str, Callable[[], object]] = {
         "run": partial(experiment.run, progress=False, device="cpu"),
         "bare": partial(bare_loop, LeNet5(), digits, batch, LR),
         "dense": partial(bare_loop, dense_lenet(), digits, batch, LR),
-        "first": partial(bare_loop, first, digits, batch, LR),
+        "channels first": partial(bare_loop, channels_first, digits, batch, LR),
     }
     seconds = interleaved(tasks)
     references = {
         "bare": ("a bare torch loop over the same net", BARE),
         "dense": ("a bare loop, C3 a dense Conv2d", ""),
-        "first": ("the same, channels first", ""),
+        "channels first": ("the same, channels first", ""),
     }
     name = f"LeNet-5, an epoch, batch {batch}"
     return [
-        compared(name, seconds, "run", other, what, len(digits), goal) for other, (what, goal) in references.items()
+        speed_row(name, seconds, "run", reference, what, len(digits), goal)
+        for reference, (what, goal) in references.items()
     ]
 
 
 def dense_lenet() -> LeNet5:
-    """LeNet-5 whose C3-maps see all S2-maps, as most re-implementations have it."""
+    """LeNet-5 in which each C3 map sees all S2 maps, as in most re-implementations."""
     net = LeNet5()
     net.c3 = nn.Sequential(nn.Conv2d(6, 16, 5), net.c3[1])
     channels_last(net)
@@ -66,21 +67,21 @@ def dense_lenet() -> LeNet5:
 
 
 def sparse(name: str, table: tuple[tuple[int, ...], ...], side: int) -> BenchRow:
-    """100 images forward and back through `SparseConv2d`, beside a dense convolution times a mask."""
+    """100 images forward and backward through `SparseConv2d`, beside a dense convolution with a masked kernel."""
     layer = SparseConv2d(table, 5)
     maps = torch.randn(100, layer.in_maps, side, side)
-    x = maps.contiguous(memory_format=torch.channels_last).requires_grad_()  # as they come in a net
+    x = maps.contiguous(memory_format=torch.channels_last).requires_grad_()  # as inside a net
     full = layer.dense_weight().detach().requires_grad_()
     mask = (full != 0).float()
 
-    def there_and_back(convolve: Callable[[], Tensor]) -> None:
+    def forward_backward(convolve: Callable[[], Tensor]) -> None:
         for _ in range(20):
             convolve().square().mean().backward()
 
     tasks = {
-        "sparse": partial(there_and_back, lambda: layer(x)),
-        "masked": partial(there_and_back, lambda: F.conv2d(x, full * mask, layer.bias)),
+        "sparse": partial(forward_backward, lambda: layer(x)),
+        "masked": partial(forward_backward, lambda: F.conv2d(x, full * mask, layer.bias)),
     }
     seconds = interleaved(tasks)
     what = "a masked dense convolution"
-    return compared(f"{name}, forward and back", seconds, "sparse", "masked", what, 2_000)
+    return speed_row(f"{name}, forward and back", seconds, "sparse", "masked", what, 2_000)

@@ -1,6 +1,6 @@
-"""How long a cluster takes until it is ready; then how fast runs are that are split over two engines.
+"""How long a cluster takes until it is ready, then how fast runs are that are split over two engines.
 
-Each against a reference: ipyparallel on its own, torch's DDP in a script, one engine, what a step cannot do without.
+The references: ipyparallel on its own, torch's DDP in a script, one engine, and the least time that a step can take.
 """
 
 import contextlib
@@ -25,11 +25,11 @@ ENGINES, ROUNDS, STEPS = (2, 4), 5, 100
 
 
 def measure() -> list[BenchRow]:
-    """The start, for each number of engines; then a cluster of two. ValueError where there are GPUs to be seen."""
+    """Rows for the start, for each number of engines, then for runs on two. ValueError where torch can see GPUs."""
     if gpus_here():
         raise ValueError("this bench is of CPU cores: hide the GPUs, CUDA_VISIBLE_DEVICES= dlkit bench parallel.")
     rows = [start_up(n) for n in ENGINES]
-    with contextlib.redirect_stdout(sys.stderr):  # what a cluster says must not come between the lines of --json
+    with contextlib.redirect_stdout(sys.stderr):  # what a cluster prints must not come between the lines of --json
         cluster = Cluster(2)
         with cluster:
             for bench in (against_torch, speed_ups, floors):
@@ -38,28 +38,29 @@ def measure() -> list[BenchRow]:
 
 
 def start_up(n: int) -> BenchRow:
-    """Seconds until `n` engines are ready, pinned and with a process group; and until bare ones have imported torch."""
+    """Seconds until `n` engines are ready, pinned and in a process group, beside bare ones that only import torch."""
     seconds: Seconds = {"ours": [], "bare": []}
-    starts: dict[str, Callable[[int], Callable[[], None]]] = {"ours": ours, "bare": bare}
+    starts: dict[str, Callable[[int], Callable[[], None]]] = {"ours": start_cluster, "bare": start_bare_engines}
     for _ in tqdm(range(ROUNDS), desc=f"{n} engines", unit="round"):
         for name, start in starts.items():
             begun = time.perf_counter()
             stop = start(n)
             seconds[name].append(time.perf_counter() - begun)
             stop()
-    mine, theirs = (median(values) for values in seconds.values())
-    reference = f"bare ipyparallel and `import torch`: {theirs:.1f} s"
+    ours, bare = (median(values) for values in seconds.values())
+    reference = f"bare ipyparallel and `import torch`: {bare:.1f} s"
     goal = "ratio at least 0.80 (no more than 1.25 times the time)"
-    return BenchRow(f"{n} engines ready", mine, "s", reference, ratio(seconds, "ours", "bare"), goal)
+    return BenchRow(f"{n} engines ready", ours, "s", reference, ratio(seconds, "ours", "bare"), goal)
 
 
-def ours(n: int) -> Callable[[], None]:
+def start_cluster(n: int) -> Callable[[], None]:
+    """Start a Cluster; gives the function that stops it."""
     with contextlib.redirect_stdout(sys.stderr):  # as above
         return Cluster(n).start().stop
 
 
-def bare(n: int) -> Callable[[], None]:
-    """What a user of ipyparallel would write, without its pause between engines."""
+def start_bare_engines(n: int) -> Callable[[], None]:
+    """Start engines by ipyparallel alone, without its pause between them; gives the function that stops them."""
     cluster = ipyparallel.Cluster(
         n=n, controller_ip="127.0.0.1", load_profile=False, delay=0.0, log_level=logging.CRITICAL
     )
@@ -76,4 +77,5 @@ def bare(n: int) -> Callable[[], None]:
 
 
 def import_torch() -> None:
+    """On an engine: what takes most of its start."""
     import torch  # noqa: F401

@@ -1,4 +1,4 @@
-"""Data parallel on a cluster: against plain DDP under torchrun, and two engines against one."""
+"""Data parallelism on a cluster: against torch's DDP under torchrun, and two engines against one."""
 
 import os
 import subprocess
@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from dlkit.bench import parallel_torchrun
-from dlkit.bench.parallel_turns import WARM, apart, split, turns
-from dlkit.bench.timing import compared
+from dlkit.bench.parallel_turns import WARM, in_turns, separate_runs, split_run
+from dlkit.bench.timing import speed_row
 from dlkit.cluster import Cluster
 from dlkit.core.reports import BenchRow
 from dlkit.models import RBM, LeNet5
@@ -29,7 +29,7 @@ LENET = Experiment(
 
 
 def four_convolutions() -> nn.Module:
-    """Five times LeNet-5's time an image, nearly all of it in products, which do not wait for memory."""
+    """A net that takes five times as long as LeNet-5, nearly all in matrix products, which wait little for memory."""
     return nn.Sequential(
         nn.Unflatten(1, (1, 28)),
         *(nn.Conv2d(1, 32, 5, stride=2, padding=2), nn.ReLU()),
@@ -45,16 +45,16 @@ CD_1 = Experiment(partial(RBM, 784, 500), "mnist", CD(), batch_size=1000, moment
 
 
 def against_torch(cluster: Cluster, steps: int, rounds: int) -> list[BenchRow]:
-    """Images a second of LeNet-5 on two engines, beside torch's own DDP in a script of two ranks, pinned alike."""
+    """Rows in images a second: LeNet-5 on two engines, beside torch's DDP in a script of two ranks, pinned alike."""
     tasks = {
-        "ddp": partial(split, cluster, LENET, DataParallel(reduce="ddp"), steps),
-        "bucketed": partial(split, cluster, LENET, DataParallel(), steps),
+        "ddp": partial(split_run, cluster, LENET, DataParallel(reduce="ddp"), steps),
+        "bucketed": partial(split_run, cluster, LENET, DataParallel(), steps),
         "torchrun": partial(torchrun, LENET.batch_size, steps),
     }
-    seconds = turns(tasks, "against torchrun", rounds)
+    seconds = in_turns(tasks, "against torchrun", rounds)
     goals = {"ddp": "ratio at least 0.97", "bucketed": "ratio at least 0.95"}
     return [
-        compared(
+        speed_row(
             f"LeNet-5, batch {LENET.batch_size}, 2 engines, {way}",
             seconds,
             way,
@@ -67,9 +67,9 @@ def against_torch(cluster: Cluster, steps: int, rounds: int) -> list[BenchRow]:
     ]
 
 
-def torchrun(batch: int, steps: int, ranks: int = 2) -> float:
-    """Seconds of the steps of `parallel_torchrun`."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+def torchrun(batch: int, steps: int, world_size: int = 2) -> float:
+    """Seconds that the script `parallel_torchrun` takes for so many steps. RuntimeError if it fails."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world_size)]
     command += [str(parallel_torchrun.__file__), *map(str, (batch, steps, WARM))]
     loopback = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0"}
     done = subprocess.run(command, env=os.environ | loopback, capture_output=True, text=True)
@@ -79,8 +79,8 @@ def torchrun(batch: int, steps: int, ranks: int = 2) -> float:
 
 
 def speed_ups(cluster: Cluster, steps: int, rounds: int) -> list[BenchRow]:
-    """Two engines of one thread against one, and against two that train apart on half a batch each."""
-    fewer = -(-2 * steps // 5)
+    """Rows for two engines of one thread each: against one engine, and against two that exchange nothing."""
+    fewer = -(-2 * steps // 5)  # the larger net takes longer
     return [
         *speed_up(cluster, "LeNet-5", LENET, "", steps, rounds),
         *speed_up(cluster, "four convolutions", CNN, "ratio at least 1.8", fewer, rounds),
@@ -89,19 +89,20 @@ def speed_ups(cluster: Cluster, steps: int, rounds: int) -> list[BenchRow]:
 
 
 def speed_up(cluster: Cluster, name: str, experiment: Experiment, goal: str, steps: int, rounds: int) -> list[BenchRow]:
+    """Both rows of one experiment; `goal` is for the speed of two engines over that of one."""
     batch = experiment.batch_size
     half = replace(experiment, batch_size=batch // 2)
     tasks = {
-        "split": partial(split, cluster, experiment, DataParallel(), steps),
-        "one": partial(apart, cluster, experiment, [0], steps),
-        "apart": partial(apart, cluster, half, [0, 1], steps),
+        "split": partial(split_run, cluster, experiment, DataParallel(), steps),
+        "alone": partial(separate_runs, cluster, experiment, [0], steps),
+        "separate": partial(separate_runs, cluster, half, [0, 1], steps),
     }
-    seconds = turns(tasks, name, rounds)
-    what = {
-        "one": (f"one engine, batch {batch}", goal),
-        "apart": (f"2 engines that exchange nothing, batch {batch // 2} each", ""),
+    seconds = in_turns(tasks, name, rounds)
+    references = {
+        "alone": (f"one engine, batch {batch}", goal),
+        "separate": (f"2 engines that exchange nothing, batch {batch // 2} each", ""),
     }
     return [
-        compared(f"{name}, batch {batch}, 2 engines", seconds, "split", other, text, steps * batch, wanted)
-        for other, (text, wanted) in what.items()
+        speed_row(f"{name}, batch {batch}, 2 engines", seconds, "split", reference, what, steps * batch, reference_goal)
+        for reference, (what, reference_goal) in references.items()
     ]

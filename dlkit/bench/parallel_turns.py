@@ -1,4 +1,4 @@
-"""What the benches of split runs share: engines that take turns, and a clock that leaves their start out."""
+"""What the benches of split runs share: runs that take turns on the engines, timed without their first steps."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,11 +14,11 @@ from dlkit.training.history import History
 from dlkit.training.run import Run
 from dlkit.training.shard import Strategy
 
-WARM = 20  # steps that are not counted, at the beginning of each run
+WARM = 20  # steps at the beginning of each run that are not timed
 
 
-def turns(tasks: Mapping[str, Callable[[], float]], what: str, rounds: int) -> Seconds:
-    """The seconds that each task says it took, in each of `rounds` rounds, after one that is not counted."""
+def in_turns(tasks: Mapping[str, Callable[[], float]], what: str, rounds: int) -> Seconds:
+    """The seconds that each task returns, in each of `rounds` rounds, in turns, after one round that is not counted."""
     seconds: Seconds = {name: [] for name in tasks}
     for _ in tqdm(range(rounds + 1), desc=what, unit="round", leave=False):
         for name, task in tasks.items():
@@ -27,34 +27,39 @@ def turns(tasks: Mapping[str, Callable[[], float]], what: str, rounds: int) -> S
 
 
 def clock(run: Run) -> dict[str, float]:
-    """A callback: wall-clock time, which goes on between steps too, where `run.seconds` stands still."""
+    """A callback that notes the wall clock, in seconds; `run.seconds` leaves out the time between steps."""
     return {"clock": time.perf_counter()}
 
 
-def timed(experiment: Experiment) -> Experiment:
+def with_clock_rows(experiment: Experiment) -> Experiment:
+    """The experiment with a row of history every WARM steps: the first is written when the warm-up ends."""
     return replace(experiment, row_every=WARM)
 
 
-def taken(history: History) -> float:
+def seconds_after_warm_up(history: History) -> float:
     """Wall-clock seconds from the end of the warm-up to that of the last step."""
     first, *_, last = (float(row["clock"] or 0.0) for row in history.rows)
     return last - first
 
 
-def split(cluster: Cluster, experiment: Experiment, strategy: Strategy, steps: int) -> float:
-    """Seconds of wall clock that `steps` steps take on the cluster, after a warm-up, as rank 0 sees it."""
-    run = cluster.run(timed(experiment), strategy, steps=WARM + steps, device="cpu", callbacks=[clock], progress=False)
-    return taken(run.history)
+def split_run(cluster: Cluster, experiment: Experiment, strategy: Strategy, steps: int) -> float:
+    """Wall-clock seconds on rank 0 that `steps` steps take when the cluster splits the run, after a warm-up."""
+    settings = {"steps": WARM + steps, "device": "cpu", "callbacks": [clock], "progress": False}
+    run = cluster.run(with_clock_rows(experiment), strategy, **settings)
+    return seconds_after_warm_up(run.history)
 
 
-def apart(cluster: Cluster, experiment: Experiment, ranks: Sequence[int], steps: int) -> float:
-    """The same of runs that are not split, one on each of `ranks` at once, while other engines idle; the longest."""
-    found = cluster.call(on_its_own, timed(experiment), list(ranks), WARM + steps)
-    return max(taken(history) for history in found if history is not None)
+def separate_runs(cluster: Cluster, experiment: Experiment, ranks: Sequence[int], steps: int) -> float:
+    """The same for runs that are not split, one on each of `ranks` at the same time: the seconds of the slowest.
+
+    Other engines do nothing meanwhile.
+    """
+    histories = cluster.call(run_here, with_clock_rows(experiment), list(ranks), WARM + steps)
+    return max(seconds_after_warm_up(history) for history in histories if history is not None)
 
 
-def on_its_own(experiment: Experiment, ranks: list[int], steps: int) -> History | None:
-    """What an engine does for `apart`."""
+def run_here(experiment: Experiment, ranks: list[int], steps: int) -> History | None:
+    """On an engine: the history of a whole run, if this rank has one to do."""
     if dist.get_rank() not in ranks:
         return None
     return experiment.run(steps=steps, device="cpu", callbacks=[clock], progress=False).history

@@ -1,4 +1,4 @@
-"""How near CD-1 and AIS come to the speed of their own matrix products."""
+"""CD-1 and AIS against the speed of their own matrix products."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,7 +8,7 @@ import torch
 
 from dlkit import data
 from dlkit.analysis.likelihood import ais
-from dlkit.bench.timing import interleaved, ratio
+from dlkit.bench.timing import interleaved, ratio, speed_row
 from dlkit.core.matmul import bfloat16_products, matmul
 from dlkit.core.reports import BenchRow
 from dlkit.models import RBM
@@ -25,7 +25,10 @@ GOALS = {("float32", 100): "ratio at least 0.70", ("float32", 1000): "ratio at l
 
 
 def measure() -> list[BenchRow]:
-    """Images a second of one epoch through `Experiment.run`, and seconds of an AIS run, each beside its floors."""
+    """Rows for an epoch of CD-1 by `Experiment.run`, in images a second, and for a run of AIS, in seconds.
+
+    The reference, the floor, is the time that the matrix products of each take alone.
+    """
     rows = []
     digits = data.load("mnist").full_train
     for products in ("float32", "bfloat16") if bfloat16_products() else ("float32",):
@@ -37,12 +40,13 @@ def measure() -> list[BenchRow]:
                 tasks[f"by {library}"] = five_products(batch, IMAGES // batch, getattr(torch, products), multiply)
             seconds = interleaved(tasks)
             rows += [
-                BenchRow(
+                speed_row(
                     f"CD-1 epoch, batch {batch}, {products} products",
-                    IMAGES / median(seconds["epoch"]),
-                    "images/s",
-                    f"the five products alone, {products}, {floor}: {IMAGES / median(seconds[floor]):,.0f} images/s",
-                    ratio(seconds, "epoch", floor),
+                    seconds,
+                    "epoch",
+                    floor,
+                    f"the five products alone, {products}, {floor}",
+                    IMAGES,
                     GOALS.get((products, batch), "none set"),
                 )
                 for floor in list(tasks)[1:]
@@ -54,7 +58,10 @@ def measure() -> list[BenchRow]:
 def five_products(
     batch: int, steps: int, dtype: torch.dtype, multiply: Product, sizes: tuple[int, int] = (VISIBLE, HIDDEN)
 ) -> Callable[[], None]:
-    """The products that CD-1 cannot do without, `steps` times: up, down, up, and the statistics of both ends."""
+    """The five matrix products of a step of CD-1, `steps` times: up, down, up, and two for the statistics.
+
+    sizes: how many visible and hidden units.
+    """
     v, W, h = (torch.rand(shape).to(dtype) for shape in ((batch, sizes[0]), sizes, (batch, sizes[1])))
 
     def products() -> None:
@@ -69,17 +76,17 @@ def five_products(
 
 
 def annealing(chains: int = 100, temperatures: int = 14_500) -> BenchRow:
-    """AIS with the reference number of chains and temperatures: its seconds, from a tenth of the schedule a round."""
+    """The row of AIS with this many chains and temperatures: its seconds, from a tenth of the temperatures a round."""
     rbm = RBM(VISIBLE, HIDDEN, std=0.1, generator=torch.Generator().manual_seed(0))
     v, h = torch.rand(chains, VISIBLE), torch.rand(chains, HIDDEN)
-    part = temperatures // 10
+    count = temperatures // 10
 
     def floor() -> None:
-        for _ in range(part):
+        for _ in range(count):
             matmul(v, rbm.W.detach())
             matmul(h, rbm.W.detach().T)
 
-    betas = torch.linspace(0, 1, part + 1, dtype=torch.float64)
+    betas = torch.linspace(0, 1, count + 1, dtype=torch.float64)
     tasks = {"ais": partial(ais, rbm, chains=chains, betas=betas, progress=False), "floor": floor}
     seconds = interleaved(tasks, rounds=5)
     return BenchRow(

@@ -1,4 +1,4 @@
-"""Timing on a machine that others use too: what is compared takes turns, and medians are quoted."""
+"""Timing on a machine that others use too: tasks that are compared take turns, and medians are reported."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -8,11 +8,11 @@ from tqdm.auto import tqdm
 
 from dlkit.core.reports import BenchRow
 
-Seconds = dict[str, list[float]]
+Seconds = dict[str, list[float]]  # by task: the seconds that it took in each round
 
 
 def interleaved(tasks: Mapping[str, Callable[[], object]], rounds: int = 7) -> Seconds:
-    """Seconds that each task took in each of `rounds` rounds, after one that is not counted."""
+    """The seconds that each task took in each of `rounds` rounds, in turns, after one round that is not counted."""
     seconds: Seconds = {name: [] for name in tasks}
     with tqdm(total=(rounds + 1) * len(tasks), unit="timing", delay=1, leave=False) as bar:
         for _ in range(rounds + 1):
@@ -24,14 +24,18 @@ def interleaved(tasks: Mapping[str, Callable[[], object]], rounds: int = 7) -> S
     return {name: values[1:] for name, values in seconds.items()}
 
 
-def compared(
+def speed_row(
     name: str, seconds: Seconds, task: str, reference: str, what: str, images: int, goal: str = ""
 ) -> BenchRow:
-    """A row: images a second of `task`, beside those of `reference`, which is `what`."""
-    speed, theirs = (images / median(seconds[each]) for each in (task, reference))
-    return BenchRow(name, speed, "images/s", f"{what}: {theirs:,.0f} images/s", ratio(seconds, task, reference), goal)
+    """A row of the table: images a second of `task` beside those of `reference`, which `what` describes.
+
+    `images`: how many images each task goes through.
+    """
+    speed, reference_speed = (images / median(seconds[task_name]) for task_name in (task, reference))
+    what = f"{what}: {reference_speed:,.0f} images/s"
+    return BenchRow(name, speed, "images/s", what, ratio(seconds, task, reference), goal)
 
 
 def ratio(seconds: Seconds, task: str, reference: str) -> float:
-    """How fast `task` is, as a fraction of `reference`'s speed: the median over the rounds."""
+    """The speed of `task` over that of `reference`: the median over the rounds."""
     return median(r / t for t, r in zip(seconds[task], seconds[reference], strict=True))

@@ -1,6 +1,7 @@
-"""What a check does with an answer: is it a tensor of this shape, is it this value, which usual mistake is it?"""
+"""What the checks ask of an answer: is it a tensor or a number, has it this shape, is it one of the usual mistakes?"""
 
-from math import isfinite, prod
+from collections.abc import Callable, Iterable, Sequence
+from math import isclose, isfinite, prod
 from numbers import Real
 from typing import Any
 
@@ -9,53 +10,72 @@ import torch
 from torch import Tensor
 
 from dlkit.exercises import Hint, given
+from dlkit.models import RBM
 
 
 def seeded(seed: int) -> torch.Generator:
+    """A generator of random numbers that starts from this seed."""
     return torch.Generator().manual_seed(seed)
 
 
+def random_rbm(visible: int, hidden: int, generator: torch.Generator) -> RBM:
+    """An RBM whose weights and biases are all different, so that a mistake in any of them shows."""
+    rbm = RBM(visible, hidden, std=1.5, generator=generator)
+    with torch.no_grad():
+        rbm.a.copy_(torch.randn(visible, generator=generator))
+        rbm.b.copy_(torch.randn(hidden, generator=generator))
+    return rbm
+
+
 def close(a: Tensor, b: Tensor) -> bool:
-    """Equal in shape, and to four digits in value."""
+    """Whether two tensors have the same shape, and the same values to four digits."""
     return a.shape == b.shape and torch.allclose(a.detach().double(), b.detach().double(), atol=1e-4, rtol=1e-4)
 
 
-def tensor(found: Any) -> Tensor:
-    """The answer, if it is a tensor."""
-    if not isinstance(given(found), Tensor):
-        raise Hint(f"Return a tensor; yours is of type {type(found).__name__}.")
-    return found.detach()
+def near(numbers: Sequence[float], others: Sequence[float], rel: float = 1e-4, absolute: float = 1e-12) -> bool:
+    """Whether two lists hold the same numbers, each to a relative error of `rel` or an absolute one of `absolute`."""
+    return all(isclose(x, y, rel_tol=rel, abs_tol=absolute) for x, y in zip(numbers, others, strict=True))
 
 
-def number(found: Any) -> float:
-    """The answer, if it is one finite number."""
-    value = given(found)
+def tensor(answer: Any) -> Tensor:
+    """The answer, if it is a tensor. Raises Hint if not."""
+    if not isinstance(given(answer), Tensor):
+        raise Hint(f"Return a tensor; yours is of type {type(answer).__name__}.")
+    return answer.detach()
+
+
+def number(answer: Any) -> float:
+    """The answer, if it is one finite number. Raises Hint if not."""
+    value = given(answer)
     if isinstance(value, Tensor | np.ndarray) and prod(value.shape) == 1:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise Hint(f"A number is wanted; yours is of type {type(found).__name__}.")
+        raise Hint(f"A number is wanted; yours is of type {type(answer).__name__}.")
     if not isfinite(value):
         raise Hint(f"A number is wanted; yours is {float(value)}, not a finite number.")
     return float(value)
 
 
-def whole(found: Any) -> int:
-    """The answer, if it is one whole number."""
-    if number(found) % 1:
-        raise Hint(f"It should be a whole number; yours is {number(found):.4g}.")
-    return int(number(found))
+def whole(answer: Any) -> int:
+    """The answer, if it is one whole number. Raises Hint if not."""
+    if number(answer) % 1:
+        raise Hint(f"It should be a whole number; yours is {number(answer):.4g}.")
+    return int(number(answer))
 
 
-def shaped(found: Any, shape: tuple[int, ...], what: str) -> Tensor:
-    """The answer, if it is a tensor of this shape."""
-    if tuple(tensor(found).shape) != shape:
-        raise Hint(f"It should be {what}, of shape {shape} here; yours has shape {tuple(found.shape)}.")
-    return found.detach()
+def shaped(answer: Any, shape: tuple[int, ...], what: str) -> Tensor:
+    """The answer, if it is a tensor of this shape; `what` says in words what it should be. Raises Hint if not."""
+    if tuple(tensor(answer).shape) != shape:
+        raise Hint(f"It should be {what}, of shape {shape} here; yours has shape {tuple(answer.shape)}.")
+    return answer.detach()
 
 
-def windowed(found: Any, image: tuple[int, int], size: int) -> Tensor:
-    """The answer, if it has a value for each place that a window of size x size has in an image."""
-    shape, (high, wide) = tuple(tensor(found).shape), (length - size + 1 for length in image)
+def windowed(answer: Any, image: tuple[int, int], size: int) -> Tensor:
+    """The answer, if it has one value for each position of a window of size x size in an image (height, width).
+
+    Raises Hint if not.
+    """
+    shape, (high, wide) = tuple(tensor(answer).shape), (length - size + 1 for length in image)
     case = f"a window of {size}x{size} has {high}x{wide} places in {image[0]}x{image[1]} pixels"
     if shape == (wide, high):
         raise Hint(f"Yours is transposed, {shape[0]}x{shape[1]}: rows first, as in the image, {high}x{wide}.")
@@ -67,17 +87,30 @@ def windowed(found: Any, image: tuple[int, int], size: int) -> Tensor:
         raise Hint(f"Your windows lie side by side. Move on by one pixel: {case}.")
     if not shape:
         raise Hint(f"That is one number. Each place of the window has one: {case}.")
-    return shaped(found, (high, wide), "a value for each place of the window")
+    return shaped(answer, (high, wide), "a value for each place of the window")
 
 
-def worst(found: Tensor, right: Tensor) -> tuple[int, int]:
-    """Row and column where they differ most."""
-    row, column = divmod(int((found - right).abs().argmax()), right.shape[1])
-    return row, column
-
-
-def wrong(found: Tensor, variants: list[tuple[Tensor, str]]) -> None:
-    """Raise the hint of the first variant that the answer is."""
-    for value, hint in variants:
-        if close(found, value):
+def refuse_mistakes(answer: Any, mistakes: Iterable[tuple[Any, str]], same: Callable[[Any, Any], bool] = close) -> None:
+    """Raise the hint of the first mistake that gives the answer: `mistakes` has pairs (wrong answer, hint)."""
+    for mistake, hint in mistakes:
+        if same(answer, mistake):
             raise Hint(hint)
+
+
+def over_cases(tables: Iterable[Sequence[tuple[float, str]]]) -> list[tuple[list[float], str]]:
+    """Mistakes of several cases, for `refuse_mistakes`: each with its wrong answers to all cases, and its hint.
+
+    `tables` has for each case the same mistakes in the same order, as pairs of a wrong answer and its hint.
+    """
+    return [([value for value, _ in row], row[0][1]) for row in zip(*tables, strict=True)]
+
+
+def first_wrong(answers: list, right: list, same: Callable[[list, list], bool] = near) -> int:
+    """The index of the first answer that is not right."""
+    return next(i for i in range(len(right)) if not same(answers[i : i + 1], right[i : i + 1]))
+
+
+def largest_error(answer: Tensor, right: Tensor) -> tuple[int, int]:
+    """Row and column where the answer, a matrix, differs most from what is right."""
+    row, column = divmod(int((answer - right).abs().argmax()), right.shape[1])
+    return row, column

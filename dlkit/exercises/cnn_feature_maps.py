@@ -1,7 +1,8 @@
-"""The exercises of notebook 05: a convolution, what one has to learn, sub-sampling, and how far a unit sees."""
+"""The exercises of notebook 05: a convolution, how much it has to learn, sub-sampling, and how far a unit sees."""
 
 from collections.abc import Sequence
 from math import prod
+from operator import eq
 from typing import Any
 
 import torch
@@ -9,11 +10,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dlkit.exercises import Hint, exercise, given
-from dlkit.exercises.answers import close, seeded, shaped, tensor, whole, windowed, worst, wrong
+from dlkit.exercises.answers import (
+    close,
+    first_wrong,
+    largest_error,
+    over_cases,
+    refuse_mistakes,
+    seeded,
+    shaped,
+    tensor,
+    whole,
+    windowed,
+)
 from dlkit.models.convnet import LENET_TABLE, SURVEY_TABLE
 
 SQUASHES = (torch.tanh, torch.sigmoid, torch.relu)
-Layers = list[tuple[int, int]]  # (size, stride), from the lowest layer up
+Layers = list[tuple[int, int]]  # (size, stride) of each layer's window, from the lowest layer up
 
 
 @exercise("one small kernel, moved over the whole image: a map says where the image looks like it")
@@ -23,13 +35,14 @@ def convolve(answer: Any) -> None:
     for size in (3, 2):
         image, kernel = torch.randn(6, 9, generator=g), torch.randn(size, size, generator=g)
         bias = torch.randn((), generator=g) + 2
-        found = windowed(answer(image.clone(), kernel.clone(), bias.clone()), (6, 9), size)
+        feature_map = windowed(answer(image.clone(), kernel.clone(), bias.clone()), (6, 9), size)
 
         def slid(kernel: Tensor, image: Tensor = image) -> Tensor:
+            """The kernel moved over the image, without a bias."""
             return F.conv2d(image[None, None], kernel[None, None])[0, 0]
 
         right = slid(kernel) + bias
-        if close(found, right):
+        if close(feature_map, right):
             continue
         high, wide = right.shape
         sums = [
@@ -38,11 +51,11 @@ def convolve(answer: Any) -> None:
             (right + (size**2 - 1) * bias, "The bias is added once a window, not once a product."),
             (slid(kernel) / size**2 + bias, "That is the mean of the products: a convolution takes their sum."),
         ]
-        wrong(found, sums)
+        refuse_mistakes(feature_map, sums)
         squashed = [(squash(right), "Right, but squashed: the exercise ends before that.") for squash in SQUASHES]
-        wrong(found, squashed)
+        refuse_mistakes(feature_map, squashed)
         products = torch.stack([(window @ kernel).sum() for window in windows_of(image, size)]).view(high, wide)
-        wrong(found, [(products + bias, "`@` is the matrix product: `*` multiplies number by number.")])
+        refuse_mistakes(feature_map, [(products + bias, "`@` is the matrix product: `*` multiplies number by number.")])
         early = slid(kernel, F.pad(image, (1, 0, 1, 0)))[:high, :wide]
         variants = [
             (slid(kernel.flip(0, 1)), "Your kernel is flipped: here its [0, 0] meets the window's [0, 0]."),
@@ -51,44 +64,48 @@ def convolve(answer: Any) -> None:
             (slid(torch.ones(size, size)), "The kernel is missing: each pixel of a window has its own factor in it."),
         ]
         for other, hint in variants:  # with the bias or without: one hint at a time
-            if close(found, other + bias) or close(found, other):
+            if close(feature_map, other + bias) or close(feature_map, other):
                 raise Hint(hint)
-        if close(found, found[:1, :1].expand(high, wide)):
+        if close(feature_map, feature_map[:1, :1].expand(high, wide)):
             raise Hint("All values of your map are equal: the window has to move, `image[r : r + k, c : c + k]`.")
-        row, column = worst(found, right)
+        row, column = largest_error(feature_map, right)
         raise Hint(
             f"At [{row}, {column}] of this check's map it should be {right[row, column]:.3f}; yours is "
-            f"{found[row, column]:.3f}. Sum of kernel times window, number by number, plus the bias."
+            f"{feature_map[row, column]:.3f}. Sum of kernel times window, number by number, plus the bias."
         )
 
 
 def windows_of(image: Tensor, size: int) -> Tensor:
-    """All windows of size x size, row by row."""
+    """All windows of size x size, row by row: (windows, size, size)."""
     return image.unfold(0, size, 1).unfold(1, size, 1).flatten(0, 1)
 
 
 @exercise("a kernel is learnt once and used everywhere, so the size of the image does not count, only the connections")
 def parameters(answer: Any) -> None:
-    """`answer(table, size)`: how many numbers such a convolution learns; `table[o]` are the maps that map o sees."""
+    """`answer(table, size)`: how many numbers a convolution with kernels of size x size learns.
+
+    `table[o]` has the indices of the maps below that map o sees.
+    """
     cases = [(LENET_TABLE, 5), (SURVEY_TABLE, 5), (((0, 2), (1,), (0, 1, 2), (1, 2), (0, 1, 2)), 3)]
-    found = [whole(answer(table, size)) for table, size in cases]
+    counts = [whole(answer(table, size)) for table, size in cases]
     right = [sum(len(row) for row in table) * size**2 + len(table) for table, size in cases]
-    if found == right:
+    if counts == right:
         return
-    _wrong_count(found, [_wrong_parameters(table, size) for table, size in cases])
+    refuse_mistakes(counts, over_cases(_wrong_parameters(table, size) for table, size in cases), eq)
     kernels = [count - len(table) for count, (table, _) in zip(right, cases, strict=True)]
-    for each in (right, kernels):
-        if all(mine > 9 * one and mine % one == 0 for mine, one in zip(found, each, strict=True)):
+    for once in (right, kernels):  # with the biases or without
+        if all(count > 9 * n and count % n == 0 for count, n in zip(counts, once, strict=True)):
             raise Hint("That counts them again at each place of the map: a kernel is *shared* by all places.")
-    place = next(i for i in range(len(cases)) if found[i] != right[i])
-    table, size = cases[place]
+    i = first_wrong(counts, right, eq)
+    table, size = cases[i]
     raise Hint(
         f"For {len(table)} maps with {sum(map(len, table))} connections to maps below, and kernels of {size}x{size}, "
-        f"it is {right[place]:,}; yours is {found[place]:,}. What does a connection need, and what does a map?"
+        f"it is {right[i]:,}; yours is {counts[i]:,}. What does a connection need, and what does a map?"
     )
 
 
 def _wrong_parameters(table: Sequence[Sequence[int]], size: int) -> list[tuple[int, str]]:
+    """The usual wrong counts of parameters, with their hints."""
     maps, below, connections, area = len(table), len({i for row in table for i in row}), sum(map(len, table)), size**2
     return [
         (connections * area, "Each map has a bias too."),
@@ -107,13 +124,16 @@ def _wrong_parameters(table: Sequence[Sequence[int]], size: int) -> list[tuple[i
 
 @exercise("half as high and half as wide: a map keeps what it saw, and forgets exactly where")
 def sub_sample(answer: Any) -> None:
-    """`answer(maps, kind)`: maps (maps, height, width) halved, kind "average" or "max"; windows of 2x2 side by side."""
+    """`answer(maps, kind)`: maps (maps, height, width) half as high and half as wide.
+
+    Windows of 2x2 lie side by side; `kind` says what each gives: "average" or "max".
+    """
     maps = torch.randn(4, 6, 10, generator=seeded(3)) - 0.5
     answers = {kind: answer(maps.clone(), kind) for kind in ("average", "max")}
-    missing = [kind for kind, found in answers.items() if found is None or found is ...]
+    missing = [kind for kind, halved in answers.items() if halved is None or halved is ...]
     if len(missing) == 1:
         raise Hint(f'kind="{missing[0]}" gives nothing yet: the other kind does.')
-    average, largest = (_halved(found) for found in answers.values())
+    average, largest = (_halved(halved) for halved in answers.values())
     windows = maps.unfold(1, 2, 2).unfold(2, 2, 2).flatten(3)
     right = {"average": windows.mean(3), "max": windows.amax(3)}
     if close(average, right["max"]) and close(largest, right["average"]):
@@ -124,32 +144,32 @@ def sub_sample(answer: Any) -> None:
                 raise Hint(f"Both kinds give the {kind}: look at what `kind` is.")
     in_a_row = maps.reshape(4, 3, 5, 4)
     far_apart = maps.reshape(4, 2, 3, 2, 5).permute(0, 2, 4, 1, 3).flatten(3)
-    for kind, found, value in (("average", average, right["average"]), ("max", largest, right["max"])):
-        if close(found, value):
+    for kind, halved, value in (("average", average, right["average"]), ("max", largest, right["max"])):
+        if close(halved, value):
             continue
-        own = {"average": lambda x: x.mean(3), "max": lambda x: x.amax(3)}[kind]
+        pool = {"average": lambda x: x.mean(3), "max": lambda x: x.amax(3)}[kind]
         row = "A window is two by two: `reshape(maps, height // 2, 2, width // 2, 2)`, then both dimensions of 2."
         variants = [
             *((windows[..., i], "that is one pixel of each window: all four have a say.") for i in range(4)),
-            (own(in_a_row), f"those are four pixels in a row. {row}"),
-            (own(far_apart), f"those four pixels lie far apart. {row}"),
+            (pool(in_a_row), f"those are four pixels in a row. {row}"),
+            (pool(far_apart), f"those four pixels lie far apart. {row}"),
             (windows.sum(3), "that is the sum of the window."),
             (windows.amin(3), "that is the smallest of the window."),
             (windows.abs().amax(3), "maps have negative values too, and -3 is less than 1: no `abs`."),
             (windows.relu().amax(3), "maps have negative values too: the largest of a window may be below 0."),
         ]
-        wrong(found, [(other, f"{kind}: {hint}") for other, hint in variants])
-        if close(found[0, 0, 0], value[0, 0, 0]):
+        refuse_mistakes(halved, [(other, f"{kind}: {hint}") for other, hint in variants])
+        if close(halved[0, 0, 0], value[0, 0, 0]):
             raise Hint(f"{kind}: right at first, but not everywhere: a window begins at every second row and column.")
         four = ", ".join(f"{x:.2f}" for x in windows[0, 0, 0])
-        raise Hint(f"{kind}: a window of {four} should give {value[0, 0, 0]:.2f}; yours gives {found[0, 0, 0]:.2f}.")
+        raise Hint(f"{kind}: a window of {four} should give {value[0, 0, 0]:.2f}; yours gives {halved[0, 0, 0]:.2f}.")
 
 
-def _halved(found: Any) -> Tensor:
-    """The answer, if it is 4 maps of 6 x 10 pixels halved."""
-    if isinstance(given(found), tuple):
+def _halved(answer: Any) -> Tensor:
+    """The answer, if it has the shape of 4 maps of 6 x 10 pixels, halved. Raises Hint if not."""
+    if isinstance(given(answer), tuple):
         raise Hint("Return one tensor. (`maps.max(dim)` gives the places too; `maps.amax(dim)` only the values.)")
-    shape = tuple(tensor(found).shape)
+    shape = tuple(tensor(answer).shape)
     if shape == (4, 5, 9):
         raise Hint("Your windows overlap: they lie side by side, so the next begins two pixels on, not one.")
     if shape == (4, 6, 10):
@@ -160,29 +180,35 @@ def _halved(found: Any) -> Tensor:
         raise Hint("Your maps are transposed: height first, then width, as they came.")
     if len(shape) == 3 and shape[0] != 4:
         raise Hint(f"4 maps went in and {shape[0]} came out: each map is halved for itself, dimensions 1 and 2 only.")
-    return shaped(found, (4, 3, 5), "4 maps, half as high and half as wide")
+    return shaped(answer, (4, 3, 5), "4 maps, half as high and half as wide")
 
 
 @exercise("each layer adds its own size less one, in steps of all the strides below it")
 def receptive_field(answer: Any) -> None:
-    """`answer(layers)`: how many pixels wide a unit of the last layer sees; layers are (size, stride), lowest first."""
+    """`answer(layers)`: how many pixels wide a unit of the last layer sees.
+
+    `layers` are (size, stride) of each layer's window, the lowest first.
+    """
     lenet = [(5, 1), (2, 2), (5, 1), (2, 2), (5, 1)]
     cases: list[Layers] = [lenet[:1], lenet[:2], lenet[:3], lenet, [(3, 2), (4, 3), (2, 1), (3, 1)]]
-    found = [whole(answer(list(layers))) for layers in cases]
-    right = [_field(layers) for layers in cases]
-    if found == right:
+    widths = [whole(answer(list(layers))) for layers in cases]
+    right = [field(layers) for layers in cases]
+    if widths == right:
         return
-    _wrong_count(found, [_wrong_fields(layers) for layers in cases])
-    place = next(i for i in range(len(cases)) if found[i] != right[i])
+    refuse_mistakes(widths, over_cases(_wrong_fields(layers) for layers in cases), eq)
+    i = first_wrong(widths, right, eq)
     raise Hint(
-        f"For {cases[place]} it is {right[place]}; yours is {found[place]}. "
+        f"For {cases[i]} it is {right[i]}; yours is {widths[i]}. "
         "How many pixels apart are two neighbours of the layer below? A window of `size` of them is size - 1 such "
         "steps wider than what one of them sees."
     )
 
 
-def _field(layers: Layers) -> int:
-    """From the top down: `seen` units in a row see (seen - 1) strides and one size of the layer below."""
+def field(layers: Layers) -> int:
+    """How many pixels wide a unit of the last layer sees.
+
+    From the top down: `seen` units in a row see (seen - 1) strides and one size of the layer below.
+    """
     seen = 1
     for size, stride in reversed(layers):
         seen = (seen - 1) * stride + size
@@ -190,41 +216,36 @@ def _field(layers: Layers) -> int:
 
 
 def _wrong_fields(layers: Layers) -> list[tuple[int, str]]:
+    """The usual wrong widths, with their hints."""
     sizes, strides = zip(*layers, strict=True)
-    steps = [prod(strides[:i]) for i in range(len(layers))]  # pixels between two neighbours below each layer
+    apart = [prod(strides[:i]) for i in range(len(layers))]  # pixels between two neighbours below each layer
 
-    def grown(steps: list[int]) -> int:
-        return 1 + sum((size - 1) * step for size, step in zip(sizes, steps, strict=True))
+    def grown(apart: list[int]) -> int:
+        """What a unit sees if the inputs of each layer are so many pixels apart."""
+        return 1 + sum((size - 1) * pixels for size, pixels in zip(sizes, apart, strict=True))
 
     down = 1
     for size, stride in reversed(layers):
         down = down * stride + size
-    whole = sum(size * step for size, step in zip(sizes, steps, strict=True))
+    no_less = sum(size * pixels for size, pixels in zip(sizes, apart, strict=True))
     own = [prod(strides[: i + 1]) for i in range(len(layers))]
     above = [prod(strides[i + 1 :]) for i in range(len(layers))]
     nearest = [1, *strides][: len(layers)]
     added = [1 + sum(strides[:i]) for i in range(len(layers))]
     less_one = "A layer adds its size *less one*: the first of its windows is already counted."
     return [
-        (grown(steps) - 1, "One short: without any layer a unit is a pixel, and sees 1."),
+        (grown(apart) - 1, "One short: without any layer a unit is a pixel, and sees 1."),
         (grown([1] * len(layers)), "That forgets the strides: units of a higher layer are several pixels apart."),
         (sum(sizes), "That is the sum of the sizes: windows overlap, and strides lay them apart."),
         (prod(sizes), "That is the product of the sizes: neighbouring windows overlap, so they see less than that."),
         (prod(strides), "That is how far apart two units are, in pixels: how wide is what one sees?"),
-        (whole, less_one),
-        (whole + 1, less_one),
+        (no_less, less_one),
+        (no_less + 1, less_one),
         (down, "From the top down: n units in a row see (n - 1) strides and one size, not n strides and one size."),
         (grown(own), "A layer's own stride does not widen what its own unit sees: it counts for the layers above."),
         (grown(above), "Those are the strides *above* each layer: how far apart its inputs are, those *below* decide."),
         (grown(nearest), "All strides below a layer count, multiplied, not only that of the nearest."),
         (grown(added), "Strides multiply: two layers of stride 2 put neighbours 4 pixels apart."),
-        (grown(steps) ** 2, "That is the area: how many pixels *wide* is it?"),
+        (grown(apart) ** 2, "That is the area: how many pixels *wide* is it?"),
         (sizes[-1], "That is what it sees of the layer right below: go on down to the pixels."),
     ]
-
-
-def _wrong_count(found: list[int], wrong_ones: list[list[tuple[int, str]]]) -> None:
-    """Raise the hint of the first mistake that gives what was found in all cases: `wrong_ones` has a row a case."""
-    for mistakes in zip(*wrong_ones, strict=True):
-        if found == [count for count, _ in mistakes]:
-            raise Hint(mistakes[0][1])

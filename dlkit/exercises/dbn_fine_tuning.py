@@ -12,17 +12,21 @@ from dlkit.exercises.answers import close, seeded, shaped
 
 @exercise("every label is tried with its hidden units summed out, and the features' own part is the same for all")
 def label_free_energies(answer: Any) -> None:
-    """`answer(f, W, U, c, b)`: free energy of features f (batch, features) with each label, (batch, labels)."""
+    """`answer(f, W, U, c, b)`: the free energy of each row of features f with each label, (batch, labels).
+
+    f is (batch, features), W (features, hidden), U (labels, hidden), c (labels,) and b (hidden,).
+    """
     g = seeded(3)
     f, W = (torch.rand(5, 4, generator=g) < 0.5).float(), torch.randn(4, 3, generator=g)
     U, c, b = torch.randn(2, 3, generator=g), torch.randn(2, generator=g), torch.randn(3, generator=g)
-    found = shaped(answer(f.clone(), W.clone(), U.clone(), c.clone(), b.clone()), (5, 2), "one row for each row of f")
+    energies = answer(f.clone(), W.clone(), U.clone(), c.clone(), b.clone())
+    energies = shaped(energies, (5, 2), "one row for each row of f")
     x = (f @ W + b)[:, None] + U
     right = -c - F.softplus(x).sum(2)
 
     def same(other: Tensor) -> bool:
-        """Up to what does not depend on the label: that may be left out or put in."""
-        return close(found - found[:, :1], other - other[:, :1])
+        """Whether both are equal but for a constant in each row: what does not depend on the label may be left out."""
+        return close(energies - energies[:, :1], other - other[:, :1])
 
     if same(right):
         return
@@ -45,19 +49,22 @@ def label_free_energies(answer: Any) -> None:
 
 @exercise("generation learns, by the delta rule, to bring back what recognition saw on its way up")
 def wake(answer: Any) -> None:
-    """`answer(below, above, G, a)`: .grad of G (visible, hidden) and of a, as a pair."""
+    """`answer(below, above, G, a)`: the gradients of G (visible, hidden) and of a (visible,), as a pair.
+
+    below (batch, visible) and above (batch, hidden) are the states that recognition gave both layers.
+    """
     g = seeded(4)
     below, above = ((torch.rand(6, units, generator=g) < 0.5).float() for units in (4, 3))
     G, a = torch.randn(4, 3, generator=g), torch.randn(4, generator=g)
-    found = given(answer(below.clone(), above.clone(), G.clone(), a.clone()))
-    if not isinstance(found, tuple | list) or len(found) != 2:
+    grads = given(answer(below.clone(), above.clone(), G.clone(), a.clone()))
+    if not isinstance(grads, tuple | list) or len(grads) != 2:
         raise Hint("Return two tensors, `return grad_of_G, grad_of_a`.")
     error = (above @ G.T + a).sigmoid() - below
     right = error.T @ above / 6
-    grad = found[0]
+    grad = grads[0]
     if isinstance(grad, Tensor) and tuple(grad.shape) == (3, 4):
         raise Hint("The first is the wrong way round: G is (visible, hidden), and its gradient is too.")
-    grad, bias = shaped(grad, (4, 3), "the gradient of G"), shaped(found[1], (4,), "the gradient of a")
+    grad, bias = shaped(grad, (4, 3), "the gradient of G"), shaped(grads[1], (4,), "the gradient of a")
     if close(grad, right) and close(bias, error.mean(0)):
         return
     if close(grad, -right) and close(bias, -error.mean(0)):
@@ -81,11 +88,11 @@ def wake(answer: Any) -> None:
 
 @exercise("an RBM's way up is one Linear and a sigmoid, and a copy leaves the RBM as it is")
 def unroll(answer: Any) -> None:
-    """`answer(W, b)`: an nn.Linear that goes up as an RBM with W (visible, hidden) and b does."""
+    """`answer(W, b)`: an nn.Linear from visible to hidden units, with copies of W (visible, hidden) and b of an RBM."""
     g = seeded(5)
     W, b, v = torch.randn(4, 3, generator=g), torch.randn(3, generator=g), torch.rand(6, 4, generator=g)
-    mine, bias = nn.Parameter(W.clone()), nn.Parameter(b.clone())
-    layer = given(answer(mine, bias))
+    weight, bias = nn.Parameter(W.clone()), nn.Parameter(b.clone())
+    layer = given(answer(weight, bias))
     if not isinstance(layer, nn.Linear):
         raise Hint(f"Make an `nn.Linear(visible, hidden)`; yours is of type {type(layer).__name__}.")
     if (layer.in_features, layer.out_features) != (4, 3) or tuple(layer.weight.shape) != (3, 4):
@@ -102,26 +109,26 @@ def unroll(answer: Any) -> None:
     with torch.no_grad():
         layer.weight.zero_()
         layer.bias.zero_()
-    if not (close(mine, W) and close(bias, b)):
+    if not (close(weight, W) and close(bias, b)):
         raise Hint("It shares its memory with the RBM: fine-tuning the net would change the RBM too. Copy, `clone()`.")
 
 
 @exercise("the best linear code: what is left over is the variance of the directions that were dropped")
 def principal_components(answer: Any) -> None:
-    """`answer(x, mean, basis)`: x (images, pixels) by its projection on `basis` (pixels, components)."""
+    """`answer(x, mean, basis)`: x (images, pixels) brought back from its projection on `basis` (pixels, components)."""
     g = seeded(6)
     x = torch.randn(8, 5, generator=g) + 3
-    mean = x.mean(0) + torch.tensor([0.5, -0.5, 1.0, 0.0, -1.0])  # of other images: of these it would be another
+    mean = x.mean(0) + torch.tensor([0.5, -0.5, 1.0, 0.0, -1.0])  # that of other images, not of x
     basis = torch.linalg.qr(torch.randn(5, 2, generator=g))[0]
-    found = given(answer(x.clone(), mean.clone(), basis.clone()))
-    if isinstance(found, Tensor) and tuple(found.shape) == (8, 2):
+    projected = given(answer(x.clone(), mean.clone(), basis.clone()))
+    if isinstance(projected, Tensor) and tuple(projected.shape) == (8, 2):
         raise Hint("That is the code, two numbers an image: go back to the pixels, `@ basis.T`.")
-    found = shaped(found, (8, 5), "the images brought back")
+    projected = shaped(projected, (8, 5), "the images brought back")
     code = (x - mean) @ basis
-    if close(found, code @ basis.T + mean):
+    if close(projected, code @ basis.T + mean):
         return
-    if close(found, code @ basis.T):
+    if close(projected, code @ basis.T):
         raise Hint("The mean was taken away before the projection: put it back at the end.")
-    if close(found, x @ basis @ basis.T) or close(found, x @ basis @ basis.T + mean):
+    if close(projected, x @ basis @ basis.T) or close(projected, x @ basis @ basis.T + mean):
         raise Hint("The components are directions around the mean: take the mean away before you project.")
     raise Hint("Less the mean, onto the basis, back by its transpose, plus the mean.")

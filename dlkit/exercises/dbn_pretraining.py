@@ -5,48 +5,43 @@ from typing import Any
 import torch
 
 from dlkit.exercises import Hint, exercise, given
-from dlkit.exercises.answers import close, seeded, tensor
+from dlkit.exercises.answers import close, random_rbm, seeded, tensor
 from dlkit.models import RBM
 
 
-def _machine(visible: int, hidden: int) -> RBM:
-    """A small RBM whose biases and weights are all different."""
-    generator = seeded(5)
-    rbm = RBM(visible, hidden, std=1.5, generator=generator)
-    with torch.no_grad():
-        rbm.a.copy_(torch.randn(visible, generator=generator))
-        rbm.b.copy_(torch.randn(hidden, generator=generator))
-    return rbm.requires_grad_(False)
+def _rbm(visible: int, hidden: int) -> RBM:
+    """An RBM whose weights and biases are all different, and require no gradients."""
+    return random_rbm(visible, hidden, seeded(5)).requires_grad_(False)
 
 
 @exercise("the features of one layer are the data of the next, and one matrix product makes them for a whole batch")
 def features(answer: Any) -> None:
-    """`answer(v, W, b)` gives p(h = 1 | v) of each row of v: (batch, hidden)."""
+    """`answer(v, W, b)`: p(h = 1 | v) of each row of v, (batch, hidden)."""
     for visible, hidden in ((4, 4), (5, 3)):  # square first: there a transposed W shows as wrong values
-        rbm = _machine(visible, hidden)
+        rbm = _rbm(visible, hidden)
         v, W, b = torch.rand(6, visible, generator=seeded(5)), rbm.W.detach(), rbm.b.detach()
-        found, x = tensor(answer(v.clone(), W.clone(), b.clone())), v @ W + b
-        if found.shape == (hidden, 6):
+        p, x = tensor(answer(v.clone(), W.clone(), b.clone())), v @ W + b
+        if p.shape == (hidden, 6):
             raise Hint("Yours is (hidden, batch): keep a row for each image, as v has, so that layers can be chained.")
-        if found.shape != (6, hidden):
-            raise Hint(f"6 images and {hidden} hidden units give (6, {hidden}); yours has shape {tuple(found.shape)}.")
-        if close(found, x):
+        if p.shape != (6, hidden):
+            raise Hint(f"6 images and {hidden} hidden units give (6, {hidden}); yours has shape {tuple(p.shape)}.")
+        if close(p, x):
             raise Hint("That is the input of each hidden unit. Its probability is the sigmoid of it.")
-        if close(found, v @ W):
+        if close(p, v @ W):
             raise Hint("That is vᵀW alone: the bias b comes to it, and then the sigmoid of the sum.")
-        if close(found, (v @ W).sigmoid()):
+        if close(p, (v @ W).sigmoid()):
             raise Hint("The bias b is missing: it decides what a unit does when all pixels are off.")
-        if close(found, (v @ W).sigmoid() + b):
+        if close(p, (v @ W).sigmoid() + b):
             raise Hint("The bias belongs inside the sigmoid: outside, a probability could leave 0 to 1.")
-        if visible == hidden and (close(found, (v @ W.T + b).sigmoid()) or close(found, v @ W.T + b)):
+        if visible == hidden and (close(p, (v @ W.T + b).sigmoid()) or close(p, v @ W.T + b)):
             raise Hint("That is the product with Wᵀ. W is (visible, hidden) and v (batch, visible): v @ W.")
-        if close(found, (-x).sigmoid()):
+        if close(p, (-x).sigmoid()):
             raise Hint("That is the probability of *off*: a positive input makes a unit more likely to be on.")
-        if close(found, x.softmax(1)):
+        if close(p, x.softmax(1)):
             raise Hint("softmax makes the units share a probability of 1. Hidden units are free: sigmoid.")
-        if ((found == 0) | (found == 1)).all():
+        if ((p == 0) | (p == 1)).all():
             raise Hint("Those are samples, 0 or 1. Return the probabilities: the next layer learns with less noise.")
-        if not close(found, x.sigmoid()):
+        if not close(p, x.sigmoid()):
             raise Hint("p(h_j = 1 | v) is σ(b_j + Σ_i v_i W_ij): one product of matrices, the bias, the sigmoid.")
 
 
@@ -54,9 +49,9 @@ def features(answer: Any) -> None:
     "upside down it is the same machine, and stacked on itself it gives every image the probability it gave alone"
 )
 def upside_down(answer: Any) -> None:
-    """`answer(rbm)` is an RBM whose visible units are `rbm`'s hidden ones: its E(h, v) is the E(v, h) of `rbm`."""
+    """`answer(rbm)`: an RBM whose visible units are the hidden units of `rbm`: its E(h, v) is the E(v, h) of `rbm`."""
     for visible, hidden in ((4, 4), (5, 3)):  # square first: there nothing is caught by its shape
-        rbm = _machine(visible, hidden)
+        rbm = _rbm(visible, hidden)
         before = {name: value.clone() for name, value in rbm.named_parameters()}
         top = given(answer(rbm))
         if any(not torch.equal(value, before[name]) for name, value in rbm.named_parameters()):
@@ -86,62 +81,65 @@ def upside_down(answer: Any) -> None:
             raise Hint("`a`, the bias of the upper RBM's visible units, is not that of the hidden units below.")
         if not close(b, rbm.a):
             raise Hint("`b`, the bias of the upper RBM's hidden units, is not that of the pixels.")
-        mine = {value.untyped_storage().data_ptr() for value in rbm.parameters()}
-        if any(value.untyped_storage().data_ptr() in mine for value in top.parameters()):
+        memory = {value.untyped_storage().data_ptr() for value in rbm.parameters()}
+        if any(value.untyped_storage().data_ptr() in memory for value in top.parameters()):
             raise Hint("It shares memory with the RBM below, so training the one would change both: copy the values.")
 
 
 @exercise("zeros in other places each time, the rest as it was: there is no way to bring it back but to know digits")
 def corrupt(answer: Any) -> None:
-    """`answer(v, share, generator)` is v (batch, visible) with that share of the inputs, picked at random, set to 0."""
+    """`answer(v, share, generator)`: v (batch, visible) with that share of its values, picked at random, set to 0."""
     v = 0.5 + 0.5 * torch.rand(300, 400, generator=seeded(5))
     before, share = v.clone(), 0.25
-    found = tensor(answer(v, share, seeded(5)))
+    corrupted = tensor(answer(v, share, seeded(5)))
     if not torch.equal(v, before):
         raise Hint("v itself has changed: the net is to bring back the whole image, so keep it, and return another.")
-    if found.shape != v.shape:
-        raise Hint(f"It has as many inputs as v, {tuple(v.shape)}; yours has shape {tuple(found.shape)}.")
-    if torch.equal(found, v):
+    if corrupted.shape != v.shape:
+        raise Hint(f"It has as many inputs as v, {tuple(v.shape)}; yours has shape {tuple(corrupted.shape)}.")
+    if torch.equal(corrupted, v):
         raise Hint("Nothing has been set to 0.")
-    gone, kept = found == 0, found == v
+    gone, kept = corrupted == 0, corrupted == v
     if not (gone | kept).all():
-        if close(found, torch.where(gone, 0, v / (1 - share))):
+        if close(corrupted, torch.where(gone, 0, v / (1 - share))):
             raise Hint("You scaled up what is kept, as dropout does. Here it stays as it is: a hole, and no more.")
-        if ((found == 0) | (found == 1)).all():
+        if ((corrupted == 0) | (corrupted == 1)).all():
             raise Hint("That is the mask: multiply v by it.")
         raise Hint("Each input is either as it was or 0: yours has other values.")
     if gone.all(1).any() and not (gone.any(1) & ~gone.all(1)).any():
         raise Hint("Whole images are gone, and others are whole: each image loses a share of its own inputs.")
     if (gone == gone[0]).all():
         raise Hint("Every image has its holes at the same places: draw for each input of each image.")
-    part = float(gone.float().mean())
-    if abs(part - share) > 0.02:
-        if abs(part - (1 - share)) < 0.02:
-            raise Hint(f"share=0.25, and {part:.0%} of the inputs are gone: you *kept* that share.")
-        raise Hint(f"share=0.25, and {part:.0%} of the inputs are gone.")
-    if not torch.equal(found, answer(v, share, seeded(5))):
+    gone_share = float(gone.float().mean())
+    if abs(gone_share - share) > 0.02:
+        if abs(gone_share - (1 - share)) < 0.02:
+            raise Hint(f"share=0.25, and {gone_share:.0%} of the inputs are gone: you *kept* that share.")
+        raise Hint(f"share=0.25, and {gone_share:.0%} of the inputs are gone.")
+    if not torch.equal(corrupted, answer(v, share, seeded(5))):
         raise Hint("An equal generator made other holes: draw from `generator`, so that a run can be repeated.")
-    if torch.equal(found, answer(v, share, seeded(6))):
+    if torch.equal(corrupted, answer(v, share, seeded(6))):
         raise Hint("Another generator makes the same holes: draw from the `generator` that is given.")
 
 
 @exercise("down the slope of the error, less the price of being used, and never below nothing: most parts stay at 0")
 def ista_step(answer: Any) -> None:
-    """`answer(h, v, D, rate, penalty)` is max(0, h + rate ((v - hD)Dᵀ - penalty)); h (batch, parts), v (batch, n)."""
+    """`answer(h, v, D, rate, penalty)`: the code after one step of ISTA, max(0, h + rate ((v - hD)Dᵀ - penalty)).
+
+    The code h is (batch, parts), the inputs v (batch, n), and the parts D (parts, n).
+    """
     generator = seeded(5)
     D = torch.randn(5, 4, generator=generator)
     D /= D.norm(dim=1, keepdim=True)
     h, v = torch.rand(6, 5, generator=generator), 2 * torch.randn(6, 4, generator=generator)
     rate, penalty = 0.4, 0.7
-    found = tensor(answer(h.clone(), v.clone(), D.clone(), rate, penalty))
+    code = tensor(answer(h.clone(), v.clone(), D.clone(), rate, penalty))
     slope = (v - h @ D) @ D.T
     right = (h + rate * (slope - penalty)).clamp_min(0)
-    if close(found, right):
+    if close(code, right):
         return
-    if found.shape != (6, 5):
-        raise Hint(f"6 inputs and 5 parts give a code of shape (6, 5); yours has shape {tuple(found.shape)}.")
+    if code.shape != (6, 5):
+        raise Hint(f"6 inputs and 5 parts give a code of shape (6, 5); yours has shape {tuple(code.shape)}.")
     shrunk = h + rate * slope
-    wrong = {
+    mistakes = {
         "Some of yours are below 0: a part can be left out, not taken away. max(0, …).": h + rate * (slope - penalty),
         "The penalty is missing: nothing keeps the code sparse.": shrunk,
         "The penalty must count *against* a part: minus.": h + rate * (slope + penalty),
@@ -152,9 +150,9 @@ def ista_step(answer: Any) -> None:
         + rate * (v @ D.T - penalty),
         "That is the change alone: add it to h, where the step began.": rate * (slope - penalty),
     }
-    for hint, value in wrong.items():
-        if close(found, value) or close(found, value.clamp_min(0)):
+    for hint, value in mistakes.items():
+        if close(code, value) or close(code, value.clamp_min(0)):
             raise Hint(hint)
-    if close(found, shrunk.sign() * (shrunk.abs() - rate * penalty).clamp_min(0)):
+    if close(code, shrunk.sign() * (shrunk.abs() - rate * penalty).clamp_min(0)):
         raise Hint("That lets a part be used with either sign. Here h is at least 0: max(0, …).")
     raise Hint("max(0, h + rate·((v - hD)Dᵀ - penalty)): how well each part fits what is left of v, less the price.")

@@ -9,12 +9,12 @@ from torch import Tensor
 from dlkit.analysis import exact
 from dlkit.analysis.likelihood import states
 from dlkit.exercises import Hint, exercise, given
-from dlkit.exercises.answers import close, seeded, wrong
+from dlkit.exercises.answers import close, refuse_mistakes, seeded
 from dlkit.models import RBM
 
 
-def _machine() -> tuple[Tensor, Tensor, Tensor]:
-    """W (3, 2), a and b of a machine in which every usual mistake shows: the seed was chosen for that."""
+def _parameters() -> tuple[Tensor, Tensor, Tensor]:
+    """W (3, 2), a (3,) and b (2,) of an RBM in which every usual mistake shows: the seed was chosen for that."""
     generator = seeded(16)
     W, a, b = (2 * torch.randn(size, generator=generator, dtype=torch.float64) for size in ((3, 2), (3,), (2,)))
     return W, a, b
@@ -22,17 +22,17 @@ def _machine() -> tuple[Tensor, Tensor, Tensor]:
 
 @exercise("low energy is high probability, and each bias and each weight counts only where its units are on")
 def energy(answer: Any) -> None:
-    """`answer(v, h, W, a, b)` is the energy of one state: v (visible,), h (hidden,)."""
-    W, a, b = _machine()
+    """`answer(v, h, W, a, b)`: the energy of one state of v (visible,) and h (hidden,)."""
+    W, a, b = _parameters()
     cases = [(v, h) for v in states(3) for h in states(2)]
-    found = [given(answer(v.clone(), h.clone(), W, a, b)) for v, h in cases]
-    if any(isinstance(value, Tensor) and value.numel() != 1 for value in found):
+    energies = [given(answer(v.clone(), h.clone(), W, a, b)) for v, h in cases]
+    if any(isinstance(value, Tensor) and value.numel() != 1 for value in energies):
         raise Hint("One state has one energy: your function returns more than one number.")
-    found = torch.tensor([float(value) for value in found], dtype=torch.float64)
+    energies = torch.tensor([float(value) for value in energies], dtype=torch.float64)
     v, h = (torch.stack(side) for side in zip(*cases, strict=True))
     visible, hidden, pairs = v @ a, h @ b, ((v @ W) * h).sum(1)
-    wrong(
-        found,
+    refuse_mistakes(
+        energies,
         [
             (visible + hidden + pairs, "Right but for the sign: the energy is *minus* all three sums."),
             (-hidden - pairs, "The visible biases are missing: - Σ a_i v_i."),
@@ -52,27 +52,27 @@ def energy(answer: Any) -> None:
         ],
     )
     right = -visible - hidden - pairs
-    if not close(found, right):
-        worst = int((found - right).abs().argmax())
-        state = f"v = {v[worst].int().tolist()}, h = {h[worst].int().tolist()}"
-        raise Hint(f"At {state} it should be {right[worst]:.3f} in this check's machine; yours is {found[worst]:.3f}.")
+    if not close(energies, right):
+        row = int((energies - right).abs().argmax())
+        state = f"v = {v[row].int().tolist()}, h = {h[row].int().tolist()}"
+        raise Hint(f"At {state} it should be {right[row]:.3f} for the RBM of this check; yours is {energies[row]:.3f}.")
 
 
 @exercise("a hidden unit that is summed out leaves a softplus behind, and 2^hidden states cost only `hidden` terms")
 def free_energy(answer: Any) -> None:
-    """`answer(v, W, a, b)` is the free energy of each row of v (batch, visible)."""
-    W, a, b = _machine()
+    """`answer(v, W, a, b)`: the free energy (batch,) of each row of v (batch, visible)."""
+    W, a, b = _parameters()
     v = states(3)
-    found = given(answer(v.clone(), W, a, b))
-    if not isinstance(found, Tensor) or found.shape != (8,):
-        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    energies = given(answer(v.clone(), W, a, b))
+    if not isinstance(energies, Tensor) or energies.shape != (8,):
+        shape = tuple(energies.shape) if isinstance(energies, Tensor) else type(energies).__name__
         raise Hint(f"For v of shape (8, 3), eight states, there should be eight free energies; yours is {shape}.")
     x = v @ W + b
     visible = v @ a
     p = x.sigmoid()
     joint = visible[:, None] + x @ states(2).T
-    wrong(
-        found,
+    refuse_mistakes(
+        energies,
         [
             (visible + F.softplus(x).sum(1), "Right but for the sign: the free energy is *minus* the logarithm."),
             (-F.softplus(x).sum(1), "The visible biases are missing: - Σ a_i v_i does not depend on h."),
@@ -94,11 +94,11 @@ def free_energy(answer: Any) -> None:
         ],
     )
     right = -torch.logsumexp(joint, 1)
-    if not close(found, right):
-        worst = int((found - right).abs().argmax())
+    if not close(energies, right):
+        row = int((energies - right).abs().argmax())
         raise Hint(
-            f"At v = {v[worst].int().tolist()} it should be {right[worst]:.3f} in the machine of this check; "
-            f"yours is {found[worst]:.3f}. Sum exp(-E) over all h by hand if in doubt."
+            f"At v = {v[row].int().tolist()} it should be {right[row]:.3f} for the RBM of this check; "
+            f"yours is {energies[row]:.3f}. Sum exp(-E) over all h by hand if in doubt."
         )
     large = answer(torch.ones(1, 3, dtype=torch.float64), 300 * torch.ones(3, 2, dtype=torch.float64), a, b)
     if not torch.isfinite(large).all():
@@ -107,8 +107,8 @@ def free_energy(answer: Any) -> None:
 
 @exercise("a step samples all hidden units, then all visible units: alternating the two is the whole chain")
 def gibbs_step(answer: Any) -> None:
-    """`answer(v, W, a, b, generator)` is the next v of each row of v (chains, visible)."""
-    W, a, b = _machine()
+    """`answer(v, W, a, b, generator)`: v (chains, visible) after one Gibbs step of each chain."""
+    W, a, b = _parameters()
     chains = 40_000
     start = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64).repeat(chains, 1)
     after = given(answer(start.clone(), W, a, b, seeded(0)))
@@ -127,7 +127,7 @@ def gibbs_step(answer: Any) -> None:
     p_h = torch.where(h == 1, x.sigmoid(), (-x).sigmoid()).prod(1)
 
     def visible(h: Tensor, bias: Tensor = a) -> Tensor:
-        """p(v'|h) of all eight v', a row for each h."""
+        """p(v'|h) of all eight v': a row for each h, a column for each v'."""
         on = (h @ W.T + bias).sigmoid()[:, None, :]
         return torch.where(states(3)[None] == 1, on, 1 - on).prod(2)
 
@@ -163,37 +163,42 @@ def gibbs_step(answer: Any) -> None:
 
 @exercise("CD compares how often two units are on together in the data with how often in the chain")
 def cd_statistics(answer: Any) -> None:
-    """`answer(v_data, v_chain, W, b)` is (positive, negative): mean v_i p(h_j=1|v), each (visible, hidden)."""
-    W, _, b = _machine()
+    """`answer(v_data, v_chain, W, b)`: the positive and the negative statistics, each (visible, hidden).
+
+    They are the means over the batch of v_i p(h_j=1|v), of the data and of the chains.
+    """
+    W, _, b = _parameters()
     generator = seeded(2)
     data, chain = ((torch.rand(5, 3, generator=generator) < 0.5).double() for _ in range(2))
-    found = given(answer(data.clone(), chain.clone(), W, b))
-    if not isinstance(found, tuple | list) or len(found) != 2:
+    pair_of_statistics = given(answer(data.clone(), chain.clone(), W, b))
+    if not isinstance(pair_of_statistics, tuple | list) or len(pair_of_statistics) != 2:
         raise Hint("Return two tensors: the positive statistics, and the negative ones.")
-    for part in found:
-        given(part)
-        if not isinstance(part, Tensor) or part.shape not in ((3, 2), (2, 3)):
-            shape = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
+    for half in pair_of_statistics:
+        given(half)
+        if not isinstance(half, Tensor) or half.shape not in ((3, 2), (2, 3)):
+            shape = tuple(half.shape) if isinstance(half, Tensor) else type(half).__name__
             raise Hint(f"Each should have W's shape, (3, 2) here, a number a pair of units; yours is {shape}.")
-    if any(part.shape == (2, 3) for part in found):
+    if any(half.shape == (2, 3) for half in pair_of_statistics):
         raise Hint("These are (hidden, visible): W is (visible, hidden), so vᵀ p, not pᵀ v.")
-    answers = torch.stack([part.double() for part in found])
+    statistics = torch.stack([half.double() for half in pair_of_statistics])
 
     def up(v: Tensor, bias: Tensor = b) -> Tensor:
+        """p(h = 1 | v)."""
         return (v @ W + bias).sigmoid()
 
-    def pair(bias: Tensor = b) -> Tensor:
+    def statistics_with(bias: Tensor = b) -> Tensor:
+        """The positive and negative statistics, (2, visible, hidden), with this hidden bias."""
         return torch.stack([data.T @ up(data, bias), chain.T @ up(chain, bias)]) / 5
 
-    right = pair()
+    right = statistics_with()
     positive, negative = right
 
     def both(first: Tensor, second: Tensor) -> Tensor:
         return torch.stack([first, second])
 
     x, y = data @ W + b, chain @ W + b
-    wrong(
-        answers,
+    refuse_mistakes(
+        statistics,
         [
             (right.flip(0), "The two are swapped: positive is from the data, negative from the chain."),
             (5 * right, "Those are sums over the batch: divide by the number of images."),
@@ -202,21 +207,21 @@ def cd_statistics(answer: Any) -> None:
             (both(positive, positive), "Both are from the data: the negative half is from v_chain."),
             (both(positive, data.T @ up(chain) / 5), "The negative half pairs the chain's h with the *data's* v."),
             (both(positive, chain.T @ up(data) / 5), "The negative half pairs the chain's v with the *data's* h."),
-            (pair(torch.zeros_like(b)), "The hidden biases are missing: p(h|v) = σ(b + Wᵀ v)."),
+            (statistics_with(torch.zeros_like(b)), "The hidden biases are missing: p(h|v) = σ(b + Wᵀ v)."),
             (both(data.T @ x, chain.T @ y) / 5, "The sigmoid is missing: h enters as its probability."),
         ],
     )
-    if not close(answers, right):
-        sampled = (5 * answers - (5 * answers).round()).abs().max() < 1e-6
+    if not close(statistics, right):
+        sampled = (5 * statistics - (5 * statistics).round()).abs().max() < 1e-6
         if sampled:
             raise Hint("You sampled h: its probabilities have the same mean and less noise. Use those at both ends.")
-        which = "positive" if not close(answers[0], right[0]) else "negative"
+        which = "positive" if not close(statistics[0], right[0]) else "negative"
         raise Hint(f"The {which} half is not the mean over the batch of v_i times p(h_j = 1 | v).")
 
 
 @exercise("what k you need depends on how far the machine has learnt, not on the data alone")
 def smallest_k(answer: Any, rbm: RBM, patterns: Tensor) -> None:
-    """`answer` is the smallest k for which CD-k's mean gradient has a cosine of 0.9 or more with the exact one."""
+    """`answer` is the smallest k for which the mean gradient of CD-k has a cosine of 0.9 or more with the exact one."""
     if isinstance(answer, bool | str | list) or float(answer) != int(answer) or int(answer) < 1:
         raise Hint(f"k is a whole number of Gibbs steps, 1 or more; yours is {answer!r}.")
     k = int(answer)

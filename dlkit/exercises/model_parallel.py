@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from math import prod
+from operator import eq
 from typing import Any
 
 import torch
@@ -9,75 +10,91 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dlkit.exercises import Hint, NotAnswered, exercise, given
-from dlkit.exercises.answers import close, seeded, shaped, tensor, whole, wrong
-
-Layers = list[tuple[int, int]]  # (kernel, stride), from the lowest up
+from dlkit.exercises.answers import close, first_wrong, refuse_mistakes, seeded, shaped, tensor, whole
+from dlkit.exercises.cnn_feature_maps import Layers, field
 
 
 @exercise("columns give different outputs, which are gathered; rows give parts of the same ones, which are summed")
 def put_together(answer: Any) -> None:
-    """`answer(parts, split)`: x @ W (batch, outputs) from each rank's product, W split by "columns" or by "rows"."""
+    """`answer(parts, split)`: x @ W (batch, outputs) from the products of all ranks.
+
+    `split` says how W is split over the ranks, by "columns" or by "rows"; `parts` has each rank's product.
+    """
     g = seeded(1)
-    for ranks, outputs in ((2, 6), (3, 6)):
+    for world_size, outputs in ((2, 6), (3, 6)):
         x, W = torch.randn(5, 12, generator=g), torch.randn(12, outputs, generator=g)
-        columns = [x @ part for part in W.chunk(ranks, dim=1)]
-        rows = [one @ other for one, other in zip(x.chunk(ranks, dim=1), W.chunk(ranks, dim=0), strict=True)]
+        columns = [x @ part for part in W.chunk(world_size, dim=1)]
+        rows = [
+            x_part @ W_part
+            for x_part, W_part in zip(x.chunk(world_size, dim=1), W.chunk(world_size, dim=0), strict=True)
+        ]
         for split, parts in (("columns", columns), ("rows", rows)):
             try:
-                found = answer([part.clone() for part in parts], split)
-                given(found)
+                product = given(answer([part.clone() for part in parts], split))
             except NotAnswered:
                 if split == "rows":
                     raise Hint('split="rows" gives nothing yet: "columns" does.') from None
                 raise
-            _put_together(tensor(found), parts, split, x @ W)
+            _check_product(tensor(product), parts, split, x @ W)
 
 
-def _put_together(found: Tensor, parts: list[Tensor], split: str, right: Tensor) -> None:
-    if close(found, right):
+def _check_product(product: Tensor, parts: list[Tensor], split: str, right: Tensor) -> None:
+    """Raise the hint for a product that is not `right`."""
+    if close(product, right):
         return
     shapes = f"Split by {split}, each rank has {tuple(parts[0].shape)} of {tuple(right.shape)}."
-    if close(found, torch.cat(parts)):
+    if close(product, torch.cat(parts)):
         raise Hint(f"{shapes} Yours are on top of each other, as if they were of different images.")
-    if split == "columns" and found.shape == parts[0].shape:
-        what = "added up" if close(found, sum(parts)) else "of one rank's shape"  # pyrefly: ignore[bad-argument-type]
+    if split == "columns" and product.shape == parts[0].shape:
+        what = "added up" if close(product, sum(parts)) else "of one rank's shape"  # pyrefly: ignore[bad-argument-type]
         raise Hint(f"{shapes} Yours is {what}: but those are different units, and none may get lost.")
-    if split == "rows" and found.shape != right.shape:
+    if split == "rows" and product.shape != right.shape:
         raise Hint(f"{shapes} Each rank has a number for every unit already: what does each of them lack?")
     if split == "rows":
         total = torch.stack(parts).sum(0)
-        wrong(found, [(total / len(parts), "That is the mean: a product is the *sum* over all of the inputs.")])
-        wrong(found, [(part, f"{shapes} That is one rank's part: the other inputs count too.") for part in parts])
+        refuse_mistakes(
+            product, [(total / len(parts), "That is the mean: a product is the *sum* over all of the inputs.")]
+        )
+        one_rank = f"{shapes} That is one rank's part: the other inputs count too."
+        refuse_mistakes(product, [(part, one_rank) for part in parts])
     if split == "columns":
-        wrong(found, [(torch.cat(parts[::-1], 1), "The ranks are in the wrong order: rank 0 has the first columns.")])
+        swapped = "The ranks are in the wrong order: rank 0 has the first columns."
+        refuse_mistakes(product, [(torch.cat(parts[::-1], 1), swapped)])
     raise Hint(f"{shapes} What comes out is not x @ W: are they parts of a sum, or different units?")
 
 
 @exercise("a free energy is a sum over hidden units: each rank adds its own, and one adds the visible biases")
 def free_energy_part(answer: Any) -> None:
-    """`answer(v, a, W, b, rank)`: a rank's part (batch,), of its columns of W and its b; all parts add up to F(v)."""
+    """`answer(v, a, W, b, rank)`: this rank's part (batch,) of the free energies; all ranks' parts add up to F(v).
+
+    v (batch, visible) and a (visible,) are whole; W and b are the columns and biases of the rank's own hidden units.
+    """
     g = seeded(2)
     v, a = torch.rand(4, 6, generator=g), torch.randn(6, generator=g)
     W, b = torch.randn(6, 9, generator=g), torch.randn(9, generator=g)
     visible, inputs = v @ a, v @ W + b
     right = -visible - F.softplus(inputs).sum(1)
-    for ranks in (1, 3):
-        parts = zip(W.chunk(ranks, dim=1), b.chunk(ranks), strict=True)
-        each = [answer(v.clone(), a.clone(), w.clone(), c.clone(), rank) for rank, (w, c) in enumerate(parts)]
-        found = sum((shaped(one, (4,), "a number for each image") for one in each), torch.zeros(4))
-        if close(found, right):
+    for world_size in (1, 3):
+        parts = zip(W.chunk(world_size, dim=1), b.chunk(world_size), strict=True)
+        of_ranks = [
+            answer(v.clone(), a.clone(), W_part.clone(), b_part.clone(), rank)
+            for rank, (W_part, b_part) in enumerate(parts)
+        ]
+        free_energies = sum((shaped(of_rank, (4,), "a number for each image") for of_rank in of_ranks), torch.zeros(4))
+        if close(free_energies, right):
             continue
-        wrong(found, _wrong_energies(visible, inputs, right, ranks))
-        where = "one rank" if ranks == 1 else f"{ranks} ranks"
+        refuse_mistakes(free_energies, _wrong_energies(visible, inputs, right, world_size))
+        where = "one rank" if world_size == 1 else f"{world_size} ranks"
         raise Hint(
-            f"On {where} your parts add up to {found[0]:.3f} for the first image, and F is {right[0]:.3f}. "
+            f"On {where} your parts add up to {free_energies[0]:.3f} for the first image, and F is {right[0]:.3f}. "
             "F(v) = -a·v - Σ log(1 + exp(b + v·W)), the sum being over hidden units: whose are they?"
         )
 
 
-def _wrong_energies(visible: Tensor, inputs: Tensor, right: Tensor, ranks: int) -> list[tuple[Tensor, str]]:
+def _wrong_energies(visible: Tensor, inputs: Tensor, right: Tensor, world_size: int) -> list[tuple[Tensor, str]]:
+    """The usual wrong free energies (batch,), added up over the ranks, with their hints."""
     hidden = F.softplus(inputs).sum(1)
-    found = [
+    mistakes = [
         (-hidden, "The visible biases are missing: every image has its -a·v, once."),
         (-right, "The sign: the free energy is *minus* both terms."),
         (visible - hidden, "The sign of a·v: it lowers the energy, as the hidden units do."),
@@ -85,15 +102,18 @@ def _wrong_energies(visible: Tensor, inputs: Tensor, right: Tensor, ranks: int) 
         (-visible - inputs.sigmoid().sum(1), "That sums probabilities: the units summed out give log(1 + exp(x))."),
         (-visible - inputs.sum(1), "log(1 + exp(x)) is not x: the unit may also be off."),
     ]
-    if ranks > 1:
+    if world_size > 1:
         again = "Every rank has counted -a·v, and all have all visible units: it counts once in the sum."
-        found.append((-ranks * visible - hidden, again))
-    return found
+        mistakes.append((-world_size * visible - hidden, again))
+    return mistakes
 
 
 @exercise("each layer adds kernel less stride, in steps of the strides below: pooling side by side adds nothing")
 def halo(answer: Any) -> None:
-    """`answer(layers)`: rows of the image that a band lacks, above and below together; layers (kernel, stride)."""
+    """`answer(layers)`: how many rows of the image a rank must borrow, from above and below its band together.
+
+    `layers` are (kernel, stride), the lowest first.
+    """
     cases: list[Layers] = [
         [(3, 1)],
         [(7, 1)],
@@ -102,75 +122,76 @@ def halo(answer: Any) -> None:
         [(5, 1), (2, 2), (5, 1), (2, 2)],
         [(4, 2), (3, 1)],
     ]
-    found = [whole(answer(list(layers))) for layers in cases]
+    rows = [whole(answer(list(layers))) for layers in cases]
     right = [_halo(layers) for layers in cases]
-    if found == right:
+    if rows == right:
         return
     mistakes: list[tuple[Callable[[Layers], int], str]] = [
-        (_field, "That is how many rows *one* row of the last layer sees: of those the rank has some itself."),
-        (lambda x: _field(x) - 1, "Where the stride is 1 that is right. A band of m rows stands for m x strides rows."),
+        (field, "That is how many rows *one* row of the last layer sees: of those the rank has some itself."),
+        (
+            lambda x: field(x) - 1,
+            "That is right if all strides are 1. A band of m rows stands for m x strides rows of the image.",
+        ),
         (
             lambda x: sum(k - 1 for k, _ in x),
-            "That forgets the strides: a row of a higher layer is several rows below.",
+            "That forgets the strides: a row of a higher layer stands for several rows of the image.",
         ),
-        (lambda x: sum(k - s for k, s in x), "Each layer adds that in rows of *its* input: how many of the image's?"),
+        (
+            lambda x: sum(k - s for k, s in x),
+            "Each layer adds that in rows of *its* input: how many rows of the image are they?",
+        ),
         (lambda x: sum(k // 2 for k, _ in x), "That is one side: a band has an upper and a lower edge."),
         (lambda x: 2 * _halo(x), "That is twice as much: above and below *together*."),
-        (lambda x: x[-1][0] - x[-1][1], "That is the last layer's alone: what it borrows, those below have to make."),
-        (lambda x: sum(k for k, _ in x), "Of a kernel's rows the rank has one itself."),
+        (
+            lambda x: x[-1][0] - x[-1][1],
+            "That is the last layer's alone: the layers below must make the rows that it borrows.",
+        ),
+        (lambda x: sum(k for k, _ in x), "Of the rows that a kernel needs the rank has one itself."),
     ]
-    for mistake, hint in mistakes:
-        if found == [mistake(layers) for layers in cases]:
-            raise Hint(hint)
-    place = next(i for i in range(len(cases)) if found[i] != right[i])
+    refuse_mistakes(rows, [([mistake(layers) for layers in cases], hint) for mistake, hint in mistakes], eq)
+    i = first_wrong(rows, right, eq)
     raise Hint(
-        f"For {cases[place]} it is {right[place]}; yours is {found[place]}. m rows of the last layer: how many rows of "
+        f"For {cases[i]} it is {right[i]}; yours is {rows[i]}. m rows of the last layer: how many rows of "
         "the image do they see, and how many of those would the rank have if every layer had kernel = stride?"
     )
 
 
-def _field(layers: Layers) -> int:
-    seen = 1
-    for kernel, stride in reversed(layers):
-        seen = (seen - 1) * stride + kernel
-    return seen
-
-
 def _halo(layers: Layers) -> int:
-    """What m rows see, (m - 1) strides and a field, less the m strides of rows that are the band's own."""
-    return _field(layers) - prod(stride for _, stride in layers)
+    """The right answer: rows of the image that a band's m rows of the last layer see, less the band's own rows.
+
+    They see (m - 1) strides and a field; the band has m strides, where a stride is the product of all layers' strides.
+    """
+    return field(layers) - prod(stride for _, stride in layers)
 
 
 @exercise("stages cost a filling and an emptying, K - 1 microbatches long: with many microbatches it is a small part")
 def microbatches(answer: Any) -> None:
-    """`answer(stages, most)`: the fewest microbatches with which the bubble is below `most`."""
+    """`answer(stages, most)`: the fewest microbatches with which the bubble is below `most`, a share from 0 to 1."""
     cases = [(2, 0.1), (4, 0.1), (8, 0.25), (3, 0.6)]
-    found = [whole(answer(stages, most)) for stages, most in cases]
+    counts = [whole(answer(stages, most)) for stages, most in cases]
     right = [_fewest(stages, most) for stages, most in cases]
-    if found == right:
+    if counts == right:
         return
     mistakes: list[tuple[Callable[[int, float], int], str]] = [
         (lambda k, p: _fewest(k, p) - 1, "One too few: with yours the bubble is not *below* the limit."),
         (lambda k, p: _fewest(k, p) + 1, "One too many: are there fewer that do?"),
         (lambda k, p: _fewest(k + 1, p), "That is for one stage more: K stages are K - 1 steps from end to end."),
-        (lambda k, p: _fewest(k, p) + k - 1, "That counts the filling in: it is M + K - 1, and M is asked for."),
+        (lambda k, p: _fewest(k, p) + k - 1, "That counts the filling in: yours is M + K - 1, and M is asked for."),
     ]
-    for mistake, hint in mistakes:
-        if found == [mistake(stages, most) for stages, most in cases]:
-            raise Hint(hint)
-    place = next(i for i in range(len(cases)) if found[i] != right[i])
-    stages, most = cases[place]
-    mine = f"yours, {found[place]}, " + (
-        f"gives a bubble of {(stages - 1) / (found[place] + stages - 1):.1%}"
-        if found[place] > 0
-        else "is no number of them"
-    )
+    refuse_mistakes(counts, [([mistake(*case) for case in cases], hint) for mistake, hint in mistakes], eq)
+    i = first_wrong(counts, right, eq)
+    stages, most = cases[i]
+    effect = "is no number of microbatches"
+    if counts[i] > 0:
+        effect = f"gives a bubble of {(stages - 1) / (counts[i] + stages - 1):.1%}"
     raise Hint(
-        f"{stages} stages, a bubble below {most:.0%}: {mine}. Make M larger until (K-1)/(M+K-1) is small enough."
+        f"{stages} stages, a bubble below {most:.0%}: yours, {counts[i]}, {effect}. Make M larger until "
+        "(K-1)/(M+K-1) is small enough."
     )
 
 
 def _fewest(stages: int, most: float) -> int:
+    """By trying 1, 2, 3, ... microbatches."""
     count = 1
     while (stages - 1) / (count + stages - 1) >= most:
         count += 1

@@ -11,29 +11,26 @@ from dlkit import Experiment
 from dlkit.analysis.diagnostics import examine
 from dlkit.analysis.likelihood import LogProbability
 from dlkit.exercises import Hint, exercise, given
-from dlkit.exercises.answers import close, seeded
+from dlkit.exercises.answers import close, random_rbm, seeded
 from dlkit.models import RBM
 
 Estimates = Mapping[str, tuple[LogProbability, LogProbability]]  # by AIS, and by reverse AIS
 
-AGREE = 3.0  # nats
+AGREE = 3.0  # nats: two estimates that are no farther apart agree
 
 
-def _machine() -> tuple[RBM, Tensor, Tensor]:
-    """A small RBM and two batches of six images, in which every usual mistake shows."""
+def _rbm_and_batches() -> tuple[RBM, Tensor, Tensor]:
+    """An RBM of 4 and 3 units, and two batches (6, 4), with which every usual mistake shows."""
     generator = seeded(5)
-    rbm = RBM(4, 3, std=1.5, generator=generator)
-    with torch.no_grad():
-        rbm.a.copy_(torch.randn(4, generator=generator))
-        rbm.b.copy_(torch.randn(3, generator=generator))
+    rbm = random_rbm(4, 3, generator)
     x, v = ((torch.rand(6, 4, generator=generator) < 0.5).float() for _ in range(2))
     return rbm, x, v
 
 
 @exercise("CD's statistics are a gradient like any other: once they are in .grad, every torch optimizer can use them")
 def fill_grad(answer: Any) -> None:
-    """`answer(rbm, x, v)` sets .grad of W, a and b from data x and reconstructions v, both (batch, visible)."""
-    rbm, x, v = _machine()
+    """`answer(rbm, x, v)` sets .grad of W, a and b from the data x and its reconstructions v, both (batch, visible)."""
+    rbm, x, v = _rbm_and_batches()
     before = {name: value.detach().clone() for name, value in rbm.named_parameters()}
     answer(rbm, x.clone(), v.clone())
     for name, value in rbm.named_parameters():
@@ -51,22 +48,22 @@ def fill_grad(answer: Any) -> None:
             ".grad is reconstruction less data."
         )
     for name, value in right.items():
-        found, parts = grads[name], {"W": "v_i p(h_j=1|v)", "a": "v_i", "b": "p(h_j=1|v)"}
-        if close(found, value):
+        grad, terms = grads[name], {"W": "v_i p(h_j=1|v)", "a": "v_i", "b": "p(h_j=1|v)"}
+        if close(grad, value):
             continue
-        if close(found, -value):
+        if close(grad, -value):
             raise Hint(f"{name}.grad has the wrong sign, though not all three have: reconstruction less data.")
-        if close(found, 6 * value) or close(found, -6 * value):
+        if close(grad, 6 * value) or close(grad, -6 * value):
             raise Hint(f"{name}.grad is a sum over the batch: divide by the number of images, or lr depends on it.")
-        if name == "W" and (close(found, v.T @ v.new_ones(6, 3) / 6 - x.T @ x.new_ones(6, 3) / 6)):
+        if name == "W" and (close(grad, v.T @ v.new_ones(6, 3) / 6 - x.T @ x.new_ones(6, 3) / 6)):
             raise Hint("W.grad has lost the hidden units: each pair counts v_i *times* p(h_j=1|v).")
-        if name == "W" and close(found, (v.T @ p - x.T @ p) / 6):
+        if name == "W" and close(grad, (v.T @ p - x.T @ p) / 6):
             raise Hint("W.grad pairs the reconstructions with the hidden units of the *data*: take p(h|v) of each.")
-        raise Hint(f"{name}.grad is not the mean of {parts[name]} over the reconstructions less that over the data.")
+        raise Hint(f"{name}.grad is not the mean of {terms[name]} over the reconstructions less that over the data.")
 
 
 def given_grad(rbm: RBM, name: str) -> Tensor:
-    """The gradient of this parameter, as an answer should have left it."""
+    """The gradient of this parameter, which the answer has set. Raises Hint if it has not."""
     grad = getattr(rbm, name).grad
     if grad is None:
         raise Hint(f"rbm.{name}.grad is not set: W, a and b are all learnt.")
@@ -75,37 +72,40 @@ def given_grad(rbm: RBM, name: str) -> Tensor:
 
 @exercise("one conditional an image is enough, if it is multiplied by the number there are")
 def pseudo_log_likelihood(answer: Any) -> None:
-    """`answer(rbm, v, i)` estimates Σ_i log p(v_i | the rest) of each image from its pixel i (images,)."""
-    rbm, x, _ = _machine()
+    """`answer(rbm, v, i)`: an estimate of Σ_i log p(v_i | the rest) of each image, (images,), in nats.
+
+    `i` (images,) has the one pixel of each image to estimate it from.
+    """
+    rbm, x, _ = _rbm_and_batches()
     with torch.no_grad():
-        everyone = torch.stack([_conditional(rbm, x, torch.full((6,), i)) for i in range(4)], dim=1)
+        conditionals = torch.stack([_conditional(rbm, x, torch.full((6,), i)) for i in range(4)], dim=1)
     i = torch.tensor([0, 1, 2, 3, 1, 0])
-    found = given(answer(rbm, x.clone(), i.clone()))
-    if not isinstance(found, Tensor):
-        raise Hint(f"Return a tensor, one number an image; yours is of type {type(found).__name__}.")
-    found = found.detach()
-    one = everyone[torch.arange(6), i]
-    if found.ndim == 0 and close(found, 4 * one.mean()):
+    estimates = given(answer(rbm, x.clone(), i.clone()))
+    if not isinstance(estimates, Tensor):
+        raise Hint(f"Return a tensor, one number an image; yours is of type {type(estimates).__name__}.")
+    estimates = estimates.detach()
+    log_p = conditionals[torch.arange(6), i]
+    if estimates.ndim == 0 and close(estimates, 4 * log_p.mean()):
         raise Hint("That is the mean over the images: return one number an image, the mean can be taken later.")
-    if found.shape != (6,):
-        raise Hint(f"There are 6 images here, so 6 numbers; yours has shape {tuple(found.shape)}.")
-    if close(found, one):
+    if estimates.shape != (6,):
+        raise Hint(f"There are 6 images here, so 6 numbers; yours has shape {tuple(estimates.shape)}.")
+    if close(estimates, log_p):
         raise Hint(
             "That is log p of *one* pixel given the others. The sum has as many terms as there are pixels, and this "
             "one was picked at random: what must it be multiplied by to stand for them all?"
         )
-    if close(found, 784 * one):
+    if close(estimates, 784 * log_p):
         raise Hint("784 is right for MNIST only; the RBM of this check has 4 visible units. `rbm.visible` knows.")
-    if close(found, 3 * one):
+    if close(estimates, 3 * log_p):
         raise Hint("You multiplied by the number of *hidden* units: the sum runs over the pixels.")
-    if close(found, -4 * one):
+    if close(estimates, -4 * log_p):
         raise Hint("Right but for the sign: a log-probability is below 0.")
-    if close(found, 4 * one.exp()):
+    if close(estimates, 4 * log_p.exp()):
         raise Hint("That is 4 times the probability: take its logarithm first.")
-    flipped = torch.log1p(-one.exp())
-    if close(found, 4 * flipped) or close(found, flipped):
+    flipped = torch.log1p(-log_p.exp())
+    if close(estimates, 4 * flipped) or close(estimates, flipped):
         raise Hint("That is log p of the *flipped* pixel. Low free energy is high probability: F(flipped) - F(v).")
-    if not close(found, 4 * one):
+    if not close(estimates, 4 * log_p):
         raise Hint(
             "p(v_i | the rest) is σ(F(flipped) - F(v)): v and its flipped copy differ in pixel i only, so log Z and "
             "all else cancels. Then the logarithm, then the number of pixels."
@@ -113,14 +113,14 @@ def pseudo_log_likelihood(answer: Any) -> None:
 
 
 def _conditional(rbm: RBM, v: Tensor, i: Tensor) -> Tensor:
-    """log p(v_i | the rest), from the definition: both values of pixel i written out."""
-    both = []
+    """log p(v_i | the rest) of each image, by definition: the joint probabilities of both values of pixel i."""
+    log_joints = []
     for value in (0.0, 1.0):
-        w = v.clone()
-        w[torch.arange(len(v)), i] = value
-        both.append(w @ rbm.a + F.softplus(w @ rbm.W + rbm.b).sum(1))
-    chosen = torch.where(v[torch.arange(len(v)), i] == 1, both[1], both[0])
-    return chosen - torch.logaddexp(both[0], both[1])
+        changed = v.clone()
+        changed[torch.arange(len(v)), i] = value
+        log_joints.append(changed @ rbm.a + F.softplus(changed @ rbm.W + rbm.b).sum(1))
+    chosen = torch.where(v[torch.arange(len(v)), i] == 1, log_joints[1], log_joints[0])
+    return chosen - torch.logaddexp(log_joints[0], log_joints[1])
 
 
 @exercise("an illness has signs, and each sign a usual cure")
@@ -146,10 +146,11 @@ def cure(answer: Any, ill: Experiment, train: Tensor, validation: Tensor) -> Non
 
 
 @exercise("two estimates that err to opposite sides and yet agree can be believed; one alone cannot")
-def whom_to_believe(
-    err_high: Any, trusted: Any, estimates: Mapping[str, tuple[LogProbability, LogProbability]]
-) -> None:
-    """Which of "AIS" and "reverse AIS" gives too high log-probabilities, and which rows of `estimates` to trust."""
+def whom_to_believe(err_high: Any, trusted: Any, estimates: Estimates) -> None:
+    """`err_high` is the method, "AIS" or "reverse AIS", that gives too high log-probabilities.
+
+    `trusted` are the names of the rows of `estimates` that can be believed.
+    """
     if err_high not in ("AIS", "reverse AIS"):
         raise Hint(f'The first answer is "AIS" or "reverse AIS"; yours is {err_high!r}.')
     if err_high == "reverse AIS":
@@ -163,8 +164,8 @@ def whom_to_believe(
     if unknown:
         raise Hint(f"There is no row {unknown[0]!r}: the rows are {', '.join(map(repr, estimates))}.")
     for name, (forward, reverse) in estimates.items():
-        apart = abs(forward.value - reverse.value)
-        if name in trusted and apart > AGREE:
-            raise Hint(f"{name!r}: the two are {apart:.1f} nats apart. At least one of them is wrong: trust neither.")
-        if name not in trusted and apart <= AGREE:
-            raise Hint(f"{name!r}: the two are only {apart:.1f} nats apart, though they err to opposite sides.")
+        nats = abs(forward.value - reverse.value)
+        if name in trusted and nats > AGREE:
+            raise Hint(f"{name!r}: the two are {nats:.1f} nats apart. At least one of them is wrong: trust neither.")
+        if name not in trusted and nats <= AGREE:
+            raise Hint(f"{name!r}: the two are only {nats:.1f} nats apart, though they err to opposite sides.")

@@ -33,16 +33,16 @@ def mean_image(answer: Any) -> None:
         raise Hint("That is the first three, one image: average over all of them.")
     if close(answer, mnist.full_train.images[mnist.full_train.labels == 3].mean(0)):
         raise Hint("That is the mean over training and validation digits: what we validate on must not be learnt from.")
-    for other in (c for c in range(10) if c != 3):
-        if close(answer, images[labels == other].mean(0)):
-            raise Hint(f"That is the mean {other}: the question is about the threes.")
+    for digit in (c for c in range(10) if c != 3):
+        if close(answer, images[labels == digit].mean(0)):
+            raise Hint(f"That is the mean {digit}: the question is about the threes.")
     if not close(answer, threes.mean(0)):
         raise Hint("The shape is right, the values are not: `images[labels == 3]` are the threes; what is their mean?")
 
 
 @exercise("ten means are a classifier: no training, and already far better than guessing")
 def accuracy(answer: Any) -> None:
-    """`answer` is the share of validation digits nearest to the mean of their own class, from 0 to 1."""
+    """`answer` is the share, from 0 to 1, of the validation digits that are nearest to the mean of their own class."""
     mnist = data.load("mnist")
     train, validation = mnist.train, mnist.validation
     means = torch.stack([train.images[train.labels == c].mean(0) for c in range(10)]).flatten(1)
@@ -51,14 +51,16 @@ def accuracy(answer: Any) -> None:
     value = float(answer)
 
     def share(split: data.Split, score: Callable[[Tensor], Tensor]) -> float:
+        """The share of the digits whose own class has the highest score; `score` gives (digits, 10)."""
         chosen = score(split.images.flatten(1)).argmax(1)
         return float(torch.eq(chosen, given(split.labels)).float().mean())
 
     def nearness(x: Tensor) -> Tensor:
+        """Minus the distance of each digit to each mean, (digits, 10)."""
         return -torch.cdist(x, means)
 
     right = share(validation, nearness)
-    hints = [
+    mistakes = [
         (100 * right, "You are right in per cent: give it as a share, from 0 to 1."),
         (1 - right, "That is the share that it gets wrong: the accuracy is what is left of 1."),
         (right * len(validation), "That is how many it gets right: divide by how many there are."),
@@ -83,8 +85,8 @@ def accuracy(answer: Any) -> None:
             "That is by the sum of absolute differences: square them (the Euclidean distance).",
         ),
     ]
-    for wrong, hint in hints:
-        if abs(value - wrong) < 2e-4:
+    for mistake, hint in mistakes:
+        if abs(value - mistake) < 2e-4:
             raise Hint(hint)
     if not 0 <= value <= 1:
         raise Hint(f"An accuracy is from 0 to 1; yours is {value:.4g}.")
@@ -99,8 +101,8 @@ def accuracy(answer: Any) -> None:
 
 @exercise("each pixel is drawn with its own intensity as the probability, so the mean of many draws is the image")
 def sample(answer: Any) -> None:
-    """`answer(images, generator)` turns each pixel on with a probability of its intensity."""
-    grey = torch.linspace(0, 1, 5).repeat(4000, 1)  # black, three greys and white, 4,000 times
+    """`answer(images, generator)`: the images with each pixel 1 or 0; its intensity is the probability of a 1."""
+    grey = torch.linspace(0, 1, 5).repeat(4000, 1)  # 4,000 images of five pixels: black, three greys and white
     drawn = given(answer(grey.clone(), seeded(0)))
     if not isinstance(drawn, Tensor) or drawn.shape != grey.shape:
         shape = tuple(drawn.shape) if isinstance(drawn, Tensor) else type(drawn).__name__
@@ -114,8 +116,8 @@ def sample(answer: Any) -> None:
         raise Hint("Some pixels are neither 0 nor 1: a draw is on or off.")
     mean, expected = drawn.mean(0), grey[0].double()
     if (drawn == drawn[0]).all():
-        others = [answer(grey[:1].clone(), seeded(seed)).double() for seed in range(1, 20)]
-        if all(torch.equal(other[0], drawn[0]) for other in others):
+        redrawn = [answer(grey[:1].clone(), seeded(seed)).double() for seed in range(1, 20)]
+        if all(torch.equal(image[0], drawn[0]) for image in redrawn):
             raise Hint("Each grey comes out the same every time: that is a threshold. Compare with random numbers.")
         raise Hint("Every image is drawn alike: draw new random numbers for each, `torch.rand(images.shape)`.")
     if (mean - (1 - expected)).abs().max() < 0.05:

@@ -14,7 +14,6 @@ import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +24,7 @@ from dlkit.analysis.recognition import by_net, error
 from dlkit.core.reports import PaperRow
 from dlkit.models import DBN, RBM, CodeRBM
 from dlkit.models.pretrained import store
-from dlkit.papers import RESUMABLE, kept, over_seeds, whole
+from dlkit.papers.reproduction import RESUMABLE, Result, cached, finished, mean_row
 from dlkit.training import (
     CD,
     PCD,
@@ -49,7 +48,7 @@ SEEDS = 3
 
 @dataclass(frozen=True)
 class Recipe:
-    """How much of each; the classifiers are means over `seeds`."""
+    """How many images, seeds and epochs; the classifiers' errors are means over `seeds`."""
 
     images: int = 60_000
     seeds: int = SEEDS
@@ -62,49 +61,51 @@ QUICK = Recipe(images=4_000, seeds=1, greedy_epochs=1, classifier_epochs=2, auto
 
 
 def measure(folder: Path, quick: bool, seeds: int | None = None) -> list[PaperRow]:
-    """Both halves of the paper, from what is kept in `folder` where there is something."""
+    """Both halves of the paper, from the results that `folder` has, if any."""
     recipe = QUICK if quick else Recipe()
     recipe = recipe if seeds is None else replace(recipe, seeds=seeds)
     rows = []
     for name, sizes, published in (("30", AUTOENCODER, "3.00"), ("2", MAP, "")):
-        place = folder / f"autoencoder-{name}"
-        found_codes = kept(place / "result.json", partial(reconstruct, recipe, sizes, place))
-        rows.append(autoencoder_row(sizes, published, found_codes))
+        own_folder = folder / f"autoencoder-{name}"
+        result = cached(own_folder / "result.json", partial(reconstruct, recipe, sizes, own_folder))
+        rows.append(autoencoder_row(sizes, published, result))
     for components, published in ((30, "13.87"), (2, "")):
-        found_pca = kept(folder / f"pca-{components}.json", partial(principal_components, recipe, components))
+        pca = cached(folder / f"pca-{components}.json", partial(principal_components, recipe, components))
         rows.append(
             PaperRow(
                 f"PCA, {components} components",
                 published,
                 FIGURE if published else "",
-                f"{found_pca['error']:.2f}",
+                f"{pca['error']:.2f}",
                 "nothing is drawn",
-                found_pca["seconds"],
+                pca["seconds"],
             )
         )
     starts = {"pre-trained": ("1.2", SUPPORT), "random start": ("1.6", SUPPORT)}
     for start, (published, source) in starts.items():
-        found = []
+        results = []
         for seed in tqdm(range(recipe.seeds), desc=start, unit="seed", disable=None):
-            place = folder / f"{start.replace(' ', '-')}-{seed}"
-            found.append(kept(place / "result.json", partial(classify, recipe, start == "pre-trained", seed, place)))
-        rows.append(over_seeds(f"classifier 784-500-500-2000-10, {start}", published, source, found))
+            own_folder = folder / f"{start.replace(' ', '-')}-{seed}"
+            task = partial(classify, recipe, start == "pre-trained", seed, own_folder)
+            results.append(cached(own_folder / "result.json", task))
+        rows.append(mean_row(f"classifier 784-500-500-2000-10, {start}", published, source, results))
     return rows
 
 
-def autoencoder_row(sizes: tuple[int, ...], published: str, found: dict[str, Any]) -> PaperRow:
+def autoencoder_row(sizes: tuple[int, ...], published: str, result: Result) -> PaperRow:
+    """The squared error of an autoencoder with layers of these sizes, per test image."""
     return PaperRow(
         f"autoencoder {'-'.join(map(str, sizes))}",
         published,
         FIGURE if published else "",
-        f"{found['error']:.2f}",
-        f"{found['training_error']:.2f} on the training digits; {found['pretrained_error']:.2f} before fine-tuning",
-        found["seconds"],
+        f"{result['error']:.2f}",
+        f"{result['training_error']:.2f} on the training digits; {result['pretrained_error']:.2f} before fine-tuning",
+        result["seconds"],
     )
 
 
 def layers(recipe: Recipe, sizes: tuple[int, ...], digits: data.Split, *, code: bool, seed: int) -> list[Experiment]:
-    """One experiment a layer; the last is a linear code for an autoencoder, and learns by PCD for a classifier."""
+    """The greedy training: an experiment for each layer. The top layer is a linear code, or learns by PCD."""
     epochs = recipe.greedy_epochs
     first = Experiment(
         partial(RBM, *sizes[:2]),
@@ -122,14 +123,14 @@ def layers(recipe: Recipe, sizes: tuple[int, ...], digits: data.Split, *, code: 
     return [*lower, replace(top, learner=PCD(), momentum=0.0)]
 
 
-def classify(recipe: Recipe, pretrained: bool, seed: int, folder: Path) -> dict[str, Any]:
-    """Train one classifier; its test error in percent."""
+def classify(recipe: Recipe, pretrained: bool, seed: int, folder: Path) -> Result:
+    """Train one classifier; its test error in percent, and the seconds that its training took."""
     mnist = data.load("mnist")
     digits, seconds = mnist.full_train[: recipe.images], 0.0
     if pretrained:
         stack = layers(recipe, CLASSIFIER, digits, code=False, seed=seed)
         runs = pretrain(stack, checkpoint=folder, **RESUMABLE)
-        whole(runs[-1], f"layer {len(runs)}")
+        finished(runs[-1], f"layer {len(runs)}")
         seconds = sum(run.seconds for run in runs)
         net = DBN([run.model for run in runs]).classifier(10, generator=torch.Generator().manual_seed(seed))
     else:
@@ -145,13 +146,13 @@ def classify(recipe: Recipe, pretrained: bool, seed: int, folder: Path) -> dict[
         seed=seed,
     )
     tuned = fine_tune(net, tuning, top_epochs=2 if pretrained else 0, checkpoint=folder / "fine-tuning", **RESUMABLE)
-    best = whole(tuned[-1], "fine-tuning").model
+    best = finished(tuned[-1], "fine-tuning").model
     wrong = error(by_net(best, mnist.test.images), mnist.test)
     return {"error": wrong, "seconds": seconds + sum(run.seconds for run in tuned)}
 
 
 def random_start(seed: int) -> nn.Sequential:
-    """The same net with Glorot's initial weights for sigmoid units, four times those for tanh."""
+    """The classifier with random weights: Glorot's for sigmoid units, which are four times those for tanh."""
     net = DBN.of(CLASSIFIER).classifier(10)
     generator = torch.Generator().manual_seed(seed)
     for layer in net:
@@ -161,12 +162,12 @@ def random_start(seed: int) -> nn.Sequential:
     return net
 
 
-def reconstruct(recipe: Recipe, sizes: tuple[int, ...], folder: Path) -> dict[str, Any]:
-    """Train one autoencoder; its squared error per test image."""
+def reconstruct(recipe: Recipe, sizes: tuple[int, ...], folder: Path) -> Result:
+    """Train one autoencoder; its squared error per test image, per training image, and before fine-tuning."""
     mnist = data.load("mnist")
     digits, epochs = mnist.full_train[: recipe.images], recipe.autoencoder_epochs
     runs = pretrain(layers(recipe, sizes, digits, code=True, seed=0), checkpoint=folder, **RESUMABLE)
-    whole(runs[-1], f"layer {len(runs)}")
+    finished(runs[-1], f"layer {len(runs)}")
     net = DBN([run.model for run in runs]).autoencoder()
     tuning = Experiment(
         partial(copy.deepcopy, net),
@@ -177,25 +178,25 @@ def reconstruct(recipe: Recipe, sizes: tuple[int, ...], folder: Path) -> dict[st
         momentum=None,
         optimizer=partial(torch.optim.Adam, fused=True),
     )
-    run = whole(tuning.run(checkpoint=folder / "fine-tuning", **RESUMABLE), "fine-tuning")
+    run = finished(tuning.run(checkpoint=folder / "fine-tuning", **RESUMABLE), "fine-tuning")
     store(run.model, folder / "autoencoder.safetensors", {"sizes": list(sizes)})
     return {
         "error": squared_error(run.model, mnist.test.images),
         "training_error": squared_error(run.model, digits.images),
         "pretrained_error": squared_error(net, mnist.test.images),
-        "seconds": sum(each.seconds for each in runs) + run.seconds,
+        "seconds": sum(layer_run.seconds for layer_run in runs) + run.seconds,
     }
 
 
 @torch.no_grad()
 def squared_error(net: nn.Module, images: Tensor) -> float:
-    """Σ over the pixels of (what comes back - image)², mean over the images."""
-    parts = [((net(part) - part.flatten(1)) ** 2).sum().double() for part in images.split(1000)]
-    return float(torch.stack(parts).sum() / len(images))
+    """The sum over the pixels of (reconstruction - image)², mean over the images."""
+    sums = [((net(batch) - batch.flatten(1)) ** 2).sum().double() for batch in images.split(1000)]
+    return float(torch.stack(sums).sum() / len(images))
 
 
-def principal_components(recipe: Recipe, components: int) -> dict[str, Any]:
-    """The same error of the best linear code."""
+def principal_components(recipe: Recipe, components: int) -> Result:
+    """The squared error per test image of the best linear code, with so many components."""
     mnist = data.load("mnist")
     x = mnist.full_train.images[: recipe.images].flatten(1).double()
     centre = x.mean(0)

@@ -2,11 +2,11 @@
 
 One net, 784-500-500-500-10, started in five ways and fine-tuned on 100, 1,000, 10,000 or 60,000 labels. The starts
 are pre-trained on all 60,000 digits without labels. The autoassociators' rate (of 0.005, 0.01, 0.02) and the sparsity
-cost (of 0.1, 1, 5) were chosen by the errors on 10,000 validation digits of nets pre-trained on 20,000 others and
-fine-tuned on 100 and 1,000 labels. The RBM's top layer learns by persistent CD, which left 5.9 and 6.3 % of those
-wrong with 1,000 labels where CD left 7.6 twice. All starts are fine-tuned alike: with a rate of 0.2 and inputs dropped,
-which suited the RBM (5.7 % of the validation digits wrong with 1,000 labels, 6.0 without) and the random start (8.7
-and 10.7) alike.
+cost (of 0.1, 1, 5) were chosen by the errors on 10,000 validation digits, of nets that were pre-trained on 20,000 other
+digits and fine-tuned on 100 and 1,000 labels. The RBM's top layer learns by persistent CD: with 1,000 labels it left
+5.9 and 6.3 % of those digits wrong, where CD left 7.6 % twice. All starts are fine-tuned alike, with a rate of 0.2 and
+inputs dropped. That suited both the RBM (5.7 % of the validation digits wrong with 1,000 labels, 6.0 % without dropped
+inputs) and the random start (8.7 and 10.7 %).
 """
 
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ from dlkit.core.reports import PaperRow
 from dlkit.models import RBM
 from dlkit.models.autoencoder import Autoassociator
 from dlkit.models.unrolled import classifier
-from dlkit.papers import RESUMABLE, kept, over_seeds, whole
+from dlkit.papers.reproduction import RESUMABLE, Result, cached, finished, mean_row
 from dlkit.training import (
     CD,
     PCD,
@@ -60,7 +60,10 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Start:
-    """How layers are pre-trained: their kind, learner and rate; the top one's learner. None of it: a random start."""
+    """How the layers are pre-trained: their class, learner and rate, and the top layer's learner if it is another.
+
+    Without a learner they are not pre-trained: a random start.
+    """
 
     name: str
     layer: Any = Autoassociator
@@ -80,7 +83,7 @@ STARTS = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """How much of each; fine-tuning takes so many steps of 100 images (of all there are, if fewer)."""
+    """How many images, seeds and epochs; `labels` are (labelled digits, steps of fine-tuning on batches of 100)."""
 
     images: int = 60_000
     seeds: int = SEEDS
@@ -92,31 +95,31 @@ QUICK = Recipe(images=6_000, seeds=1, greedy_epochs=3, labels=((100, 200), (1_00
 
 
 def measure(folder: Path, quick: bool, seeds: int | None = None) -> list[PaperRow]:
-    """One row for each start and number of labels, from what is kept in `folder` where there is something."""
+    """One row for each start and number of labels, from the results that `folder` has, if any."""
     recipe = QUICK if quick else Recipe()
     recipe = recipe if seeds is None else replace(recipe, seeds=seeds)
-    found: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    results: dict[tuple[str, int], list[Result]] = {}
     tasks = [(start, seed) for seed in range(recipe.seeds) for start in STARTS]
     for start, seed in tqdm(tasks, unit="start", disable=None):
-        place = folder / f"{start.name}-{seed}"
+        own_folder = folder / f"{start.name}-{seed}"
         stack: list[Any] | None = None
         for labels, count in recipe.labels:
-            path = place / f"{labels}.json"
+            path = own_folder / f"{labels}.json"
             if not path.exists() and stack is None:
-                stack = started(recipe, start, seed, place)
-            found.setdefault((start.name, labels), []).append(
-                kept(path, partial(tuned, recipe, stack or [], labels, count, seed, place))
-            )
-    return [row(start.name, labels, found[start.name, labels]) for labels, _ in recipe.labels for start in STARTS]
+                stack = pretrained_layers(recipe, start, seed, own_folder)
+            task = partial(fine_tuned, recipe, stack or [], labels, count, seed, own_folder)
+            results.setdefault((start.name, labels), []).append(cached(path, task))
+    return [row(start.name, labels, results[start.name, labels]) for labels, _ in recipe.labels for start in STARTS]
 
 
-def row(start: str, labels: int, found: list[dict[str, Any]]) -> PaperRow:
+def row(start: str, labels: int, results: list[Result]) -> PaperRow:
+    """The mean test error of a start, after fine-tuning on so many labels."""
     published, source = PUBLISHED.get((start, labels), ("", ""))
-    return over_seeds(f"{labels:,} labels, {start}", published, source, found)
+    return mean_row(f"{labels:,} labels, {start}", published, source, results)
 
 
-def started(recipe: Recipe, start: Start, seed: int, folder: Path) -> list[Any]:
-    """The layers, pre-trained without labels; for a random start as they are first drawn."""
+def pretrained_layers(recipe: Recipe, start: Start, seed: int, folder: Path) -> list[Any]:
+    """The layers, pre-trained without labels; for a random start, with their initial weights."""
     if start.learner is None:
         generator = torch.Generator().manual_seed(seed)
         layers = [Autoassociator(*pair, generator=generator) for pair in pairwise(SIZES)]
@@ -139,20 +142,23 @@ def started(recipe: Recipe, start: Start, seed: int, folder: Path) -> list[Any]:
     if start.top is not None:
         stack[-1] = replace(stack[-1], learner=start.top, momentum=0.0)
     runs = pretrain(stack, checkpoint=folder, **RESUMABLE)
-    whole(runs[-1], f"{start.name}, layer {len(runs)}")
+    finished(runs[-1], f"{start.name}, layer {len(runs)}")
     return [run.model for run in runs]
 
 
-def tuned(recipe: Recipe, stack: list[Any], labels: int, count: int, seed: int, folder: Path) -> dict[str, Any]:
-    """Test error in percent of the net that starts from these layers, fine-tuned on the first so many labels."""
+def fine_tuned(recipe: Recipe, stack: list[Any], labels: int, count: int, seed: int, folder: Path) -> Result:
+    """Fine-tune a net that starts from these layers, in `count` steps; its test error in percent, and seconds.
+
+    `labels`: how many digits have a label; the seed picks them.
+    """
     mnist = data.load("mnist")
     net = classifier(stack, 10, generator=torch.Generator().manual_seed(seed))
-    first = torch.randperm(recipe.images, generator=torch.Generator().manual_seed(seed))[:labels]
+    labelled = torch.randperm(recipe.images, generator=torch.Generator().manual_seed(seed))[:labels]
     batch = min(100, labels)
     epochs = max(1, count * batch // labels)
     tuning = Experiment(
         lambda: net,
-        mnist.full_train[first],
+        mnist.full_train[labelled],
         CrossEntropy(InputDropout(0.2)),
         batch_size=batch,
         epochs=epochs,
@@ -161,6 +167,6 @@ def tuned(recipe: Recipe, stack: list[Any], labels: int, count: int, seed: int, 
         seed=seed,
     )
     runs = fine_tune(net, tuning, top_epochs=0, progress=False, checkpoint=folder / f"{labels}", **RESUMABLE)
-    best = whole(runs[-1], f"fine-tuning on {labels} labels").model
+    best = finished(runs[-1], f"fine-tuning on {labels} labels").model
     seconds = sum(run.seconds for run in runs)
     return {"error": error(by_net(best, mnist.test.images), mnist.test), "seconds": seconds}

@@ -18,19 +18,19 @@ from dlkit.analysis.likelihood import ais, log_probability, reference_betas, rev
 from dlkit.core.matmul import bfloat16_products
 from dlkit.core.reports import PaperRow
 from dlkit.models import RBM
-from dlkit.papers import RESUMABLE, kept, whole
+from dlkit.papers.reproduction import RESUMABLE, Result, cached, finished
 from dlkit.training import CD, PCD, Experiment, Learner, linear_schedule
 
 TITLE = "Salakhutdinov and Murray 2008: RBMs with 500 hidden units, log-probability of a test digit in nats"
 TABLE = "Salakhutdinov & Murray 2008, table 1"
 FROM_MEMORY = f"{TABLE}, quoted from memory and not checked"
-BURN_IN = 5_000  # Gibbs steps from training digits to what reverse AIS takes for samples of the model
+BURN_IN = 5_000  # Gibbs steps from training digits, after which reverse AIS takes the states for samples of the model
 PYDEEP = "PyDeep, its example of a centred binary RBM on MNIST, 200 epochs"
 
 
 @dataclass(frozen=True)
 class Training:
-    """One line of the table: how it is trained, and what was published for it (AIS, reverse AIS)."""
+    """One training of the table, and the log-probabilities published for it, in nats, by AIS and by reverse AIS."""
 
     name: str
     learner: Learner
@@ -42,7 +42,10 @@ class Training:
 
 
 def trainings() -> list[Training]:
-    """bfloat16 products where the processor has them: the last two lines show what that changes."""
+    """The trainings of the table, with bfloat16 products where the processor is fast at them.
+
+    The last two differ only in that, and show what it changes.
+    """
     fast = "bfloat16" if bfloat16_products() else "float32"
     cd = partial(CD, sample_visible=True, products=fast)
     pcd = partial(PCD, centred=True)
@@ -58,21 +61,24 @@ def trainings() -> list[Training]:
 
 
 def measure(folder: Path, quick: bool) -> list[PaperRow]:
-    """The rows, from results kept in `folder` where there are any; quick: 10,000 digits, an epoch each."""
+    """Two rows for each training, from the results that `folder` has, if any; quick: 10,000 digits, one epoch each."""
     digits = data.load("mnist", binarise="sample")
     images = digits.full_train.images.flatten(1)[: 10_000 if quick else None]
     test = digits.test.images.flatten(1)
     rows = []
     for training in (bar := tqdm(trainings(), unit="training", disable=None)):
         bar.set_description(training.name)
-        place = folder / training.name.replace(" ", "-")
-        found = kept(place / "result.json", partial(estimate, training, images, test, place, quick))
-        rows += table_rows(training, found, 1 if quick else training.epochs)
+        own_folder = folder / training.name.replace(" ", "-")
+        result = cached(own_folder / "result.json", partial(estimate, training, images, test, own_folder, quick))
+        rows += table_rows(training, result, 1 if quick else training.epochs)
     return rows
 
 
-def estimate(training: Training, images: torch.Tensor, test: torch.Tensor, folder: Path, quick: bool) -> dict:
-    """Train, from the last checkpoint in `folder` if there is one, then estimate the test log-probability twice."""
+def estimate(training: Training, images: torch.Tensor, test: torch.Tensor, folder: Path, quick: bool) -> Result:
+    """Train, from the last checkpoint in `folder` if it has one; then the log-probability of a test digit, in nats.
+
+    It is estimated twice, by AIS and by reverse AIS, each with an interval of 3 standard errors.
+    """
     epochs = 1 if quick else training.epochs
     experiment = Experiment(
         partial(RBM, 784, 500),
@@ -82,27 +88,28 @@ def estimate(training: Training, images: torch.Tensor, test: torch.Tensor, folde
         lr=linear_schedule(training.rate, 0, epochs),
         weight_decay=training.weight_decay,
     )
-    run = whole(experiment.run(checkpoint=folder, **RESUMABLE), training.name)
+    run = finished(experiment.run(checkpoint=folder, **RESUMABLE), training.name)
     betas = torch.linspace(0, 1, 501, dtype=torch.float64) if quick else reference_betas()
-    found: dict = {"seconds": run.seconds}
+    result: Result = {"seconds": run.seconds}
     begun = time.perf_counter()
     forward = ais(run.model, images=images, betas=betas)
     backward = reverse_ais(run.model, images[:100], images=images, betas=betas, burn_in=100 if quick else BURN_IN)
-    found["ais_seconds"] = (time.perf_counter() - begun) / 2
+    result["ais_seconds"] = (time.perf_counter() - begun) / 2
     for name, log_z in (("ais", forward), ("reverse", backward)):
         p = log_probability(run.model, test, log_z)
-        found[name] = {"value": p.value, "low": p.low, "high": p.high}
-    return found
+        result[name] = {"value": p.value, "low": p.low, "high": p.high}
+    return result
 
 
-def table_rows(training: Training, found: dict, epochs: int) -> list[PaperRow]:
+def table_rows(training: Training, result: Result, epochs: int) -> list[PaperRow]:
+    """A row by AIS, with the seconds of the training, and one by reverse AIS, with those of the estimate."""
     length = f"{epochs} epoch{'s' * (epochs > 1)}"
     rows = []
     methods = (("ais", "AIS"), ("reverse", "reverse AIS"))
     for (key, method), published in zip(methods, training.published, strict=True):
-        p = found[key]
+        p = result[key]
         spread = f"{p['low']:.2f} to {p['high']:.2f} (3 standard errors over 100 chains)"
-        seconds = found["seconds"] if key == "ais" else found["ais_seconds"]
+        seconds = result["seconds"] if key == "ais" else result["ais_seconds"]
         source = training.source if published else ""
         rows.append(
             PaperRow(f"{training.name}, {length}, {method}", published, source, f"{p['value']:.2f}", spread, seconds)

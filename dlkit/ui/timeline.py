@@ -21,7 +21,7 @@ class TimelineView(widgets.VBox):
     """
 
     def __init__(self, timeline: Timeline):
-        self.timeline, self.bars, self.begins = timeline, TimelineBars(timeline), timeline.begins()
+        self.timeline, self.bars, self.begins = timeline, TimelineBars(timeline), timeline.step_begins()
         self.whole = self.shown = timeline.begin, timeline.end  # seconds
         self.rank, self._x = 0, 0.5  # the marked rank; the marked time, from 0 (left) to 1
         self.picture, self.caption = ZoomedImage(), widgets.HTML()

@@ -14,9 +14,9 @@ def whole_gradient(gradients, counts):
 
 def waits(exchanges):
     waited = [0.0] * len(exchanges)
-    for together in zip(*exchanges, strict=True):
-        last = max(begin for begin, _ in together)
-        for rank, (begin, _) in enumerate(together):
+    for exchange in zip(*exchanges, strict=True):
+        last = max(begin for begin, _ in exchange)
+        for rank, (begin, _) in enumerate(exchange):
             waited[rank] += last - begin
     return waited
 
@@ -24,9 +24,9 @@ def waits(exchanges):
 # 3. A batch for a link. Exchange x is a tenth of the step if computing takes 9 x; each rank computes batch / n images.
 
 
-def smallest_batch(seconds, size, ranks, link):
-    exchange = 2 * (ranks - 1) * (size / ranks / link.bandwidth + link.latency)
-    return math.ceil(9 * exchange * ranks / seconds)
+def smallest_batch(seconds, size, world_size, link):
+    exchange = 2 * (world_size - 1) * (size / world_size / link.bandwidth + link.latency)
+    return math.ceil(9 * exchange * world_size / seconds)
 
 
 # 4. Scaling with a warm-up. A straight line from lr to k lr, where k is how many times larger the batch is.

@@ -1,17 +1,18 @@
 """Solutions to the exercises of notebook 10, each with a line of why. Try first: the checks give hints."""
 
-# 1. The crossing. 4 * 2 * (n - 1) / n * weights = 4 * 3 * (n - 1) / n * inputs * batch: all that has to do with the
-#    ranks is on both sides.
+# 1. The crossing. 4 * 2 * (n - 1) / n * weights = 4 * 3 * (n - 1) / n * inputs * batch: (n - 1) / n is on both sides,
+#    so the number of ranks cancels.
 
 
-def crossing_batch(weights, inputs, ranks):
+def crossing_batch(weights, inputs, world_size):
     return 2 * weights / (3 * inputs)
 
 
-# 2. The cheaper split. Larger than its crossing batch: by data. Multiplied out, so that inputs may be 0.
+# 2. The cheaper split. If the batch is larger than the layer's crossing batch: by data. Multiplied out, so that inputs
+#    may be 0.
 
 
-def cheaper(layers, batch, ranks):
+def cheaper(layers, batch, world_size):
     return ["data" if 2 * weights < 3 * inputs * batch else "neurons" for weights, inputs in layers]
 
 
@@ -23,8 +24,8 @@ def groups(rank, data, model):
     return [column + model * i for i in range(data)], [row * model + i for i in range(model)]
 
 
-# 4. Both at once. Of a layer a rank has 1 / model of the weights, whose gradients it adds up with `data` ranks; and
-#    with `model` ranks it exchanges what 1 / data of the batch takes in.
+# 4. Both at once. A rank has 1 / model of a layer's weights, and adds up their gradients with `data` ranks. With
+#    `model` ranks it exchanges the layer's inputs, for 1 / data of the batch.
 
 
 def hybrid_bytes(layers, batch, data, model):

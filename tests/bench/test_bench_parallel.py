@@ -43,8 +43,8 @@ def test_it_measures_every_row(monkeypatch):
         "LeNet-5, batch 20, 2 engines, Pipeline",
     ]
     assert all(row.value > 0 and row.ratio > 0 for row in rows)
-    left = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
-    assert not [child for child in left if "ipyparallel" in " ".join(child.cmdline())]
+    children = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
+    assert not [child for child in children if "ipyparallel" in " ".join(child.cmdline())]
 
 
 def test_the_script_runs_under_torchrun(monkeypatch):
@@ -66,7 +66,7 @@ def test_the_script_under_torchrun_is_the_same_training():
     )
     steps = 15  # into a second epoch
     whole = experiment.run(steps=steps, device="cpu", progress=False)
-    order = [picked for epoch in (0, 1) for picked in whole._order(epoch).split(20)][:steps]
+    order = [indices for epoch in (0, 1) for indices in whole._order(epoch).split(20)][:steps]
 
     def script():
         torch.manual_seed(0)
@@ -80,9 +80,9 @@ def test_the_script_under_torchrun_is_the_same_training():
 
 
 def test_its_batches_are_epochs_of_all_digits():
-    found = list(parallel_torchrun.batches(10, 4, 7))
-    assert [len(picked) for picked in found] == [4, 4, 2, 4, 4, 2, 4]
-    first, second = (torch.cat(found[i : i + 3]) for i in (0, 3))
+    batches = list(parallel_torchrun.batches(10, 4, 7))
+    assert [len(batch) for batch in batches] == [4, 4, 2, 4, 4, 2, 4]
+    first, second = (torch.cat(batches[i : i + 3]) for i in (0, 3))
     assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(10))
     assert first.tolist() != second.tolist()
 
@@ -92,27 +92,29 @@ def test_a_script_that_fails_says_why(monkeypatch, tmp_path):
     script.write_text("raise SystemExit('no digits')")
     monkeypatch.setattr(parallel_data.parallel_torchrun, "__file__", str(script))
     with pytest.raises(RuntimeError, match="no digits"):
-        parallel_data.torchrun(20, 1, ranks=1)
+        parallel_data.torchrun(20, 1, world_size=1)
 
 
 def test_seconds_are_those_between_the_first_row_and_the_last():
     waits = iter(range(100))
-    seen = []
+    steps = []
 
-    def count(found):
-        seen.append(found.step)
-        return parallel_turns.clock(found) | {"clock": float(next(waits))}
+    def count(run):
+        steps.append(run.step)
+        return parallel_turns.clock(run) | {"clock": float(next(waits))}
 
-    found = history(parallel_turns.timed(Experiment(LeNet5, digits(100), CrossEntropy(), batch_size=1)), 50, count)
-    assert seen == [20, 40, 50]
-    assert parallel_turns.taken(found) == 2.0
+    rows = history(
+        parallel_turns.with_clock_rows(Experiment(LeNet5, digits(100), CrossEntropy(), batch_size=1)), 50, count
+    )
+    assert steps == [20, 40, 50]
+    assert parallel_turns.seconds_after_warm_up(rows) == 2.0
 
 
 def history(experiment, steps, callback):
     return experiment.run(steps=steps, device="cpu", progress=False, callbacks=[callback]).history
 
 
-def test_a_floor_is_the_passes_of_a_share_and_its_exchanges():
+def test_a_floor_is_the_passes_of_a_rank_and_its_exchanges():
     seconds = {
         **{f"all-reduce of {n}": [s] for n, s in ((parallel_floors.FEW, 1e-3), (parallel_floors.MANY, 3e-3))},
         "128 images": [0.010, 0.010, 0.010],
@@ -121,19 +123,16 @@ def test_a_floor_is_the_passes_of_a_share_and_its_exchanges():
     rate = parallel_floors.Rate.of(seconds, "all-reduce")
     megabyte = 4 * (parallel_floors.MANY - parallel_floors.FEW)
     assert rate.seconds(megabyte // 2) == pytest.approx(2e-3)
-    ranks = [
+    by_rank = [
         [],
-        [
-            Span("exchange", "all-reduce", 0.0, 1.0, bytes_sent=megabyte),
-            Span("exchange", "halo", 0.0, 1.0, bytes_sent=8),
-        ],
+        [Span("exchange", "all-reduce", 0.0, 1.0, size=megabyte), Span("exchange", "halo", 0.0, 1.0, size=8)],
     ]
     rates = {"all-reduce": rate, "send": parallel_floors.Rate(1e-3, 8e6)}  # 3 ms, and 1.001 ms
-    row = parallel_floors.row(seconds, DataParallel(), parallel_floors.Work(128, 1), ranks, rates)
+    row = parallel_floors.row(seconds, DataParallel(), parallel_floors.Work(128, 1), by_rank, rates)
     assert row.value == pytest.approx(16)
     assert row.ratio == pytest.approx(0.014001 / 0.016)
 
 
 def test_a_pipeline_of_two_computes_while_it_fills_and_empties():
-    work = parallel_floors.shares(256)[Pipeline()]
+    work = parallel_floors.work_of_a_rank(256)[Pipeline()]
     assert work.images * work.times == 256 / 2 * 5 / 4  # bubble (K-1)/(M+K-1) of 1/5

@@ -1,10 +1,10 @@
-"""All exercises that ask for a function: the solution is right, a stub is no answer, a crash is told in a line."""
+"""All exercises that ask for a function: the solution is right, a stub is no answer, an exception is a line."""
 
 from functools import cache
 from importlib import import_module
 
 import pytest
-from answers import said, solutions
+from answers import solutions, verdict
 
 FUNCTIONS = {
     "01_energy_and_sampling": ["energy", "free_energy", "gibbs_step", "cd_statistics"],
@@ -30,13 +30,13 @@ def exercise(request):
 
 def test_the_solution_is_right(capsys, exercise):
     notebook, name, check = exercise
-    assert said(capsys, check, solved(notebook)[name]).startswith("✓")
+    assert verdict(capsys, check, solved(notebook)[name]).startswith("✓")
 
 
 @pytest.mark.parametrize("stub", [None, ..., lambda *_: None, lambda *_: ...])
 def test_an_untouched_stub_is_not_answered_yet(capsys, exercise, stub):
-    assert said(capsys, exercise[2], stub).startswith("○")
+    assert verdict(capsys, exercise[2], stub).startswith("○")
 
 
 def test_what_the_students_code_raises_is_told_in_a_line(capsys, exercise):
-    assert "Your code raised ZeroDivisionError" in said(capsys, exercise[2], lambda *_: 1 / 0)
+    assert "Your code raised ZeroDivisionError" in verdict(capsys, exercise[2], lambda *_: 1 / 0)

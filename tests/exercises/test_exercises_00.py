@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from answers import said, solutions
+from answers import solutions, verdict
 
 from dlkit import data
 from dlkit.exercises import start_here as check
@@ -27,18 +27,18 @@ EXERCISES = [check.mean_image, check.accuracy, check.sample]
 @pytest.mark.parametrize("exercise", EXERCISES)
 @pytest.mark.parametrize("stub", [None, ...])
 def test_an_untouched_stub_is_not_answered_yet(capsys, exercise, stub):
-    assert said(capsys, exercise, stub).startswith("○")
+    assert verdict(capsys, exercise, stub).startswith("○")
 
 
 @pytest.mark.parametrize("exercise", EXERCISES)
 @pytest.mark.parametrize("nonsense", ["three", torch.zeros(2, 2), [1, 2]])
 def test_nonsense_is_answered_in_a_line(capsys, exercise, nonsense):
-    assert said(capsys, exercise, nonsense).startswith("✗")
+    assert verdict(capsys, exercise, nonsense).startswith("✗")
 
 
 def test_the_solution_of_the_mean_image_is_right(capsys, mnist):
     answer = SOLUTIONS["mean_image"](mnist.train.images, mnist.train.labels)
-    assert said(capsys, check.mean_image, answer).startswith("✓")
+    assert verdict(capsys, check.mean_image, answer).startswith("✓")
 
 
 MEANS = {
@@ -57,18 +57,18 @@ MEANS = {
 @pytest.mark.parametrize("hint", MEANS)
 def test_a_wrong_mean_image_gets_its_hint(capsys, mnist, hint):
     answer = MEANS[hint](mnist.train.images, mnist.train.labels)
-    assert hint in said(capsys, check.mean_image, answer)
+    assert hint in verdict(capsys, check.mean_image, answer)
 
 
 def test_a_mean_image_that_saw_the_validation_digits_gets_its_hint(capsys, mnist):
     split = mnist.full_train
-    assert "training and validation" in said(capsys, check.mean_image, split.images[split.labels == 3].mean(0))
+    assert "training and validation" in verdict(capsys, check.mean_image, split.images[split.labels == 3].mean(0))
 
 
 def test_the_solution_of_the_accuracy_is_right_as_a_tensor_and_as_a_number(capsys, mnist, means):
     answer = SOLUTIONS["accuracy"](means, mnist.validation.images, mnist.validation.labels)
-    assert said(capsys, check.accuracy, answer).startswith("✓")
-    assert said(capsys, check.accuracy, float(answer)).startswith("✓")
+    assert verdict(capsys, check.accuracy, answer).startswith("✓")
+    assert verdict(capsys, check.accuracy, float(answer)).startswith("✓")
 
 
 ACCURACIES = {
@@ -93,15 +93,15 @@ def test_a_wrong_accuracy_gets_its_hint(capsys, mnist, means, hint):
         chosen = score(split.images.flatten(1), means.flatten(1)).argmax(1)
         return float((chosen == split.labels).float().mean())
 
-    assert hint in said(capsys, check.accuracy, ACCURACIES[hint](right, mnist, means))
+    assert hint in verdict(capsys, check.accuracy, ACCURACIES[hint](right, mnist, means))
 
 
 def test_the_solution_of_sampling_is_right(capsys):
-    assert said(capsys, check.sample, SOLUTIONS["sample"]).startswith("✓")
+    assert verdict(capsys, check.sample, SOLUTIONS["sample"]).startswith("✓")
 
 
 def test_bernoulli_is_right_too(capsys):
-    assert said(capsys, check.sample, lambda x, g: torch.bernoulli(x, generator=g)).startswith("✓")
+    assert verdict(capsys, check.sample, lambda x, g: torch.bernoulli(x, generator=g)).startswith("✓")
 
 
 def uniform(shape, generator):
@@ -127,12 +127,12 @@ SAMPLES = {
 
 @pytest.mark.parametrize("hint", SAMPLES)
 def test_wrong_sampling_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.sample, SAMPLES[hint])
+    assert hint in verdict(capsys, check.sample, SAMPLES[hint])
 
 
 def test_a_function_without_an_answer_is_not_answered_yet(capsys):
-    assert said(capsys, check.sample, lambda x, g: None).startswith("○")
+    assert verdict(capsys, check.sample, lambda x, g: None).startswith("○")
 
 
 def test_what_the_students_code_raises_is_told_in_a_line(capsys):
-    assert "Your code raised ZeroDivisionError" in said(capsys, check.sample, lambda x, g: 1 / 0)
+    assert "Your code raised ZeroDivisionError" in verdict(capsys, check.sample, lambda x, g: 1 / 0)

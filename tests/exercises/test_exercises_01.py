@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from answers import said, solutions
+from answers import solutions, verdict
 from oracles import random_rbm
 
 from dlkit.data import bars_and_stripes
@@ -16,7 +16,7 @@ FUNCTIONS = ["energy", "free_energy", "gibbs_step", "cd_statistics"]
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("nonsense", ["three", torch.zeros(2, 7)])
 def test_nonsense_is_answered_in_a_line(capsys, name, nonsense):
-    assert said(capsys, getattr(check, name), lambda *_: nonsense).startswith("✗")
+    assert verdict(capsys, getattr(check, name), lambda *_: nonsense).startswith("✗")
 
 
 ENERGIES = {
@@ -39,7 +39,7 @@ ENERGIES = {
 
 @pytest.mark.parametrize("hint", ENERGIES)
 def test_a_wrong_energy_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.energy, ENERGIES[hint])
+    assert hint in verdict(capsys, check.energy, ENERGIES[hint])
 
 
 def every_h():
@@ -66,7 +66,7 @@ FREE_ENERGIES = {
 
 @pytest.mark.parametrize("hint", FREE_ENERGIES)
 def test_a_wrong_free_energy_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.free_energy, FREE_ENERGIES[hint])
+    assert hint in verdict(capsys, check.free_energy, FREE_ENERGIES[hint])
 
 
 def draw(p, g):
@@ -105,7 +105,7 @@ GIBBS_STEPS = {
 
 @pytest.mark.parametrize("hint", GIBBS_STEPS)
 def test_a_wrong_gibbs_step_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.gibbs_step, GIBBS_STEPS[hint])
+    assert hint in verdict(capsys, check.gibbs_step, GIBBS_STEPS[hint])
 
 
 def halves(positive, negative):
@@ -150,7 +150,7 @@ STATISTICS = {
 
 @pytest.mark.parametrize("hint", STATISTICS)
 def test_wrong_statistics_get_their_hint(capsys, hint):
-    assert hint in said(capsys, check.cd_statistics, STATISTICS[hint])
+    assert hint in verdict(capsys, check.cd_statistics, STATISTICS[hint])
 
 
 @pytest.fixture(scope="module")
@@ -162,20 +162,20 @@ def machine():
 def test_the_solution_of_the_smallest_k_is_right_and_one_less_and_one_more_are_not(capsys, machine):
     k = SOLUTIONS["smallest_k"](*machine)
     assert k > 1
-    assert said(capsys, check.smallest_k, k, *machine).startswith("✓")
-    assert f"CD-{k - 1} is not there yet" in said(capsys, check.smallest_k, k - 1, *machine)
-    assert f"so will CD-{k}" in said(capsys, check.smallest_k, k + 1, *machine)
+    assert verdict(capsys, check.smallest_k, k, *machine).startswith("✓")
+    assert f"CD-{k - 1} is not there yet" in verdict(capsys, check.smallest_k, k - 1, *machine)
+    assert f"so will CD-{k}" in verdict(capsys, check.smallest_k, k + 1, *machine)
 
 
 @pytest.mark.parametrize("answer", [0, -3, 2.5, True, "five"])
 def test_what_is_no_k_gets_its_hint(capsys, machine, answer):
-    assert "whole number of Gibbs steps" in said(capsys, check.smallest_k, answer, *machine)
+    assert "whole number of Gibbs steps" in verdict(capsys, check.smallest_k, answer, *machine)
 
 
 def test_far_too_large_a_k_is_refused_before_it_takes_long(capsys, machine):
-    assert "far more than this machine needs" in said(capsys, check.smallest_k, 10**6, *machine)
+    assert "far more than this machine needs" in verdict(capsys, check.smallest_k, 10**6, *machine)
 
 
 @pytest.mark.parametrize("stub", [None, ...])
 def test_an_untouched_k_is_not_answered_yet(capsys, machine, stub):
-    assert said(capsys, check.smallest_k, stub, *machine).startswith("○")
+    assert verdict(capsys, check.smallest_k, stub, *machine).startswith("○")

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from answers import said, solutions
+from answers import solutions, verdict
 
 from dlkit import Experiment, data
 from dlkit.analysis.likelihood import LogProbability
@@ -59,19 +59,19 @@ GRADIENTS = {
 
 @pytest.mark.parametrize("hint", GRADIENTS)
 def test_a_wrong_gradient_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.fill_grad, GRADIENTS[hint])
+    assert hint in verdict(capsys, check.fill_grad, GRADIENTS[hint])
 
 
 def test_a_gradient_of_the_wrong_shape_is_told_in_a_line(capsys):
     transposed = filler(other=lambda rbm, x, v, p, q: (q.T @ v - p.T @ x) / 6)
-    assert said(capsys, check.fill_grad, transposed).startswith("✗")
+    assert verdict(capsys, check.fill_grad, transposed).startswith("✗")
 
 
 def test_autograd_through_the_free_energies_is_right_too(capsys):
     def by_autograd(rbm, x, v):
         (rbm.free_energy(x).mean() - rbm.free_energy(v).mean()).backward()
 
-    assert said(capsys, check.fill_grad, by_autograd).startswith("✓")
+    assert verdict(capsys, check.fill_grad, by_autograd).startswith("✓")
 
 
 # 2. The pseudo-log-likelihood's scale.
@@ -100,7 +100,7 @@ PSEUDO = {
 
 @pytest.mark.parametrize("hint", PSEUDO)
 def test_a_wrong_pseudo_likelihood_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.pseudo_log_likelihood, PSEUDO[hint])
+    assert hint in verdict(capsys, check.pseudo_log_likelihood, PSEUDO[hint])
 
 
 # 3. The cure: the experiment is the notebook's.
@@ -115,11 +115,11 @@ def clinic():
 
 
 def test_the_solution_cures(capsys, clinic):
-    assert said(capsys, check.cure, SOLUTIONS["cure"](clinic[0]), *clinic).startswith("✓")
+    assert verdict(capsys, check.cure, SOLUTIONS["cure"](clinic[0]), *clinic).startswith("✓")
 
 
 def test_an_untouched_cure_is_not_answered_yet(capsys, clinic):
-    assert said(capsys, check.cure, ..., *clinic).startswith("○")
+    assert verdict(capsys, check.cure, ..., *clinic).startswith("○")
 
 
 CURES = {
@@ -135,7 +135,7 @@ CURES = {
 
 @pytest.mark.parametrize("hint", CURES)
 def test_what_does_not_cure_gets_its_verdict(capsys, clinic, hint):
-    assert hint in said(capsys, check.cure, CURES[hint](clinic[0]), *clinic)
+    assert hint in verdict(capsys, check.cure, CURES[hint](clinic[0]), *clinic)
 
 
 # 4. Whom to believe.
@@ -150,7 +150,7 @@ TABLE = estimates(short=(-90.0, -120.0), long=(-101.0, -103.0), lucky=(-118.0, -
 
 def test_the_solution_believes_the_pairs_that_agree(capsys):
     assert SOLUTIONS["trusted"](TABLE) == ["long"]
-    assert said(capsys, check.whom_to_believe, SOLUTIONS["err_high"], ["long"], TABLE).startswith("✓")
+    assert verdict(capsys, check.whom_to_believe, SOLUTIONS["err_high"], ["long"], TABLE).startswith("✓")
 
 
 BELIEFS = {
@@ -167,8 +167,8 @@ BELIEFS = {
 
 @pytest.mark.parametrize("hint", BELIEFS)
 def test_a_wrong_belief_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.whom_to_believe, *BELIEFS[hint], TABLE)
+    assert hint in verdict(capsys, check.whom_to_believe, *BELIEFS[hint], TABLE)
 
 
 def test_one_name_need_not_be_in_a_list(capsys):
-    assert said(capsys, check.whom_to_believe, "AIS", "long", TABLE).startswith("✓")
+    assert verdict(capsys, check.whom_to_believe, "AIS", "long", TABLE).startswith("✓")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from answers import said, solutions
+from answers import solutions, verdict
 from torch import nn
 
 from dlkit.exercises import dbn_pretraining as check
@@ -15,7 +15,7 @@ FUNCTIONS = ["features", "upside_down", "corrupt", "ista_step"]
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_an_answer_of_another_type_is_named(capsys, name):
-    assert "float" in said(capsys, getattr(check, name), lambda *_: 1.0)
+    assert "float" in verdict(capsys, getattr(check, name), lambda *_: 1.0)
 
 
 # 1. Features.
@@ -37,14 +37,14 @@ FEATURES = {
 
 @pytest.mark.parametrize("hint", FEATURES)
 def test_wrong_features_get_their_hint(capsys, hint):
-    assert hint in said(capsys, check.features, FEATURES[hint])
+    assert hint in verdict(capsys, check.features, FEATURES[hint])
 
 
 def test_features_one_image_at_a_time_are_right_too(capsys):
     def loop(v, W, b):
         return torch.stack([torch.sigmoid(b + row @ W) for row in v])
 
-    assert said(capsys, check.features, loop).startswith("✓")
+    assert verdict(capsys, check.features, loop).startswith("✓")
 
 
 # 2. Upside down.
@@ -101,7 +101,7 @@ TURNED = {
 
 @pytest.mark.parametrize("hint", TURNED)
 def test_a_wrong_turn_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.upside_down, TURNED[hint])
+    assert hint in verdict(capsys, check.upside_down, TURNED[hint])
 
 
 def test_a_view_that_is_cloned_is_right_too(capsys):
@@ -110,7 +110,7 @@ def test_a_view_that_is_cloned_is_right_too(capsys):
         top.W, top.a, top.b = (nn.Parameter(x.clone()) for x in (rbm.W.T, rbm.b, rbm.a))
         return top
 
-    assert said(capsys, check.upside_down, clones).startswith("✓")
+    assert verdict(capsys, check.upside_down, clones).startswith("✓")
 
 
 # 3. Holes.
@@ -143,7 +143,7 @@ HOLES = {
 
 @pytest.mark.parametrize("hint", HOLES)
 def test_wrong_holes_get_their_hint(capsys, hint):
-    assert hint in said(capsys, check.corrupt, HOLES[hint])
+    assert hint in verdict(capsys, check.corrupt, HOLES[hint])
 
 
 def test_an_equal_number_of_holes_in_each_image_is_right_too(capsys):
@@ -151,7 +151,7 @@ def test_an_equal_number_of_holes_in_each_image_is_right_too(capsys):
         order = torch.rand(v.shape, generator=generator).argsort(1)
         return torch.where(order < share * v.shape[1], 0, v)
 
-    assert said(capsys, check.corrupt, counted).startswith("✓")
+    assert verdict(capsys, check.corrupt, counted).startswith("✓")
 
 
 # 4. A step of ISTA.
@@ -180,7 +180,7 @@ STEPS = {
 
 @pytest.mark.parametrize("hint", STEPS)
 def test_a_wrong_step_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.ista_step, STEPS[hint])
+    assert hint in verdict(capsys, check.ista_step, STEPS[hint])
 
 
 def test_many_steps_of_the_solution_come_to_the_librarys_code():

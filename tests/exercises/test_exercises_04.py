@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from answers import said, solutions
+from answers import solutions, verdict
 from torch import nn
 
 from dlkit.exercises import dbn_fine_tuning as check
@@ -14,19 +14,19 @@ SOLUTIONS = solutions("04_dbn_fine_tuning")
 # 1. A label's free energy.
 
 
-def each(f, W, U, c, b, part):
+def by_label(f, W, U, c, b, part):
     """-c[y] less `part` of the hidden units' input, for each label."""
     return torch.stack([-c[y] - part(f @ W + b + U[y]) for y in range(len(c))], 1)
 
 
 LABELS = {
-    "Right but for the sign": lambda f, W, U, c, b: -each(f, W, U, c, b, lambda x: F.softplus(x).sum(1)),
-    "a bias of its own": lambda f, W, U, c, b: each(f, W, U, 0 * c, b, lambda x: F.softplus(x).sum(1)),
-    "lacks their bias b": lambda f, W, U, c, b: each(f, W, U, c, 0 * b, lambda x: F.softplus(x).sum(1)),
-    "summed over both its states": lambda f, W, U, c, b: each(f, W, U, c, b, lambda x: x.sigmoid().sum(1)),
-    "not the features": lambda f, W, U, c, b: each(f, 0 * W, U, c, b, lambda x: F.softplus(x).sum(1)),
-    "not the label": lambda f, W, U, c, b: each(f, W, 0 * U, c, b, lambda x: F.softplus(x).sum(1)),
-    "not their mean": lambda f, W, U, c, b: each(f, W, U, c, b, lambda x: F.softplus(x).mean(1)),
+    "Right but for the sign": lambda f, W, U, c, b: -by_label(f, W, U, c, b, lambda x: F.softplus(x).sum(1)),
+    "a bias of its own": lambda f, W, U, c, b: by_label(f, W, U, 0 * c, b, lambda x: F.softplus(x).sum(1)),
+    "lacks their bias b": lambda f, W, U, c, b: by_label(f, W, U, c, 0 * b, lambda x: F.softplus(x).sum(1)),
+    "summed over both its states": lambda f, W, U, c, b: by_label(f, W, U, c, b, lambda x: x.sigmoid().sum(1)),
+    "not the features": lambda f, W, U, c, b: by_label(f, 0 * W, U, c, b, lambda x: F.softplus(x).sum(1)),
+    "not the label": lambda f, W, U, c, b: by_label(f, W, 0 * U, c, b, lambda x: F.softplus(x).sum(1)),
+    "not their mean": lambda f, W, U, c, b: by_label(f, W, U, c, b, lambda x: F.softplus(x).mean(1)),
     "For each label y": lambda f, W, U, c, b: torch.randn(5, 2, generator=torch.Generator().manual_seed(0)),
     "of shape (5, 2) here; yours has shape (5,)": lambda f, W, U, c, b: torch.zeros(5),
     "yours is of type list": lambda f, W, U, c, b: [1.0],
@@ -35,14 +35,14 @@ LABELS = {
 
 @pytest.mark.parametrize("hint", LABELS)
 def test_a_wrong_free_energy_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.label_free_energies, LABELS[hint])
+    assert hint in verdict(capsys, check.label_free_energies, LABELS[hint])
 
 
 def test_the_features_own_part_may_be_put_in(capsys):
     def whole(f, W, U, c, b):
         return SOLUTIONS["label_free_energies"](f, W, U, c, b) - f.sum(1, keepdim=True)
 
-    assert said(capsys, check.label_free_energies, whole).startswith("✓")
+    assert verdict(capsys, check.label_free_energies, whole).startswith("✓")
 
 
 # 2. The wake phase.
@@ -73,7 +73,7 @@ WAKES = {
 
 @pytest.mark.parametrize("hint", WAKES)
 def test_a_wrong_gradient_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.wake, WAKES[hint])
+    assert hint in verdict(capsys, check.wake, WAKES[hint])
 
 
 # 3. Unrolling.
@@ -99,11 +99,11 @@ UNROLLS = {
 
 @pytest.mark.parametrize("hint", UNROLLS)
 def test_a_wrong_layer_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.unroll, UNROLLS[hint])
+    assert hint in verdict(capsys, check.unroll, UNROLLS[hint])
 
 
 def test_a_layer_without_bias_is_told(capsys):
-    assert "Its bias is not b" in said(capsys, check.unroll, lambda W, b: linear(W.T.clone(), None))
+    assert "Its bias is not b" in verdict(capsys, check.unroll, lambda W, b: linear(W.T.clone(), None))
 
 
 # 4. Principal components.
@@ -118,4 +118,4 @@ PROJECTIONS = {
 
 @pytest.mark.parametrize("hint", PROJECTIONS)
 def test_a_wrong_projection_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.principal_components, PROJECTIONS[hint])
+    assert hint in verdict(capsys, check.principal_components, PROJECTIONS[hint])

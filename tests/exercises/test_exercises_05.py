@@ -5,7 +5,7 @@ from math import prod
 import pytest
 import torch
 import torch.nn.functional as F
-from answers import said, solutions
+from answers import solutions, verdict
 
 from dlkit.exercises import cnn_feature_maps as check
 
@@ -16,12 +16,12 @@ TENSORS, NUMBERS = ["convolve", "sub_sample"], ["parameters", "receptive_field"]
 @pytest.mark.parametrize("name", TENSORS + NUMBERS)
 @pytest.mark.parametrize("nonsense", ["three", [1.0], torch.zeros(2, 7), float("nan"), True])
 def test_nonsense_is_answered_in_a_line(capsys, name, nonsense):
-    assert said(capsys, getattr(check, name), lambda *_: nonsense).startswith("✗ Not yet")
+    assert verdict(capsys, getattr(check, name), lambda *_: nonsense).startswith("✗ Not yet")
 
 
 @pytest.mark.parametrize("name", TENSORS)
 def test_a_tensor_of_nan_is_no_answer(capsys, name):
-    assert said(capsys, getattr(check, name), lambda *x: torch.nan * SOLUTIONS[name](*x)).startswith("✗ Not yet")
+    assert verdict(capsys, getattr(check, name), lambda *x: torch.nan * SOLUTIONS[name](*x)).startswith("✗ Not yet")
 
 
 # 1. A convolution.
@@ -65,15 +65,15 @@ CONVOLUTIONS = {
 
 @pytest.mark.parametrize("hint", CONVOLUTIONS)
 def test_a_wrong_convolution_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.convolve, CONVOLUTIONS[hint])
+    assert hint in verdict(capsys, check.convolve, CONVOLUTIONS[hint])
 
 
 def test_of_two_mistakes_the_kernels_is_told_first(capsys):
-    assert "kernel is flipped" in said(capsys, check.convolve, lambda x, k, b: slid(x, k.flip(0, 1)))
+    assert "kernel is flipped" in verdict(capsys, check.convolve, lambda x, k, b: slid(x, k.flip(0, 1)))
 
 
 def test_the_library_may_be_used(capsys):
-    assert said(capsys, check.convolve, lambda x, k, b: slid(x, k) + b).startswith("✓")
+    assert verdict(capsys, check.convolve, lambda x, k, b: slid(x, k) + b).startswith("✓")
 
 
 # 2. What it has to learn.
@@ -112,7 +112,7 @@ COUNTS = {
 
 @pytest.mark.parametrize("hint", COUNTS)
 def test_a_wrong_count_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.parameters, COUNTS[hint])
+    assert hint in verdict(capsys, check.parameters, COUNTS[hint])
 
 
 def test_the_solution_counts_what_was_published_for_lenet():
@@ -121,7 +121,7 @@ def test_the_solution_counts_what_was_published_for_lenet():
 
 @pytest.mark.parametrize("kind", [float, torch.tensor])
 def test_a_count_may_be_of_another_type(capsys, kind):
-    assert said(capsys, check.parameters, lambda t, s: kind(SOLUTIONS["parameters"](t, s))).startswith("✓")
+    assert verdict(capsys, check.parameters, lambda t, s: kind(SOLUTIONS["parameters"](t, s))).startswith("✓")
 
 
 # 3. Sub-sampling.
@@ -168,14 +168,14 @@ POOLS = {
 
 @pytest.mark.parametrize("hint", POOLS)
 def test_a_wrong_sub_sampling_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.sub_sample, POOLS[hint])
+    assert hint in verdict(capsys, check.sub_sample, POOLS[hint])
 
 
 def test_torchs_own_sub_sampling_is_right(capsys):
     def answer(maps, kind):
         return (F.avg_pool2d if kind == "average" else F.max_pool2d)(maps, 2)
 
-    assert said(capsys, check.sub_sample, answer).startswith("✓")
+    assert verdict(capsys, check.sub_sample, answer).startswith("✓")
 
 
 # 4. The receptive field.
@@ -227,12 +227,12 @@ FIELDS = {
 
 @pytest.mark.parametrize("hint", FIELDS)
 def test_a_wrong_field_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.receptive_field, FIELDS[hint])
+    assert hint in verdict(capsys, check.receptive_field, FIELDS[hint])
 
 
 def test_from_the_top_down_is_right_too(capsys):
     right = downwards(1, lambda wide, size, stride: (wide - 1) * stride + size)
-    assert said(capsys, check.receptive_field, right).startswith("✓")
+    assert verdict(capsys, check.receptive_field, right).startswith("✓")
 
 
 def test_what_lenets_c5_sees_is_all_of_the_image():

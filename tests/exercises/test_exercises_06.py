@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from answers import said, solutions
+from answers import solutions, verdict
 from torch import nn
 
 from dlkit.exercises import what_a_cnn_sees as check
@@ -13,13 +13,13 @@ SOLUTIONS = solutions("06_what_a_cnn_sees")
 @pytest.mark.parametrize("name", ["occlude", "saliency", "integrated_gradients", "ascend"])
 @pytest.mark.parametrize("nonsense", ["three", [1.0], 2.0, torch.zeros(2, 7), torch.full((6, 9), torch.nan)])
 def test_nonsense_is_answered_in_a_line(capsys, name, nonsense):
-    assert said(capsys, getattr(check, name), lambda *_: nonsense).startswith("✗ Not yet")
+    assert verdict(capsys, getattr(check, name), lambda *_: nonsense).startswith("✗ Not yet")
 
 
 # 1. Occlusion.
 
 
-def occluded(paint=None, take=lambda whole, left: whole - left, places=None, start=torch.clone):
+def occluded(paint=None, take=lambda whole, covered: whole - covered, places=None, start=torch.clone):
     """An answer with its painting, its difference, its places or its copy of the image changed."""
 
     def square(copy, r, c, size):
@@ -27,13 +27,13 @@ def occluded(paint=None, take=lambda whole, left: whole - left, places=None, sta
 
     def answer(score, image, size):
         high, wide = places(size) if places else (7 - size, 10 - size)
-        found = torch.zeros(high, wide)
+        losses = torch.zeros(high, wide)
         for r in range(high):
             for c in range(wide):
                 copy = start(image)
                 (paint or square)(copy, r, c, size)
-                found[r, c] = take(score(image[None]), score(copy[None]))
-        return found
+                losses[r, c] = take(score(image[None]), score(copy[None]))
+        return losses
 
     return answer
 
@@ -91,23 +91,23 @@ OCCLUSIONS = {
 
 @pytest.mark.parametrize("hint", OCCLUSIONS)
 def test_a_wrong_occlusion_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.occlude, OCCLUSIONS[hint])
+    assert hint in verdict(capsys, check.occlude, OCCLUSIONS[hint])
 
 
 def test_a_grey_square_is_told(capsys):
     def answer(score, image, size):
         return occluded(painted(image.mean()))(score, image, size)
 
-    assert "Your square is grey" in said(capsys, check.occlude, answer)
+    assert "Your square is grey" in verdict(capsys, check.occlude, answer)
 
 
 def test_a_sign_is_told_after_what_else_is_wrong(capsys):
     answer = occluded(painted(1.0), take=lambda whole, left: left - whole)
-    assert "Your square is white" in said(capsys, check.occlude, answer)
+    assert "Your square is white" in verdict(capsys, check.occlude, answer)
 
 
 def test_one_place_at_a_time_is_right_too(capsys):
-    assert said(capsys, check.occlude, occluded()).startswith("✓")
+    assert verdict(capsys, check.occlude, occluded()).startswith("✓")
 
 
 # 2. Saliency.
@@ -144,9 +144,9 @@ def frozen(net, image, label):
 
 
 def painted_over(net, image, label):
-    found = sloped()(net, image, label)
+    result = sloped()(net, image, label)
     image.zero_()
-    return found
+    return result
 
 
 SALIENCIES = {
@@ -174,7 +174,7 @@ SALIENCIES = {
 
 @pytest.mark.parametrize("hint", SALIENCIES)
 def test_a_wrong_saliency_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.saliency, SALIENCIES[hint])
+    assert hint in verdict(capsys, check.saliency, SALIENCIES[hint])
 
 
 @pytest.mark.parametrize("hint", ["of the *probability*", "of log p, the loss", "the sum of all logits"])
@@ -184,7 +184,7 @@ def test_what_is_differentiated_is_told_before_the_absolute_value(capsys, hint):
         "of log p, the loss": lambda logits, label: logits.log_softmax(0)[label],
         "the sum of all logits": lambda logits, label: logits.sum(),
     }[hint]
-    assert hint in said(capsys, check.saliency, sloped(what, made=lambda g: g))
+    assert hint in verdict(capsys, check.saliency, sloped(what, made=lambda g: g))
 
 
 def test_the_solution_works_on_a_net_with_convolutions():
@@ -200,8 +200,8 @@ def integrated(shares, factor=lambda image, baseline: image - baseline, at=None,
 
     def answer(gradient, image, baseline, steps):
         point = at or (lambda image, baseline, share: baseline + share * (image - baseline))
-        found = torch.stack([gradient(point(image, baseline, share)) for share in shares(steps)])
-        return factor(image, baseline) * (found.mean(0) if mean else found.sum(0))
+        gradients = torch.stack([gradient(point(image, baseline, share)) for share in shares(steps)])
+        return factor(image, baseline) * (gradients.mean(0) if mean else gradients.sum(0))
 
     return answer
 
@@ -263,7 +263,7 @@ INTEGRALS = {
 
 @pytest.mark.parametrize("hint", INTEGRALS)
 def test_wrong_integrated_gradients_get_their_hint(capsys, hint):
-    assert hint in said(capsys, check.integrated_gradients, INTEGRALS[hint])
+    assert hint in verdict(capsys, check.integrated_gradients, INTEGRALS[hint])
 
 
 def test_the_solutions_parts_add_up_to_the_scores_change():
@@ -345,8 +345,8 @@ CLIMBS = {
 
 @pytest.mark.parametrize("hint", CLIMBS)
 def test_a_wrong_climb_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.ascend, CLIMBS[hint])
+    assert hint in verdict(capsys, check.ascend, CLIMBS[hint])
 
 
 def test_a_copy_of_the_start_may_be_walked_from(capsys):
-    assert said(capsys, check.ascend, climb()).startswith("✓")
+    assert verdict(capsys, check.ascend, climb()).startswith("✓")

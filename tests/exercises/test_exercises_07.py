@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from answers import said, solutions
+from answers import solutions, verdict
 
 from dlkit.exercises import engine_cluster as check
 
@@ -14,7 +14,7 @@ NAMES = ["latency_and_bandwidth", "hand_round", "bytes_sent", "broadcast"]
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("nonsense", ["three", [1.0], torch.zeros(2, 7), float("nan"), True, (None, 1), [[1]], {}])
 def test_nonsense_is_answered_in_a_line(capsys, name, nonsense):
-    assert said(capsys, getattr(check, name), lambda *_: nonsense)[0] in "✗○"
+    assert verdict(capsys, getattr(check, name), lambda *_: nonsense)[0] in "✗○"
 
 
 # 1. What a message costs.
@@ -44,11 +44,11 @@ FITS = {
 
 @pytest.mark.parametrize("hint", FITS)
 def test_a_wrong_fit_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.latency_and_bandwidth, FITS[hint])
+    assert hint in verdict(capsys, check.latency_and_bandwidth, FITS[hint])
 
 
 def test_least_squares_is_right_too_and_numpy_numbers_are_numbers(capsys):
-    assert said(capsys, check.latency_and_bandwidth, lambda s, b: (line(s, b)[0], 1 / line(s, b)[1])).startswith("✓")
+    assert verdict(capsys, check.latency_and_bandwidth, lambda s, b: (line(s, b)[0], 1 / line(s, b)[1])).startswith("✓")
 
 
 # 2. Handing round.
@@ -58,14 +58,14 @@ ROUNDS = {
     "which is not finished there": lambda rank, step, n: (rank - 1) % n if n > 2 else (rank + 1) % n,
     "with 3 ranks, at step 1, rank 0 sends chunk 1, which rank 1 already has": lambda rank, step, n: (rank + 1) % n,
     "whose sum it has not been given yet": lambda rank, step, n: (rank + 1 + step) % n,
-    "there are chunks 0 to 1, yours is 2: `%`": lambda rank, step, n: rank + 1 - step,
+    "there are chunks 0 to 1, yours is 2: `% world_size` starts again at 0": lambda rank, step, n: rank + 1 - step,
     "Return the number of a chunk; yours is 0.5": lambda rank, step, n: 0.5,
 }
 
 
 @pytest.mark.parametrize("hint", ROUNDS)
 def test_a_wrong_round_gets_its_hint(capsys, hint):
-    assert hint.lower() in said(capsys, check.hand_round, ROUNDS[hint]).lower()
+    assert hint.lower() in verdict(capsys, check.hand_round, ROUNDS[hint]).lower()
 
 
 # 3. Bytes.
@@ -84,21 +84,21 @@ COUNTS = {
 
 @pytest.mark.parametrize("hint", COUNTS)
 def test_a_wrong_count_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.bytes_sent, COUNTS[hint])
+    assert hint in verdict(capsys, check.bytes_sent, COUNTS[hint])
 
 
 # 4. A broadcast.
 
 
-def chain(n):
+def one_by_one(n):
     return [[(rank, rank + 1)] for rank in range(n - 1)]
 
 
 TREES = {
-    "4 ranks took 3 rounds, and 2 are enough": chain,
+    "4 ranks took 3 rounds, and 2 are enough": one_by_one,
     "rank 0 sends twice": lambda n: [[(0, rank) for rank in range(1, n)]] if n > 1 else [],
     "rank 1 sends what it has not got yet": lambda n: (
-        [[(rank, rank + 1) for rank in range(n - 1)][:2]] if n != 2 else chain(n)
+        [[(rank, rank + 1) for rank in range(n - 1)][:2]] if n != 2 else one_by_one(n)
     ),
     "is sent what it has, or is sent it twice": lambda n: [*SOLUTIONS["broadcast"](n), [(0, n - 1)]],
     "For 2 ranks, rank 1 has nothing at the end": lambda n: [],
@@ -110,7 +110,7 @@ TREES = {
 
 @pytest.mark.parametrize("hint", TREES)
 def test_a_wrong_tree_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.broadcast, TREES[hint])
+    assert hint in verdict(capsys, check.broadcast, TREES[hint])
 
 
 def test_the_nearest_half_first_is_right_too(capsys):
@@ -120,7 +120,7 @@ def test_the_nearest_half_first_is_right_too(capsys):
         while any(high - low > 1 for low, high in spans):
             cut = [(low, (low + high + 1) // 2, high) for low, high in spans]
             rounds.append([(low, middle) for low, middle, high in cut if middle < high])
-            spans = [part for low, middle, high in cut for part in ((low, middle), (middle, high)) if part[0] < part[1]]
+            spans = [half for low, middle, high in cut for half in ((low, middle), (middle, high)) if half[0] < half[1]]
         return rounds
 
-    assert said(capsys, check.broadcast, halves).startswith("✓")
+    assert verdict(capsys, check.broadcast, halves).startswith("✓")

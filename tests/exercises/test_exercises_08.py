@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from answers import said, solutions
+from answers import solutions, verdict
 
 from dlkit.distributed.links import Link
 from dlkit.distributed.recorder import Span
@@ -18,7 +18,7 @@ NAMES = ["whole_gradient", "waits", "smallest_batch", "learning_rate"]
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("nonsense", ["three", ["one"], {}, torch.zeros(2, 7), float("nan"), True, torch.tensor(1j)])
 def test_nonsense_is_answered_in_a_line(capsys, name, nonsense):
-    assert said(capsys, getattr(check, name), lambda *_: nonsense).startswith("✗ Not yet")
+    assert verdict(capsys, getattr(check, name), lambda *_: nonsense).startswith("✗ Not yet")
 
 
 # 1. An uneven batch.
@@ -47,7 +47,7 @@ GRADIENTS = {
 
 @pytest.mark.parametrize("hint", GRADIENTS)
 def test_a_wrong_gradient_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.whole_gradient, GRADIENTS[hint])
+    assert hint in verdict(capsys, check.whole_gradient, GRADIENTS[hint])
 
 
 def test_the_parts_gradients_make_up_that_of_a_net(capsys):
@@ -61,11 +61,11 @@ def test_the_parts_gradients_make_up_that_of_a_net(capsys):
 
 
 def by_exchange(wait, total=sum):
-    """`wait(begins, rank)` of each exchange, and the total of a rank's."""
+    """An answer by `wait(begins, rank)`, a rank's wait in one exchange, and `total` of the rank's waits."""
 
     def answer(exchanges):
-        begins = [[begin for begin, _ in together] for together in zip(*exchanges, strict=True)]
-        return [total([wait(those, rank) for those in begins]) for rank in range(len(exchanges))]
+        begins = [[begin for begin, _ in exchange] for exchange in zip(*exchanges, strict=True)]
+        return [total([wait(of_exchange, rank) for of_exchange in begins]) for rank in range(len(exchanges))]
 
     return answer
 
@@ -75,7 +75,7 @@ def right(begins, rank):
 
 
 def durations(exchanges):
-    return [sum(end - begin for begin, end in each) for each in exchanges]
+    return [sum(end - begin for begin, end in of_rank) for of_rank in exchanges]
 
 
 def communicating(exchanges):
@@ -83,13 +83,13 @@ def communicating(exchanges):
 
 
 def sums_of_begins(exchanges):
-    begun = [sum(begin for begin, _ in each) for each in exchanges]
-    return [max(begun) - each for each in begun]
+    begun = [sum(begin for begin, _ in of_rank) for of_rank in exchanges]
+    return [max(begun) - sum_of_begins for sum_of_begins in begun]
 
 
 WAITS = {
     "That is all of each exchange": durations,
-    "what they communicate": communicating,
+    "That is how long they communicate": communicating,
     "Minus that": by_exchange(lambda begins, rank: -right(begins, rank)),
     "later than the *first*": by_exchange(lambda begins, rank: begins[rank] - min(begins)),
     "the last exchange only": by_exchange(right, lambda waits: waits[-1]),
@@ -108,20 +108,20 @@ WAITS = {
 
 @pytest.mark.parametrize("hint", WAITS)
 def test_a_wrong_wait_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.waits, WAITS[hint])
+    assert hint in verdict(capsys, check.waits, WAITS[hint])
 
 
 @pytest.mark.parametrize("kind", [tuple, torch.tensor])
 def test_waits_may_be_of_another_type(capsys, kind):
-    assert said(capsys, check.waits, lambda exchanges: kind(SOLUTIONS["waits"](exchanges))).startswith("✓")
+    assert verdict(capsys, check.waits, lambda exchanges: kind(SOLUTIONS["waits"](exchanges))).startswith("✓")
 
 
 def test_the_solution_waits_as_the_timeline_says():
     exchanges = [[(1.0, 2.1), (3.5, 3.9)], [(2.0, 2.2), (3.0, 4.0)]]
     spans = [
         [Span("step", "step", 0.0, 5.0, number=1)]
-        + [Span("exchange", "all-reduce", *times, "all", number) for number, times in enumerate(each)]
-        for each in exchanges
+        + [Span("exchange", "all-reduce", *times, "all", number) for number, times in enumerate(of_rank)]
+        for of_rank in exchanges
     ]
     assert SOLUTIONS["waits"](exchanges) == pytest.approx([rank.wait for rank in Timeline(spans).totals()])
 
@@ -130,10 +130,10 @@ def test_the_solution_waits_as_the_timeline_says():
 
 
 def from_exchange(exchange, times=9, rounded=math.ceil):
-    """The batch whose computing takes `times` what `exchange(S / B, latency, ranks)` does."""
+    """The batch whose computing takes `times` what `exchange(S / B, latency, world_size)` does."""
 
-    def answer(seconds, size, ranks, link):
-        return rounded(times * ranks * exchange(size / link.bandwidth, link.latency, ranks) / seconds)
+    def answer(seconds, size, world_size, link):
+        return rounded(times * world_size * exchange(size / link.bandwidth, link.latency, world_size) / seconds)
 
     return answer
 
@@ -168,7 +168,7 @@ BATCHES = {
 
 @pytest.mark.parametrize("hint", BATCHES)
 def test_a_wrong_batch_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.smallest_batch, BATCHES[hint])
+    assert hint in verdict(capsys, check.smallest_batch, BATCHES[hint])
 
 
 def test_the_solution_s_batch_is_the_smallest_that_does():
@@ -189,8 +189,8 @@ def line(start, end, stays=True):
     """From `start(lr, k)` to `end(lr, k)`."""
 
     def answer(epoch, lr, batch, warm_up):
-        k, part = batch / 256, epoch / warm_up
-        return start(lr, k) + (end(lr, k) - start(lr, k)) * (min(part, 1) if stays else part)
+        k, share = batch / 256, epoch / warm_up
+        return start(lr, k) + (end(lr, k) - start(lr, k)) * (min(share, 1) if stays else share)
 
     return answer
 
@@ -215,8 +215,8 @@ RATES = {
 
 @pytest.mark.parametrize("hint", RATES)
 def test_a_wrong_rate_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.learning_rate, RATES[hint])
+    assert hint in verdict(capsys, check.learning_rate, RATES[hint])
 
 
 def test_a_rate_may_be_a_tensor(capsys):
-    assert said(capsys, check.learning_rate, lambda *x: torch.tensor(SOLUTIONS["learning_rate"](*x))).startswith("✓")
+    assert verdict(capsys, check.learning_rate, lambda *x: torch.tensor(SOLUTIONS["learning_rate"](*x))).startswith("✓")

@@ -6,7 +6,7 @@ from operator import mul
 import pytest
 import torch
 import torch.nn.functional as F
-from answers import said, solutions
+from answers import solutions, verdict
 
 from dlkit.exercises import model_parallel as check
 from dlkit.strategies.pipeline.pipeline import bubble
@@ -18,12 +18,12 @@ NAMES = ["put_together", "free_energy_part", "halo", "microbatches"]
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("nonsense", ["three", [1.0], torch.zeros(2, 7), float("nan"), True])
 def test_nonsense_is_answered_in_a_line(capsys, name, nonsense):
-    assert said(capsys, getattr(check, name), lambda *_: nonsense).startswith("✗ Not yet")
+    assert verdict(capsys, getattr(check, name), lambda *_: nonsense).startswith("✗ Not yet")
 
 
 @pytest.mark.parametrize("name", NAMES[:2])
 def test_a_tensor_of_nan_is_no_answer(capsys, name):
-    assert said(capsys, getattr(check, name), lambda *x: torch.nan * SOLUTIONS[name](*x)).startswith("✗ Not yet")
+    assert verdict(capsys, getattr(check, name), lambda *x: torch.nan * SOLUTIONS[name](*x)).startswith("✗ Not yet")
 
 
 def by(columns, rows=lambda parts: torch.stack(parts).sum(0)):
@@ -50,7 +50,7 @@ TOGETHER = {
 
 @pytest.mark.parametrize("hint", TOGETHER)
 def test_what_is_put_together_wrongly_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.put_together, TOGETHER[hint])
+    assert hint in verdict(capsys, check.put_together, TOGETHER[hint])
 
 
 def once(v, a, rank):
@@ -72,7 +72,7 @@ ENERGIES = {
 
 @pytest.mark.parametrize("hint", ENERGIES)
 def test_a_wrong_part_of_the_free_energy_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.free_energy_part, ENERGIES[hint])
+    assert hint in verdict(capsys, check.free_energy_part, ENERGIES[hint])
 
 
 def counted(layers):
@@ -93,12 +93,12 @@ def field(layers):
 
 
 def test_rows_that_are_counted_are_right(capsys):
-    assert said(capsys, check.halo, counted).startswith("✓")
+    assert verdict(capsys, check.halo, counted).startswith("✓")
 
 
 HALOS = {
     "how many rows *one* row of the last layer sees": field,
-    "Where the stride is 1 that is right": lambda layers: field(layers) - 1,
+    "That is right if all strides are 1": lambda layers: field(layers) - 1,
     "That forgets the strides": lambda layers: sum(k - 1 for k, _ in layers),
     "in rows of *its* input": lambda layers: sum(k - s for k, s in layers),
     "That is one side": lambda layers: sum(k // 2 for k, _ in layers),
@@ -111,7 +111,7 @@ HALOS = {
 
 @pytest.mark.parametrize("hint", HALOS)
 def test_a_wrong_halo_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.halo, HALOS[hint])
+    assert hint in verdict(capsys, check.halo, HALOS[hint])
 
 
 def fewest(stages, most):
@@ -124,14 +124,14 @@ MICROBATCHES = {
     "for one stage more": lambda k, p: fewest(k + 1, p),
     "That counts the filling in": lambda k, p: fewest(k, p) + k - 1,
     "yours, 4, gives a bubble of 20.0%": lambda k, p: 4,
-    "is no number of them": lambda k, p: 0,
+    "is no number of microbatches": lambda k, p: 0,
 }
 
 
 @pytest.mark.parametrize("hint", MICROBATCHES)
 def test_a_wrong_number_of_microbatches_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.microbatches, MICROBATCHES[hint])
+    assert hint in verdict(capsys, check.microbatches, MICROBATCHES[hint])
 
 
 def test_the_library_s_bubble_may_be_used(capsys):
-    assert said(capsys, check.microbatches, fewest).startswith("✓")
+    assert verdict(capsys, check.microbatches, fewest).startswith("✓")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from answers import said, solutions
+from answers import solutions, verdict
 from ranks import team
 from torch.distributed.device_mesh import init_device_mesh
 
@@ -15,7 +15,7 @@ NAMES = ["crossing_batch", "cheaper", "groups", "hybrid_bytes"]
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("nonsense", ["three", [1.0], torch.zeros(2, 7), float("nan"), True, (None, 1), [[1]], {}])
 def test_nonsense_is_answered_in_a_line(capsys, name, nonsense):
-    assert said(capsys, getattr(check, name), lambda *_: nonsense).startswith("✗ Not yet")
+    assert verdict(capsys, getattr(check, name), lambda *_: nonsense).startswith("✗ Not yet")
 
 
 # 1. The crossing batch.
@@ -41,21 +41,21 @@ CROSSINGS = {
 
 @pytest.mark.parametrize("hint", CROSSINGS)
 def test_a_wrong_crossing_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.crossing_batch, CROSSINGS[hint])
+    assert hint in verdict(capsys, check.crossing_batch, CROSSINGS[hint])
 
 
 def test_at_the_crossing_both_send_the_same():
-    for weights, inputs, ranks in [(307_456, 69_984, 2), (11, 7, 5)]:
-        batch = SOLUTIONS["crossing_batch"](weights, inputs, ranks)
-        assert check.by_data(weights, ranks) == pytest.approx(check.by_neurons(inputs, batch, ranks))
+    for weights, inputs, world_size in [(307_456, 69_984, 2), (11, 7, 5)]:
+        batch = SOLUTIONS["crossing_batch"](weights, inputs, world_size)
+        assert check.by_data(weights, world_size) == pytest.approx(check.by_neurons(inputs, batch, world_size))
 
 
 # 2. The cheaper split.
 
 
-def chosen(passes=1.5, batch=lambda batch, ranks: batch):
-    def answer(layers, images, ranks):
-        limit = passes * batch(images, ranks)
+def chosen(passes=1.5, batch=lambda batch, world_size: batch):
+    def answer(layers, images, world_size):
+        limit = passes * batch(images, world_size)
         return ["data" if weights < limit * inputs else "neurons" for weights, inputs in layers]
 
     return answer
@@ -67,10 +67,10 @@ CHOICES = {
     ],
     'All of them by "data"': lambda layers, *_: ["data"] * len(layers),
     'All of them by "neurons"': lambda layers, *_: ["neurons"] * len(layers),
-    "leaves the batch out": chosen(batch=lambda batch, ranks: 1),
+    "leaves the batch out": chosen(batch=lambda batch, world_size: 1),
     "count the passes": chosen(1),
     "travels forward, and its gradients are added up": chosen(0.5),
-    "that of all ranks together": chosen(batch=lambda batch, ranks: batch / ranks),
+    "that of all ranks together": chosen(batch=lambda batch, world_size: batch / world_size),
     "takes in 0 numbers": lambda layers, batch, n: ["data" if a < 5_000 else "neurons" for _, a in layers],
     "by data 3,983,616 bytes, by neurons 74,760,192; you chose neurons": lambda *case: [
         *SOLUTIONS["cheaper"](*case)[:2],
@@ -86,16 +86,16 @@ CHOICES = {
 
 @pytest.mark.parametrize("hint", CHOICES)
 def test_a_wrong_choice_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.cheaper, CHOICES[hint])
+    assert hint in verdict(capsys, check.cheaper, CHOICES[hint])
 
 
 def test_who_computes_the_bytes_is_right_too(capsys):
-    def by_bytes(layers, batch, ranks):
-        ring = (ranks - 1) / ranks
-        sent = [{"data": 8 * ring * weights, "neurons": 12 * ring * inputs * batch} for weights, inputs in layers]
-        return tuple(min(each, key=lambda name: each[name]) for each in sent)
+    def by_bytes(layers, batch, world_size):
+        ring = (world_size - 1) / world_size
+        sizes = [{"data": 8 * ring * weights, "neurons": 12 * ring * inputs * batch} for weights, inputs in layers]
+        return tuple(min(ways, key=lambda name: ways[name]) for ways in sizes)
 
-    assert said(capsys, check.cheaper, by_bytes).startswith("✓")
+    assert verdict(capsys, check.cheaper, by_bytes).startswith("✓")
 
 
 # 3. The mesh.
@@ -107,7 +107,7 @@ def along(rank, data, model):
 
 
 def without(rank, *groups):
-    return tuple([one for one in group if one != rank] for group in groups)
+    return tuple([other for other in group if other != rank] for group in groups)
 
 
 def down(rank, data, model):
@@ -131,8 +131,8 @@ MESHES = {
 
 @pytest.mark.parametrize("hint", MESHES)
 def test_wrong_groups_get_their_hint(capsys, hint):
-    found = said(capsys, check.groups, MESHES[hint])
-    assert hint in found or (hint == "yours is of type int" and "one of yours is of type int" in found)
+    line = verdict(capsys, check.groups, MESHES[hint])
+    assert hint in line or (hint == "yours is of type int" and "one of yours is of type int" in line)
 
 
 def test_groups_may_be_of_another_type_and_order(capsys):
@@ -140,7 +140,7 @@ def test_groups_may_be_of_another_type_and_order(capsys):
         start = rank // model * model
         return set(range(rank % model, data * model, model)), range(start + model - 1, start - 1, -1)
 
-    assert said(capsys, check.groups, ranges).startswith("✓")
+    assert verdict(capsys, check.groups, ranges).startswith("✓")
 
 
 def test_the_groups_are_those_of_torch_s_own_mesh():
@@ -148,11 +148,11 @@ def test_the_groups_are_those_of_torch_s_own_mesh():
         import torch.distributed as dist
 
         mesh = init_device_mesh("cpu", shape, mesh_dim_names=("data", "model"))
-        found = [dist.get_process_group_ranks(mesh.get_group(name)) for name in ("data", "model")]
-        return tuple(found)
+        groups = [dist.get_process_group_ranks(mesh.get_group(name)) for name in ("data", "model")]
+        return tuple(groups)
 
-    for rank, found in enumerate(team(4).call(mine, (2, 2))):
-        assert found == SOLUTIONS["groups"](rank, 2, 2)
+    for rank, groups in enumerate(team(4).call(mine, (2, 2))):
+        assert groups == SOLUTIONS["groups"](rank, 2, 2)
 
 
 # 4. The bytes of a mesh.
@@ -195,10 +195,10 @@ BILLS = {
 
 @pytest.mark.parametrize("hint", BILLS)
 def test_a_wrong_bill_gets_its_hint(capsys, hint):
-    assert hint in said(capsys, check.hybrid_bytes, BILLS[hint])
+    assert hint in verdict(capsys, check.hybrid_bytes, BILLS[hint])
 
 
 def test_a_mesh_of_one_row_or_column_is_one_of_the_two():
     layers = [(1_000, 50), (300, 7)]
-    assert check.sent(layers, 12, 4, 1) == pytest.approx(sum(check.by_data(w, 4) for w, _ in layers))
-    assert check.sent(layers, 12, 1, 4) == pytest.approx(sum(check.by_neurons(a, 12, 4) for _, a in layers))
+    assert check.bytes_sent(layers, 12, 4, 1) == pytest.approx(sum(check.by_data(w, 4) for w, _ in layers))
+    assert check.bytes_sent(layers, 12, 1, 4) == pytest.approx(sum(check.by_neurons(a, 12, 4) for _, a in layers))

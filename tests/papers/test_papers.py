@@ -1,11 +1,11 @@
-"""The papers, reduced: their rows, that what is kept is not done again, and that an interrupt can be mended."""
+"""The papers, reduced: their rows, that saved results are not measured again, and that an interrupted one goes on."""
 
 import json
 
 import pytest
 import torch
 
-from dlkit import papers
+from dlkit import data, papers
 from dlkit.core.storage import read_tensors
 from dlkit.data import Dataset, Split
 from dlkit.models import DBN
@@ -16,9 +16,9 @@ from dlkit.training import Experiment
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     """600 digits, and nets of a few units."""
-    mnist = papers.import_module("dlkit.data").load("mnist")
-    part = mnist.train[:300]
-    small = Dataset(part, part, part, "mnist")
+    mnist = data.load("mnist")
+    few = mnist.train[:300]
+    small = Dataset(few, few, few, "mnist")
     for paper in (hinton2006, hinton_salakhutdinov2006, larochelle2009, lecun1998):
         monkeypatch.setattr(paper.data, "load", lambda name: small)
     monkeypatch.setattr(hinton2006, "SIZES", (784, 20, 10, 30))
@@ -53,22 +53,22 @@ def test_it_measures_every_row_and_keeps_it(paper, tmp_path, monkeypatch):
     assert paper.measure(tmp_path, quick=True) == rows
 
 
-def test_fewer_seeds_are_a_part_of_the_table_and_are_not_written_in_its_place(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(papers, "RUNS", tmp_path)
+def test_fewer_seeds_than_the_table_s_are_not_written_in_its_place(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(papers.reproduction, "RUNS", tmp_path)
     monkeypatch.setattr(larochelle2009, "Recipe", lambda: larochelle2009.QUICK)
     monkeypatch.setattr(larochelle2009, "SEEDS", 2)
     papers.run("larochelle2009", as_json=True, seeds=1)
     assert not (tmp_path / "larochelle2009.md").exists()
-    one = capsys.readouterr()
-    assert "over 1 seed" in one.out
-    assert "measured again" not in one.err
+    one_seed = capsys.readouterr()
+    assert "over 1 seed" in one_seed.out
+    assert "measured again" not in one_seed.err
     papers.run("larochelle2009", as_json=True)
     assert (tmp_path / "larochelle2009.md").exists()
-    both = capsys.readouterr()
-    assert "over 2 seeds" in both.out
-    assert f"What {tmp_path}/larochelle2009 kept was not measured again; --fresh forgets it." in both.err
+    two_seeds = capsys.readouterr()
+    assert "over 2 seeds" in two_seeds.out
+    assert f"What {tmp_path}/larochelle2009 kept was not measured again; --fresh forgets it." in two_seeds.err
     papers.run("larochelle2009", as_json=True, seeds=1)
-    assert capsys.readouterr().out == one.out
+    assert capsys.readouterr().out == one_seed.out
 
 
 def test_a_paper_without_seeds_takes_none():
@@ -77,13 +77,13 @@ def test_a_paper_without_seeds_takes_none():
 
 
 @pytest.mark.parametrize("paper", ROWS, ids=lambda paper: paper.__name__)
-def test_an_interrupt_is_said_and_mended(paper, tmp_path, monkeypatch):
+def test_after_an_interrupt_the_same_command_goes_on(paper, tmp_path, monkeypatch):
     whole = paper.measure(tmp_path / "whole", quick=True)
-    real, count = Experiment.run, []
+    original, count = Experiment.run, []
 
     def interrupted(experiment, **options):
         count.append(1)
-        run = real(experiment, **options)
+        run = original(experiment, **options)
         if len(count) == 2:
             run.stop("interrupted")
         return run
@@ -107,9 +107,9 @@ def test_the_stack_and_its_fine_tuned_form_are_kept(tmp_path):
 def test_principal_components_leave_the_variance_of_the_others():
     recipe = hinton_salakhutdinov2006.Recipe(images=600)
     x = hinton_salakhutdinov2006.data.load("mnist").full_train.images.flatten(1).double()
-    found = hinton_salakhutdinov2006.principal_components(recipe, 30)["error"]
+    error = hinton_salakhutdinov2006.principal_components(recipe, 30)["error"]
     singular = torch.linalg.svdvals(x - x.mean(0))
-    assert found == pytest.approx(float((singular[30:] ** 2).sum() / len(x)))  # its test digits are its training ones
+    assert error == pytest.approx(float((singular[30:] ** 2).sum() / len(x)))  # its test digits are its training ones
 
 
 def test_squared_errors_are_sums_over_pixels_and_means_over_images():
@@ -135,7 +135,7 @@ def test_the_papers_have_digits_to_read():
 
 @pytest.mark.parametrize("name", papers.NAMES)
 def test_each_paper_has_its_measured_table(name):
-    lines = papers.measured(name).splitlines()
+    lines = papers.measured_table(name).splitlines()
     assert lines[0].startswith("**")
     assert lines[0].endswith("**")
     assert lines[2].split(" | ")[1:4] == ["published", "source", "measured"]

@@ -13,8 +13,8 @@ from dlkit.training import CD
 def tiny(monkeypatch, tmp_path):
     """The paper's table with one training, of one epoch on 400 digits, in an empty folder."""
     digits = paper.data.load("mnist", binarise="sample")
-    part = Split(digits.train.images[:200], digits.train.labels[:200])
-    small = Dataset(part, part, part, "mnist")
+    few = Split(digits.train.images[:200], digits.train.labels[:200])
+    small = Dataset(few, few, few, "mnist")
     monkeypatch.setattr(paper.data, "load", lambda name, binarise: small)
     line = paper.Training("CD-1", CD(1), 1, 0.05, 0.0, ("-125.53", ""), "a source")
     monkeypatch.setattr(paper, "trainings", lambda: [line])
@@ -31,7 +31,7 @@ def test_each_training_makes_a_row_by_ais_and_one_by_reverse_ais(tiny):
     assert -784 < float(backward.measured) < 0  # below is worse than coin flips
 
 
-def test_what_is_kept_is_not_trained_again(tiny, monkeypatch):
+def test_a_saved_result_is_not_trained_again(tiny, monkeypatch):
     first = paper.measure(tiny / "runs", quick=True)
     monkeypatch.setattr(paper.Experiment, "run", lambda *_, **__: pytest.fail("trained again"))
     assert paper.measure(tiny / "runs", quick=True) == first
@@ -39,10 +39,10 @@ def test_what_is_kept_is_not_trained_again(tiny, monkeypatch):
 
 def test_an_interrupted_training_says_that_the_same_command_goes_on_and_does(tiny, monkeypatch):
     whole = paper.measure(tiny / "whole", quick=True)
-    steps = paper.Experiment.run
+    original = paper.Experiment.run
 
     def interrupted(experiment, **options):
-        run = steps(experiment, **options | {"steps": 2})
+        run = original(experiment, **options | {"steps": 2})
         run.stop("interrupted")
         return run
 
@@ -53,14 +53,14 @@ def test_an_interrupted_training_says_that_the_same_command_goes_on_and_does(tin
     assert [row.measured for row in paper.measure(tiny / "broken", quick=True)] == [row.measured for row in whole]
 
 
-def test_a_full_run_writes_its_table_and_fresh_forgets_what_was_kept(tiny, capsys):
+def test_a_full_run_writes_its_table_and_fresh_deletes_saved_results(tiny, capsys):
     papers.run("salakhutdinov2008", as_json=True)
     assert [row["name"] for row in json.loads(capsys.readouterr().out)] == [
         "CD-1, 1 epoch, AIS",
         "CD-1, 1 epoch, reverse AIS",
     ]
     assert (tiny / "runs/salakhutdinov2008.md").read_text().startswith(f"# {paper.TITLE}\n")
-    kept = tiny / "runs/salakhutdinov2008/CD-1/result.json"
-    kept.write_text(kept.read_text().replace('"seconds"', '"altered"'))
+    result = tiny / "runs/salakhutdinov2008/CD-1/result.json"
+    result.write_text(result.read_text().replace('"seconds"', '"altered"'))
     papers.run("salakhutdinov2008", fresh=True)
-    assert "altered" not in kept.read_text()
+    assert "altered" not in result.read_text()

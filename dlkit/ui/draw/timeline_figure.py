@@ -24,7 +24,7 @@ def draw_timeline(timeline: Timeline) -> Picture:
     ax.set(xlabel="milliseconds", yticks=middles, yticklabels=[f"rank {rank}" for rank in range(timeline.world_size)])
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    begins = timeline.begins()
+    begins = timeline.step_begins()
     named = dict(list(begins.items())[:: -(-len(begins) // STEPS) or 1])
     above = ax.secondary_xaxis("top")
     above.set_xticks([1e3 * time for time in named.values()], [f"step {number}" for number in named], fontsize=8)
@@ -35,7 +35,7 @@ def draw_timeline(timeline: Timeline) -> Picture:
 
 
 def _alt(timeline: Timeline) -> str:
-    steps, totals = list(timeline.begins()), timeline.totals()
+    steps, totals = list(timeline.step_begins()), timeline.totals()
     which = f", steps {steps[0]} to {steps[-1]}" if steps else ""
     sentences = [
         f"rank {row.rank} computes {row.share('compute'):.0%}, communicates {row.share('communicate'):.0%} and waits "
@@ -51,7 +51,7 @@ def describe_moment(timeline: Timeline, rank: int, time: float) -> str:
     """What the rank did at this time, in seconds."""
     step = timeline.step_at(rank, time)
     where = f"Rank {rank}" + (f", step {step}" if step is not None else "")
-    segment = timeline.at(rank, time)
+    segment = timeline.segment_at(rank, time)
     if segment is None:
         return f"{where}: other: between steps, or not recorded."
     span, took = segment.span, format_seconds(segment.end - segment.begin)
@@ -62,7 +62,7 @@ def describe_moment(timeline: Timeline, rank: int, time: float) -> str:
         return f"{where}: {name}, {took}{meanwhile}."
     if segment.kind == "wait":
         return f"{where}: waits {took} for rank {segment.last}, the last to come to {_exchange(span)}."
-    return f"{where}: communicates, {took}: {_exchange(span)}, of which it sends {format_bytes(span.size)}."
+    return f"{where}: communicates, {took}: {_exchange(span)}, of which it sends {format_bytes(span.bytes_sent)}."
 
 
 def _exchange(span: Span) -> str:
