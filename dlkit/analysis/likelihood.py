@@ -11,7 +11,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from dlkit.models.gibbs import gibbs, noise
+from dlkit.models.gibbs import gibbs, init_chains
 from dlkit.models.rbm import RBM, GaussianRBM
 
 ENUMERABLE = 25
@@ -111,7 +111,7 @@ def ais(
     """
     path = _Path(rbm, images, seed)
     betas = _checked(betas, chains)
-    v = noise(rbm, chains, path.generator, a=path.base)
+    v = init_chains(rbm, chains, path.generator, a=path.base)
     log_weights, _ = path.anneal(v, betas, progress)
     return _estimate(path.log_z_start() + log_weights, sign=1)
 

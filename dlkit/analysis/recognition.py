@@ -45,7 +45,7 @@ def by_gibbs(
         labels = probabilities = torch.full((len(part), top.labels), 1 / top.labels, device=features.device)
         for _ in range(steps):
             h = top.draw_hidden(top.hidden_given(torch.cat([features, labels], dim=1)), generator)
-            _, probabilities = top.split(top.visible_given(h))
+            _, probabilities = top.split_labels(top.visible_given(h))
             drawn = torch.multinomial(probabilities.to(generator.device), 1, generator=generator)[:, 0]
             labels = F.one_hot(drawn.to(features.device), top.labels).to(features.dtype)
         guesses.append(probabilities.argmax(1))

@@ -1,4 +1,4 @@
-"""Is this a tensor that can be trained on? Asked before training starts."""
+"""Checks of images and labels, made before training starts."""
 
 from math import prod
 
@@ -14,10 +14,10 @@ def check(
     values: tuple[float, float] | None = (0.0, 1.0),
     classes: int | None = None,
 ) -> None:
-    """Raise TypeError or ValueError, in one sentence with the mend, unless the images and labels can be trained on.
+    """Raise TypeError or ValueError, with a message that says what to do, for data that cannot be trained on.
 
-    images: float32 (n, pixels), (n, height, width) or (n, channels, height, width), all finite. shape: what the model
-    takes an image to be; (784,) takes 784 pixels in any arrangement. values: the range allowed, both ends included;
+    images: float32 (n, pixels), (n, height, width) or (n, channels, height, width), all finite. shape: the shape of an
+    image that the model takes; (784,) allows 784 pixels in any shape. values: the allowed range, both ends included;
     None for real-valued units. labels: int64 (n,), from 0 to classes - 1.
     """
     images = _tensor(images, "images")

@@ -1,4 +1,4 @@
-"""Data files: where they lie, whether they are whole, and how to mend them."""
+"""Data files: their folder, their checksums, and how to restore or download them."""
 
 import hashlib
 import os
@@ -6,8 +6,8 @@ import zlib
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
-FOLDERS = {"mnist": 4, "photos": 6, "pretrained": 4}  # files in each
-# Name -> address and MD5 of each file, as its authors and torchvision publish them.
+FOLDERS = {"mnist": 4, "photos": 6, "pretrained": 4}  # number of files
+# Name -> address, and MD5 of each file as published by its authors and by torchvision.
 FETCHED = {
     "fashion-mnist": (
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
@@ -22,9 +22,9 @@ FETCHED = {
 
 
 def data_root(root: str | Path | None = None) -> Path:
-    """Folder that holds mnist/, photos/ and SHA256SUMS: `root`, else $DLKIT_DATA, else data/ of the checkout.
+    """The folder with mnist/, photos/ and SHA256SUMS: `root`, else $DLKIT_DATA, else data/ of the checkout.
 
-    Raises FileNotFoundError where there is no such folder.
+    FileNotFoundError if there is no such folder.
     """
     given = root or os.environ.get("DLKIT_DATA")
     folder = Path(given).absolute() if given else CHECKOUT / "data"
@@ -43,10 +43,10 @@ def data_root(root: str | Path | None = None) -> Path:
     )
 
 
-def listed(folder: str, root: Path) -> dict[Path, str]:
-    """Each file of `folder` in SHA256SUMS, in its order, with its known hash, "sha256:...".
+def checksums(folder: str, root: Path) -> dict[Path, str]:
+    """The checksum, "sha256:...", of each file of `folder`, in the order of SHA256SUMS.
 
-    Raises FileNotFoundError where the list is missing, ValueError where it is not whole.
+    FileNotFoundError if SHA256SUMS is missing, ValueError if it does not list all files.
     """
     sums = root / "SHA256SUMS"
     if not sums.is_file():
@@ -62,45 +62,45 @@ def listed(folder: str, root: Path) -> dict[Path, str]:
     return files
 
 
-def read(path: Path, known: str) -> bytes:
-    """The file's bytes, if their hash is `known` ("sha256:..." or "md5:...").
+def read(path: Path, checksum: str) -> bytes:
+    """The bytes of a file whose `checksum` ("sha256:..." or "md5:...") is known.
 
-    Raises FileNotFoundError where it is missing, ValueError where it is truncated or altered.
+    FileNotFoundError if it is missing, ValueError if it is truncated or altered.
     """
     mend = _mend(path.parents[1])
     if not path.is_file():
         raise FileNotFoundError(f"{_shown(path)} is missing: it is part of the repository; {mend}.")
     raw = path.read_bytes()
-    algorithm, _, wanted = known.partition(":")
-    found = hashlib.new(algorithm, raw, usedforsecurity=False).hexdigest()
-    if found == wanted:
+    algorithm, _, expected = checksum.partition(":")
+    digest = hashlib.new(algorithm, raw, usedforsecurity=False).hexdigest()
+    if digest == expected:
         return raw
     if _cut_short(path.suffix, raw):
         raise ValueError(f"{_shown(path)} is truncated, it ends too soon after {len(raw):,} bytes; {mend}.")
     name = {"sha256": "SHA-256", "md5": "MD5"}[algorithm]
-    raise ValueError(f"{_shown(path)} was altered, its {name} is {found[:12]}…, not {wanted[:12]}…; {mend}.")
+    raise ValueError(f"{_shown(path)} was altered, its {name} is {digest[:12]}…, not {expected[:12]}…; {mend}.")
 
 
 def verify(name: str, *, root: str | Path | None = None) -> list[Path]:
-    """Read every file of "mnist", "photos" or "pretrained" against SHA256SUMS and return their paths.
+    """Check every file of "mnist", "photos" or "pretrained" against SHA256SUMS; returns their paths.
 
-    Raises what `read` raises.
+    Errors are those of `read`.
     """
     if name not in FOLDERS:
         raise ValueError(f"no data set {name!r} comes with dlkit: verify one of {', '.join(FOLDERS)}.")
-    files = listed(name, data_root(root))
-    for path, known in files.items():
-        read(path, known)
+    files = checksums(name, data_root(root))
+    for path, checksum in files.items():
+        read(path, checksum)
     return list(files)
 
 
 def fetch(name: str, root: str | Path | None = None) -> dict[Path, str]:
-    """Each file of a data set that dlkit does not carry, with its known hash; downloads those not there yet.
+    """The checksum, "md5:...", of each file of a data set that does not come with dlkit; downloads missing files.
 
-    They are kept in `root`/name, by default in this platform's cache folder. Raises ConnectionError where the
-    address does not answer, ValueError where it sends something else, OSError where nothing can be kept.
+    They are stored in `root`/name, by default in the platform's cache folder. ConnectionError if the address does not
+    answer, ValueError if it sends another file, OSError if the folder cannot be written.
     """
-    import pooch  # with requests 0.2 s, which only those who download should wait for
+    import pooch  # takes 0.2 s to import, with requests: only for a download
     from requests import RequestException
 
     address, hashes = FETCHED[name]
@@ -128,20 +128,21 @@ def fetch(name: str, root: str | Path | None = None) -> dict[Path, str]:
 
 
 def _shown(path: Path) -> str:
-    """The path as the reader would type it."""
+    """The path for a message: relative to the current folder if it lies in it."""
     return (path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path).as_posix()
 
 
 def _mend(root: Path) -> str:
-    """What brings the repository's own data in `root` back."""
+    """How to restore the repository's own data in `root`, for a message."""
     checkout = root.parent
     if not ((checkout / ".git").exists() and (checkout / "dlkit").is_dir()):
         return f"copy {_shown(root)} again from the dlkit repository"
-    where = "" if checkout == Path.cwd() else f' -C "{checkout.as_posix()}"'
-    return f"`git{where} checkout {root.name}/` brings it back"
+    option = "" if checkout == Path.cwd() else f' -C "{checkout.as_posix()}"'
+    return f"`git{option} checkout {root.name}/` brings it back"
 
 
 def _cut_short(suffix: str, raw: bytes) -> bool:
+    """Whether a PNG or gzip file ends before its end mark."""
     if suffix == ".png":
         return b"IEND" not in raw
     try:

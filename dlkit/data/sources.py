@@ -7,12 +7,15 @@ from dlkit.data.batch import Batch
 
 
 def resolve(source: Any) -> Batch:
-    """The training images and labels that an Experiment's `data` names, checked."""
+    """The training images and labels of an Experiment's `data`, checked by `data.check`.
+
+    source: the name of a data set, a Dataset, a Split, images, or (images, labels).
+    """
     if isinstance(source, str):
         source = data.load(source)
     source = getattr(source, "train", source)
     if hasattr(source, "images"):
         source = (source.images, source.labels)
     images, labels = source if isinstance(source, tuple) else (source, None)
-    data.check(images, labels, values=None)  # the range is for the learner to judge
+    data.check(images, labels, values=None)  # the learner checks the range
     return Batch(images, labels)

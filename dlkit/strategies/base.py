@@ -35,11 +35,11 @@ class DistributedShard(Shard):
 
     def fill_grad(self, batch: Batch, generator: ShardedGenerator) -> dict[str, Tensor]:
         self._begun, self.recorder.counts = now(), True
-        generator.part = batch.part
+        generator.rows = batch.rows
         try:
             return self.reduce_grad(batch, generator)
         finally:
-            generator.part = None
+            generator.rows = None
 
     def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> dict[str, Tensor]:
         """What a strategy does in place of `Shard.fill_grad`."""

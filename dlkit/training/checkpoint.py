@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlkit.core.storage import into_place, read_tensors, write_tensors
+from dlkit.core.storage import read_tensors, replace_file, write_tensors
 
 STATE = "checkpoint.json"
 
@@ -25,7 +25,7 @@ def write(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> No
     partial = folder / f".{STATE}.{os.getpid()}"
     try:
         partial.write_text(json.dumps(state | {"tensors": name}))
-        into_place(partial, folder / STATE)
+        replace_file(partial, folder / STATE)
     finally:
         partial.unlink(missing_ok=True)
     for old in folder.glob("step-*.safetensors"):

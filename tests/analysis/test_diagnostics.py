@@ -77,11 +77,11 @@ def test_the_kurtosis_of_normal_weights_is_3_and_of_one_large_weight_their_numbe
 
 def test_influence_is_nothing_for_units_that_never_change_and_most_for_the_one_that_changes_most():
     rbm, images = five_kinds()
-    found = influence(rbm, images)
-    assert found[:3].abs().max() < 1e-5
-    assert found[3] == pytest.approx(20 * 0.5, rel=1e-3)  # on for half the images, with a weight of 20
-    assert found[4] == pytest.approx(20 * (0.005 * 0.995) ** 0.5, rel=1e-2)
-    assert found.argsort(descending=True)[:2].tolist() == [3, 4]
+    influences = influence(rbm, images)
+    assert influences[:3].abs().max() < 1e-5
+    assert influences[3] == pytest.approx(20 * 0.5, rel=1e-3)  # on for half the images, with a weight of 20
+    assert influences[4] == pytest.approx(20 * (0.005 * 0.995) ** 0.5, rel=1e-2)
+    assert influences.argsort(descending=True)[:2].tolist() == [3, 4]
 
 
 @pytest.mark.parametrize("make", [random_rbm, random_gaussian])

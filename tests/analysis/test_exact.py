@@ -156,9 +156,9 @@ def test_bars_and_stripes_are_all_images_of_uniform_rows_or_columns(size, count)
     every = every_state(size * size).view(-1, size, size)
     rows, columns = (every == every[:, :, :1]).all(2).all(1), (every == every[:, :1, :]).all(2).all(1)
     wanted = {tuple(image.flatten().tolist()) for image in every[rows | columns]}
-    found = bars_and_stripes(size)
-    assert found.shape == (count, size, size)
-    assert {tuple(image.flatten().tolist()) for image in found} == wanted
+    patterns = bars_and_stripes(size)
+    assert patterns.shape == (count, size, size)
+    assert {tuple(image.flatten().tolist()) for image in patterns} == wanted
 
 
 def test_bars_and_stripes_too_large_to_list_are_refused():

@@ -35,9 +35,9 @@ def hooks(net):
 
 def test_maps_are_what_the_module_gives():
     net = LeNet5()
-    by_hand = net.s2(net.c1(net.frame(IMAGES)))
+    by_hand = net.s2(net.c1(net.pad(IMAGES)))
     assert torch.equal(maps(net, IMAGES, "s2"), by_hand)
-    assert torch.equal(maps(net, IMAGES, "c1.0"), net.c1[0](net.frame(IMAGES)))
+    assert torch.equal(maps(net, IMAGES, "c1.0"), net.c1[0](net.pad(IMAGES)))
     own = Own()
     torch.testing.assert_close(maps(own, IMAGES, "first"), own.first(IMAGES[:, None]))
 
@@ -141,7 +141,7 @@ def test_top_images_are_those_of_the_largest_unit():
     net, images = ConvNet(), torch.rand(1_200, 28, 28, generator=seeded(2))
     best = top_images(net, images, "c2", 4, count=5)
     with torch.no_grad():
-        found = net.c2(net.s1(net.c1(net.frame(images))))[:, 4]
+        found = net.c2(net.s1(net.c1(net.pad(images))))[:, 4]
     order = sorted(range(len(images)), key=lambda i: -float(found[i].max()))
     assert best.images.tolist() == order[:5]
     for i, row, column, value in zip(*best, strict=True):

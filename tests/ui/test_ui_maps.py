@@ -89,7 +89,7 @@ def test_connections_are_those_of_the_tables(lenet):
     assert torch.equal(connections(lenet, IMAGES[0], "s4"), torch.eye(16, dtype=torch.bool))
     assert connections(lenet, IMAGES[0], "c5").all()
     assert connections(lenet, IMAGES[0], "c1").shape == (6, 1)
-    assert connections(lenet, IMAGES[0], "frame") is None
+    assert connections(lenet, IMAGES[0], "pad") is None
 
 
 def test_connections_of_groups_and_of_a_block_with_a_skip(own, own_images):

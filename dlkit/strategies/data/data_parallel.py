@@ -111,7 +111,7 @@ class DataParallelShard(Replica):
             return self.buckets.end(report)
         if self.wrapped is not None:
             weight = batch.weight * self.data.size  # DDP takes the mean over ranks
-            scaled = Batch(batch.images, batch.labels, weight, batch.part)
+            scaled = Batch(batch.images, batch.labels, weight, batch.rows)
             report = self.learner.fill_grad(self.wrapped, scaled, generator)
             return all_reduce_metrics({name: value / self.data.size for name, value in report.items()}, self.data)
         report = self.learner.fill_grad(self.model, batch, generator)

@@ -159,7 +159,7 @@ class LayerSplitter:
             connections = Sharding(0, [sum(len(next(rows)) for _ in range(count)) for count in found.counts])
             module.table = module.table[start : start + mine]
             module.groups = equal_groups(module.table, module.in_maps)
-            module._places = own_part(module._places, connections, self.group) - start * module.in_maps
+            module._positions = own_part(module._positions, connections, self.group) - start * module.in_maps
             self.keep(path, module, connections, "weight")
             self.keep(path, module, Sharding(0, found.counts), "bias")
             return found
