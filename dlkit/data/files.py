@@ -26,15 +26,15 @@ def data_root(root: str | Path | None = None) -> Path:
 
     FileNotFoundError if there is no such folder.
     """
-    given = root or os.environ.get("DLKIT_DATA")
-    folder = Path(given).absolute() if given else CHECKOUT / "data"
+    path = root or os.environ.get("DLKIT_DATA")
+    folder = Path(path).absolute() if path else CHECKOUT / "data"
     if folder.is_dir():
         return folder
     if root:
         raise FileNotFoundError(f"root={str(root)!r} is no folder: give the data/ folder of a dlkit checkout.")
-    if given:
+    if path:
         raise FileNotFoundError(
-            f"DLKIT_DATA is {given!r}, which is no folder: set it to the data/ folder of a dlkit checkout, or unset it."
+            f"DLKIT_DATA is {path!r}, which is no folder: set it to the data/ folder of a dlkit checkout, or unset it."
         )
     if (CHECKOUT / ".git").exists():
         raise FileNotFoundError(f"{_shown(folder)} is missing: it is part of the repository; {_mend(folder)}.")

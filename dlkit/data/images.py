@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from dlkit.core.text_table import as_html
 from dlkit.data import files
 from dlkit.data.batch import describe_images
 
@@ -65,6 +66,19 @@ class Dataset:
 
     def __repr__(self) -> str:
         return f"Dataset({self.name!r}, train={self.train}, validation={self.validation}, test={self.test})"
+
+    def _repr_html_(self) -> str:
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        rows = [
+            (
+                name,
+                f"{len(split):,}",
+                "x".join(map(str, split.images.shape[1:])),
+                "yes" if split.labels is not None else "no",
+            )
+            for name, split in splits.items()
+        ]
+        return as_html((self.name, "images", "shape", "labels"), rows)
 
 
 def load(name: str = "mnist", *, binarise: str | None = None, seed: int = 0, root: str | Path | None = None) -> Dataset:

@@ -23,9 +23,9 @@ def check_rows(v: Tensor, W: Tensor) -> None:
         mend = "`images.flatten(1)`" if math.prod(v.shape[1:]) == visible else f"give rows of {visible}"
         raise ValueError(f"images of shape {tuple(v.shape)} for {visible} visible units: {mend}.")
     if v.dtype != W.dtype and not torch.is_autocast_enabled(v.device.type):
-        given, wanted = (str(dtype).removeprefix("torch.") for dtype in (v.dtype, W.dtype))
-        mend = "`images.float() / 255`" if v.dtype == torch.uint8 else f"`images.to(torch.{wanted})`"
-        raise ValueError(f"images are {given} and the weights {wanted}: {mend}.")
+        actual, expected = (str(dtype).removeprefix("torch.") for dtype in (v.dtype, W.dtype))
+        mend = "`images.float() / 255`" if v.dtype == torch.uint8 else f"`images.to(torch.{expected})`"
+        raise ValueError(f"images are {actual} and the weights {expected}: {mend}.")
 
 
 class RBM(nn.Module):

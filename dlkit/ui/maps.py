@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from dlkit.analysis.feature_maps import Inside, LayerView
-from dlkit.analysis.features import Field
+from dlkit.analysis.feature_maps import FeatureMaps, LayerView
+from dlkit.analysis.features import Region
 from dlkit.ui.controls.image_viewer import Viewer
 from dlkit.ui.controls.pointed_image import PointedImage
 from dlkit.ui.draw.map_sheets import columns_for, connection_table, listed, patches, scaled, sheet
@@ -24,7 +24,7 @@ class MapExplorer(Viewer):
     """The maps of a net for an image, one by one, and for each map its units, what feeds it and what excites it.
 
     `net` is any module that takes images (batch, *maps, height, width); arrow keys or the pointer on the large map
-    choose a unit. ValueError as for `Inside`, or if the labels do not fit the images.
+    choose a unit. ValueError as for `FeatureMaps`, or if the labels do not fit the images.
     """
 
     def __init__(
@@ -34,11 +34,11 @@ class MapExplorer(Viewer):
         labels: Int64[Tensor, " labels"] | None = None,
     ):
         super().__init__(images, labels)
-        self.inside = Inside(net, self.images)
-        self._looks = self.inside.look(self.images[0])
+        self.inside = FeatureMaps(net, self.images)
+        self._looks = self.inside.views(self.images[0])
         options = []
         for name, look in self._looks.items():
-            count, high, wide = look.given.shape
+            count, high, wide = look.output.shape
             options.append((f"{name}: {count} map{'s' * (count > 1)} of {high}x{wide}", name))
         style = {"description_width": "initial"}
         self.layer = widgets.Dropdown(options=options, description="Layer", layout={"width": "260px"}, style=style)
@@ -86,7 +86,7 @@ class MapExplorer(Viewer):
 
     def _enter(self, change: object = None) -> None:
         """Go into another layer."""
-        count, high, wide = self._looks[self.layer.value].given.shape
+        count, high, wide = self._looks[self.layer.value].output.shape
         self.large.cells = [wide, high]
         kept = self.map.value < count
         self.map.max = count - 1  # moves the map to the last one, if it is not there, and draws that
@@ -94,15 +94,16 @@ class MapExplorer(Viewer):
             self._choose()
 
     def _look(self) -> None:
-        self._looks = self.inside.look(self._shown)
+        self._looks = self.inside.views(self._shown)
         self._draw()
 
     def _choose(self, change: object = None) -> None:
         """Show what another map is made of, and what excites it."""
         name, number = self.layer.value, self.map.value
-        best = self.inside.best(name, number)
+        best = self.inside.top_images(name, number)
         fields = [
-            self.inside.field(name, *unit) for unit in zip(best.rows.tolist(), best.columns.tolist(), strict=True)
+            self.inside.receptive_field(name, *unit)
+            for unit in zip(best.rows.tolist(), best.columns.tolist(), strict=True)
         ]
         found = patches(self.images[best.images], fields, PATCH)
         put(captioned(found, [f"{value:.2f}" for value in best.values.tolist()], len(found), PATCH), self.best)
@@ -125,10 +126,10 @@ class MapExplorer(Viewer):
         """Draw the layer's maps, and those below, for the image."""
         name, number = self.layer.value, self.map.value
         look = self._looks[name]
-        count, high, wide = look.given.shape
-        self._limit = float(look.given.abs().max())
+        count, high, wide = look.output.shape
+        self._limit = float(look.output.abs().max())
         first = number // PAGE * PAGE
-        drawn = scaled(look.given[first : first + PAGE], self._limit)
+        drawn = scaled(look.output[first : first + PAGE], self._limit)
         columns = columns_for(len(drawn))
         put(sheet(drawn, first, columns, min((WIDE + GAP) // columns - GAP, SIDE), {number}, ORANGE), self.maps)
         shown = f"the {count}" if count <= PAGE else f"{len(drawn)} of the {count}"
@@ -143,7 +144,7 @@ class MapExplorer(Viewer):
 
     def _draw_below(self, name: str, number: int, look: LayerView) -> None:
         """Draw the maps below, and say which of them feed the map."""
-        sees = self.inside.table(name) if look.inputs is not None else None
+        sees = self.inside.connections(name) if look.inputs is not None else None
         if sees is None or look.inputs is None:
             self.below.layout.display, self.wiring.value = "none", ""
             self.made_of.value = caption_html(
@@ -175,9 +176,9 @@ class MapExplorer(Viewer):
     def _point(self, change: object = None) -> None:
         """Show the unit that the pointer is on: its value, and what it sees."""
         name, number, (row, column) = self.layer.value, self.map.value, self.large.cell()
-        chosen = self._looks[name].given[number]
-        field = self.inside.field(name, row, column)
-        unit = Field(slice(row, row + 1), slice(column, column + 1))
+        chosen = self._looks[name].output[number]
+        field = self.inside.receptive_field(name, row, column)
+        unit = Region(slice(row, row + 1), slice(column, column + 1))
         self.large.value = png(fitted(np.stack([scaled(chosen[None], self._limit)[0]] * 3, 2), LARGE, unit))
         self.large.alt = f"Map {number} of {name}, with the unit at row {row}, column {column} framed."
         rows, columns = field

@@ -6,7 +6,7 @@ from jaxtyping import Float, Int64, UInt8
 from PIL import ImageColor
 from torch import Tensor, nn
 
-from dlkit.analysis.occlusion import log_probabilities, occluded, patch_field
+from dlkit.analysis.occlusion import log_probabilities, occluded_log_probabilities, patch_region
 from dlkit.ui.controls.image_viewer import Viewer
 from dlkit.ui.controls.pointed_image import PointedImage
 from dlkit.ui.draw.pictures import BLACK, BLUE, VERMILION, bars, caption_html, fitted, photo, png
@@ -97,7 +97,7 @@ class Occluder(Viewer):
         """Put the patch at every place."""
         patch = self.size.value, self.value.value
         if patch not in self._covered:
-            self._covered[patch] = occluded(self.net, self._shown, *patch).cpu()
+            self._covered[patch] = occluded_log_probabilities(self.net, self._shown, *patch).cpu()
         self._everywhere = self._covered[patch]
         self._paint()
 
@@ -128,7 +128,7 @@ class Occluder(Viewer):
     def _draw(self) -> None:
         """Draw the patch where it is, and what the net makes of it."""
         label, size, (row, column) = self.label.value, self.size.value, self._at
-        field = patch_field(self._shown, row, column, size)
+        field = patch_region(self._shown, row, column, size)
         image = self._shown.clone()
         image[..., field.rows, field.columns] = self.value.value
         self.picture.value = png(fitted(photo(image), LARGE, field))

@@ -9,8 +9,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
-from dlkit.analysis.feature_maps import look
-from dlkit.analysis.features import layers
+from dlkit.analysis.feature_maps import layer_views
+from dlkit.analysis.features import map_layers
 from dlkit.core.evaluation import logits
 from dlkit.data.drawing import as_mnist, shrunk
 from dlkit.ui.controls.drawing_pad import DrawingPad
@@ -24,8 +24,8 @@ SEEN = 112  # pixels: the drawing, as it is and as MNIST has it
 
 def sheet(net: nn.Module, image: Float[Tensor, "height width"]) -> UInt8[np.ndarray, "rows columns"]:
     """All maps of all layers for this image, a strip a layer; grey is 0, and each layer has a scale of its own."""
-    looks = look(net, image, layers(net, image))
-    return np.concatenate([_strip(name, found.given) for name, found in looks.items()])
+    looks = layer_views(net, image, map_layers(net, image))
+    return np.concatenate([_strip(name, found.output) for name, found in looks.items()])
 
 
 def _strip(name: str, found: Float[Tensor, "maps height width"]) -> UInt8[np.ndarray, "rows columns"]:
@@ -65,7 +65,7 @@ class DigitReader(widgets.VBox):
         self.image = torch.zeros(28, 28)
         self.raw: Tensor | None = None  # the drawing, merely shrunk
         for net in self.nets.values():
-            layers(net, self.image)
+            map_layers(net, self.image)
         self.pad = DrawingPad()
         self.net = widgets.ToggleButtons(options=list(self.nets), style={"button_width": "150px"})
         self.caption, self.chart = widgets.HTML(), widgets.HTML()

@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from dlkit.analysis.features import Field
+from dlkit.analysis.features import Region
 from dlkit.models.convolution import Subsample
 from dlkit.ui.controls.pointed_image import PointedImage
 from dlkit.ui.draw.convolution_html import (
@@ -160,7 +160,7 @@ class ConvolutionStepper(widgets.VBox):
     def _show(self, before: UInt8[np.ndarray, "height width"], after: UInt8[np.ndarray, "high wide"]) -> None:
         """Both pictures, with frames around the cell and what it sees, and with the pointer's place there."""
         (row, column), windows, of = self.cell, self.windows[self.mode.value], self.map.value
-        field, itself = windows.field(row, column), Field(slice(row, row + 1), slice(column, column + 1))
+        field, itself = windows.field(row, column), Region(slice(row, row + 1), slice(column, column + 1))
         zoom = max(SIDE // max(*windows.shape, *windows.cells), 1)
         names = f"Image {self.image.value}", f"Map {of}"
         if self.mode.value == SUB_SAMPLING:
@@ -204,7 +204,7 @@ class ConvolutionStepper(widgets.VBox):
         )
 
 
-def framed(pixels: UInt8[np.ndarray, "height width"], field: Field, zoom: int) -> UInt8[np.ndarray, "rows columns 3"]:
+def framed(pixels: UInt8[np.ndarray, "height width"], field: Region, zoom: int) -> UInt8[np.ndarray, "rows columns 3"]:
     """The pixels, each zoom x zoom, with an orange frame around `field`, and MARGIN around them all."""
     sheet = np.pad(pixels.repeat(zoom, 0).repeat(zoom, 1), MARGIN, constant_values=GREY)
     drawn = Image.fromarray(sheet).convert("RGB")
@@ -222,7 +222,7 @@ def _by(shape: Sequence[int]) -> str:
     return "×".join(map(str, shape))
 
 
-def _words_of(field: Field) -> str:
+def _words_of(field: Region) -> str:
     parts = []
     for name, part in (("row", field.rows), ("column", field.columns)):
         first, last = part.start, part.stop - 1

@@ -6,7 +6,7 @@ from oracles import seeded
 from torch import nn
 
 from dlkit.analysis.attribution import blurred, integrated_gradients, maximise, saliency
-from dlkit.analysis.features import maps
+from dlkit.analysis.features import module_output
 from dlkit.models import ConvNet, LeNet5
 
 IMAGE = torch.rand(28, 28, generator=seeded())
@@ -42,8 +42,9 @@ def test_integrated_gradients_share_out_the_whole_rise_of_the_logit():
     result = integrated_gradients(net, IMAGE, 3)
     with torch.no_grad():
         rise = float((net(IMAGE[None]) - net(torch.zeros(1, 28, 28)))[0, 3])
-    assert float(result.parts.sum()) + result.rest == pytest.approx(rise, rel=1e-3)
-    assert abs(result.rest) < 0.01 * abs(rise)
+    assert float(result.values.sum()) + result.residual == pytest.approx(rise, rel=1e-3)
+    assert abs(result.residual) < 0.01 * abs(rise)
+    assert repr(result) == f"Attribution(28x28 values, residual {result.residual:.3g})"
 
 
 def test_integrated_gradients_of_a_square_are_known():
@@ -54,7 +55,7 @@ def test_integrated_gradients_of_a_square_are_known():
             return images.square().flatten(1).sum(1, keepdim=True)
 
     base = torch.rand(28, 28, generator=seeded(1))
-    torch.testing.assert_close(integrated_gradients(Square(), IMAGE, 0, base).parts, IMAGE.square() - base.square())
+    torch.testing.assert_close(integrated_gradients(Square(), IMAGE, 0, base).values, IMAGE.square() - base.square())
 
 
 def test_the_best_image_of_a_linear_unit_is_white_where_its_weights_are_positive():
@@ -64,7 +65,7 @@ def test_the_best_image_of_a_linear_unit_is_white_where_its_weights_are_positive
     large = weight.abs() > 0.1 * weight.abs().max()
     assert torch.equal(result.image[large], (weight > 0).float()[large])
     assert result.activations == sorted(result.activations)
-    assert result.activations[-1] == pytest.approx(float(maps(net, result.image[None], "1")[0, 0]), rel=1e-5)
+    assert result.activations[-1] == pytest.approx(float(module_output(net, result.image[None], "1")[0, 0]), rel=1e-5)
 
 
 def test_it_climbs_to_a_map_of_a_students_net_too():
@@ -73,6 +74,8 @@ def test_it_climbs_to_a_map_of_a_students_net_too():
     result = maximise(net, "0", 2, torch.full((3, 16, 16), 0.5), steps=50)
     assert result.activations[-1] > result.activations[0] + 0.1
     assert result.image.shape == (3, 16, 16)
+    first, last = (f"{result.activations[i]:.3g}" for i in (0, -1))
+    assert repr(result) == f"Maximised(image of 3x16x16, activation {first} to {last})"
     assert net.training
     assert all(p.grad is None for p in net.parameters())
     assert not [module for module in net.modules() if module._forward_hooks]

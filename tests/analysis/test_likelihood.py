@@ -303,7 +303,10 @@ def test_effective_chains_are_all_of_equals_and_one_where_one_outweighs_the_rest
 def test_estimates_show_their_intervals():
     estimate = LogZ(5.0, 4.0, 7.0, torch.zeros(8, dtype=torch.float64))
     assert repr(estimate) == "LogZ(5.00, 4.00 to 7.00, 8 of 8 chains count)"
-    assert "nats" in repr(log_probability(RBM(3, 2), torch.zeros(1, 3), estimate))
+    assert "<td>log Z</td><td>5.00</td><td>4.00</td><td>7.00</td><td>8 of 8</td>" in estimate._repr_html_()
+    result = log_probability(RBM(3, 2, std=0.0), torch.zeros(1, 3), estimate)  # -F is 2 log 2
+    assert repr(result) == "-3.61 nats (-5.61 to -2.61)"
+    assert "<td>-3.61</td><td>-5.61</td><td>-2.61</td>" in result._repr_html_()
 
 
 @pytest.mark.cuda

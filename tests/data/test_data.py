@@ -133,6 +133,7 @@ def test_a_dataset_and_its_splits_say_what_they_hold(mnist):
     assert repr(mnist.train) == "Split(50,000 images of 28x28, labelled)"
     assert repr(data.Split(torch.zeros(2, 500))) == "Split(2 images of 500, no labels)"
     assert repr(mnist).startswith("Dataset('mnist', train=Split(50,000")
+    assert "<td>validation</td><td>10,000</td><td>28x28</td><td>yes</td>" in mnist._repr_html_()
     assert repr(Batch(torch.zeros(5, 3, 4), torch.zeros(5).long())) == "Batch(5 images of 3x4, labelled)"
     last = Batch(torch.zeros(2, 500), rows=Slice(3, 5, 5))
     assert repr(last) == "Batch(2 images of 500, no labels, rows 3 to 5 of 5)"

@@ -35,6 +35,9 @@ def test_lenet_has_the_published_parameters_and_connections():
     }
     assert sum(parameters for parameters, _ in measured.values()) == 60_000
     assert sum(connections for _, connections in measured.values()) == 340_908
+    rows = counts(LeNet5(), IMAGES)
+    assert repr(rows) == "LayerCounts(7 layers, 60,000 parameters, 340,908 connections)"
+    assert "<td>c3.0</td><td>16x10x10</td><td>1,516</td><td>151,600</td>" in rows._repr_html_()
 
 
 def test_lenets_table_is_the_published_one():

@@ -8,7 +8,7 @@ from torch import nn
 
 from dlkit import Experiment, data
 from dlkit.analysis.counts import counts
-from dlkit.analysis.features import layers, receptive_field
+from dlkit.analysis.features import map_layers, receptive_field
 from dlkit.models.convnet import channels_last
 from dlkit.models.locally_connected import ContrastNorm, L2Pool, LocallyConnected2d, LocalNet
 from dlkit.training import CrossEntropy
@@ -226,7 +226,7 @@ def test_its_maps_have_their_number_and_size():
 def test_a_unit_sees_what_its_stages_see():
     """norm2 at (1, 2) pools rows 2 to 4 of filter2, of rows 2 to 7 of pool1, of rows 4 to 16 of filter1."""
     net, image = LocalNet(), torch.rand(28, 28, generator=seeded())
-    assert layers(net, image) == ["filter1", "pool1", "norm1", "filter2", "pool2", "norm2"]
+    assert map_layers(net, image) == ["filter1", "pool1", "norm1", "filter2", "pool2", "norm2"]
     assert receptive_field(net, image, "norm2", 1, 2) == (slice(4, 20), slice(8, 24))
 
 

@@ -11,7 +11,7 @@ from PIL import ImageColor
 from seen import changes, framed, pixels
 from torch import nn
 
-from dlkit.analysis.occlusion import occluded, occlusion
+from dlkit.analysis.occlusion import occluded_log_probabilities, occlusion
 from dlkit.models import LeNet5
 from dlkit.ui.draw.pictures import BLACK, ORANGE
 from dlkit.ui.occluder import LARGE, Occluder, heat
@@ -90,7 +90,7 @@ def test_a_patch_lies_on_all_maps_of_an_image():
 
 
 def test_every_place_has_a_distribution_over_the_classes():
-    found = occluded(LeNet5(), torch.rand(28, 28, generator=seeded(2)), 7, 0.0)
+    found = occluded_log_probabilities(LeNet5(), torch.rand(28, 28, generator=seeded(2)), 7, 0.0)
     assert found.shape == (28, 28, 10)
     torch.testing.assert_close(found.exp().sum(2), torch.ones(28, 28))
 

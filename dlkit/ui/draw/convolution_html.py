@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dlkit.analysis.features import Field
+from dlkit.analysis.features import Region
 from dlkit.models.convolution import Subsample
 from dlkit.ui.draw.pictures import ORANGE
 
@@ -29,13 +29,13 @@ class Windows(NamedTuple):
     stride: tuple[int, int]
     cells: tuple[int, int]
 
-    def field(self, row: int, column: int) -> Field:
+    def field(self, row: int, column: int) -> Region:
         """What is there of the window of the cell (row, column)."""
         rows, columns = (
             slice(place * step, min(place * step + size, length))
             for place, length, size, step in zip((row, column), self.shape, self.size, self.stride, strict=True)
         )
-        return Field(rows, columns)
+        return Region(rows, columns)
 
     def sticks_out(self, row: int, column: int) -> bool:
         """Is a part of that window not there?"""

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from dlkit.analysis.features import Field
+from dlkit.analysis.features import Region
 from dlkit.ui.draw.pictures import EDGE, GAP, GREY, LINE, ORANGE, captioned, fitted, grey, photo
 
 PITCH = 20  # pixels: a place in the connection table
@@ -40,7 +40,7 @@ def columns_for(count: int) -> int:
 
 
 def patches(
-    images: Float[Tensor, "images *maps height width"], fields: list[Field], side: int
+    images: Float[Tensor, "images *maps height width"], fields: list[Region], side: int
 ) -> UInt8[np.ndarray, "images side side 3"]:
     """The part of each image that is its field, all enlarged alike, so that the longest is `side` pixels long."""
     drawn = np.full((len(fields), side, side, 3), GREY, dtype=np.uint8)
