@@ -37,7 +37,7 @@ class DBN(nn.Module):
                 mend = (
                     "[run.model for run in runs]" if hasattr(layer, "model") else "RBMs, and untied layers below them"
                 )
-                raise ValueError(f"a stack of {type(layer).__name__}s is none: give {mend}.")
+                raise ValueError(f"a DBN of {type(layer).__name__}s: give {mend}.")
         check_stack([(layer.features, layer.hidden) for layer in layers])
         for number, (below, above) in enumerate(pairwise(layers), 1):
             if isinstance(below, LabelledRBM):

@@ -221,9 +221,9 @@ def test_a_stack_that_is_none_is_refused(layers, message):
 
 def test_runs_are_no_layers(unchecked):
     """The commonest slip: what `pretrain` gives are runs."""
-    with pytest.raises(ValueError, match=r"a stack of SimpleNamespaces is none: give \[run.model for run in runs\]"):
+    with pytest.raises(ValueError, match=r"a DBN of SimpleNamespaces: give \[run.model for run in runs\]"):
         DBN([SimpleNamespace(model=RBM(4, 3))])
-    with pytest.raises(ValueError, match="a stack of Linears is none: give RBMs"):
+    with pytest.raises(ValueError, match="a DBN of Linears: give RBMs"):
         DBN([torch.nn.Linear(3, 3)])
 
 
