@@ -1,4 +1,4 @@
-"""What in an image a net's answer comes from: saliency, integrated gradients; and the image that a unit likes best."""
+"""Which pixels a net's output depends on: saliency, integrated gradients, and images that maximise a unit."""
 
 from typing import NamedTuple
 
@@ -8,16 +8,16 @@ from captum.attr import IntegratedGradients, Saliency
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dlkit.analysis.features import maps, named, watching
+from dlkit.analysis.features import find_module, forward_hooks, module_output
 from dlkit.core.evaluation import evaluating, logits, to_device_of
 
 BLUR = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 16
 
 
 def saliency(net: nn.Module, image: Float[Tensor, "... height width"], label: int) -> Float[Tensor, "... height width"]:
-    """How much the logit of `label` moves with each pixel: |∂ logit / ∂ pixel|. By captum.
+    """|∂ logit / ∂ pixel| of the logit of `label`, for each pixel, by captum.
 
-    Images are what the net takes, less the batch. ValueError for a label that the net has not.
+    `image` has the shape that the net takes, without the batch. ValueError for a label that the net does not have.
     Source: Simonyan, Vedaldi, Zisserman 2013, Deep inside convolutional networks, §3.
     """
     check_label(net, image, label)
@@ -27,10 +27,16 @@ def saliency(net: nn.Module, image: Float[Tensor, "... height width"], label: in
 
 
 class Attribution(NamedTuple):
-    """Each pixel's part of a logit's rise from the baseline to the image, and `rest`, what the parts' sum misses."""
+    """The attribution of each pixel, in units of the logit; they add up to a difference of two logits.
 
-    parts: Float[Tensor, "... height width"]
-    rest: float
+    `residual` is that difference (image minus baseline) less the sum of `values`: the error of the approximation.
+    """
+
+    values: Float[Tensor, "... height width"]
+    residual: float
+
+    def __repr__(self) -> str:
+        return f"Attribution({'x'.join(map(str, self.values.shape))} values, residual {self.residual:.3g})"
 
 
 def integrated_gradients(
@@ -40,36 +46,42 @@ def integrated_gradients(
     baseline: Float[Tensor, "... height width"] | None = None,
     steps: int = 64,
 ) -> Attribution:
-    """The logit of `label` shared out among the pixels: each one's gradient, averaged on the straight way from
-    `baseline` (by default black), times its change. By captum, in `steps` steps.
+    """The gradient of the logit of `label`, averaged over the line from `baseline` to `image`, times their difference.
 
-    ValueError for a baseline of another shape, or a label that the net has not.
+    By captum, with `steps` points on the line; the baseline is black by default. ValueError for a baseline of another
+    shape, or a label that the net does not have.
     Source: Sundararajan, Taly, Yan 2017, Axiomatic attribution for deep networks, §3.
     """
     check_label(net, image, label)
     start = torch.zeros_like(image) if baseline is None else baseline
     if start.shape != image.shape:
-        raise ValueError(f"a baseline of shape {tuple(start.shape)} for an image of {tuple(image.shape)}: give equals.")
+        raise ValueError(
+            f"a baseline of shape {tuple(start.shape)} for an image of {tuple(image.shape)}: both must be equal."
+        )
     x, start = to_device_of(net, image[None]).detach().clone().requires_grad_(), to_device_of(net, start[None])
     with evaluating(net):
-        parts, rest = IntegratedGradients(net).attribute(
+        values, delta = IntegratedGradients(net).attribute(
             x, start, target=int(label), n_steps=steps, return_convergence_delta=True
         )
-    return Attribution(parts[0].detach().to(image), -float(rest))
+    return Attribution(values[0].detach().to(image), -float(delta))
 
 
 def check_label(net: nn.Module, image: Tensor, label: int) -> None:
-    """Raise ValueError unless the net makes logits of such an image, and one of them is this label's."""
+    """Raise ValueError unless the net gives logits for this image, and `label` is one of its classes."""
     classes = logits(net, image[None]).shape[1]
     if not 0 <= label < classes:
         raise ValueError(f"label {label}: the net has {classes} classes, 0 to {classes - 1}.")
 
 
 class Maximised(NamedTuple):
-    """The image found, in [0, 1], and the activation before the first step, before the second, …, at last."""
+    """The image after the last step, in [0, 1], and the activation before each step and after the last."""
 
     image: Float[Tensor, "... height width"]
     activations: list[float]
+
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.image.shape))
+        return f"Maximised(image of {size}, activation {self.activations[0]:.3g} to {self.activations[-1]:.3g})"
 
 
 def maximise(
@@ -83,18 +95,18 @@ def maximise(
     decay: float = 0.01,
     blur_every: int | None = 1,
 ) -> Maximised:
-    """Gradient ascent from the image `start` on map (or unit) `number` of the module `name`; of a map, on its mean.
+    """Gradient ascent on the activation of unit `number` (or the mean of map `number`) of module `name`.
 
-    A step goes `rate` far along the gradient, shrinks the image by `decay`, and keeps pixels in [0, 1]; every
-    `blur_every` steps (None: never) a small blur takes out what single pixels have made up. Without decay and blur it
-    finds pictures that no eye can read. ValueError for a name or a number that there is not, or blurs every 0 steps.
+    It starts from the image `start`. Each step adds `rate` times the gradient's direction, multiplies the image by
+    1 - decay, blurs it (every `blur_every` steps; None: never) and clips pixels to [0, 1]. Without decay and blur the
+    image becomes noise. ValueError for a name or a number that does not exist, or blur_every below 1.
     Sources: Erhan, Bengio, Courville, Vincent 2009, Visualizing higher-layer features of a deep network, §3; Yosinski,
     Clune, Nguyen, Fuchs, Lipson 2015, Understanding neural networks through deep visualization, §3.
     """
     if blur_every is not None and blur_every < 1:
         raise ValueError(f"blur_every={blur_every}: a number of steps, at least 1, or None for no blur.")
-    module, found = named(net, name), []
-    units = maps(net, start[None], name).shape[1]  # says what is wrong with the image or the name, if anything is
+    module, outputs = find_module(net, name), []
+    units = module_output(net, start[None], name).shape[1]  # ValueError for a wrong image or name
     if not 0 <= number < units:
         raise ValueError(f"no unit {number}: {name!r} has {units}, 0 to {units - 1}.")
     x = to_device_of(net, start[None]).detach().clone()
@@ -102,13 +114,13 @@ def maximise(
     with (
         evaluating(net),
         torch.enable_grad(),
-        watching([module], lambda _module, _given, output: found.append(output.clone())),
+        forward_hooks([module], lambda _module, _inputs, output: outputs.append(output.clone())),
     ):
         for step in range(steps + 1):
             x.requires_grad_()
-            found.clear()
+            outputs.clear()
             net(x)
-            activation = found[0][0, number].mean()
+            activation = outputs[0][0, number].mean()
             activations.append(activation.item())
             (gradient,) = torch.autograd.grad(activation, x)
             x = x.detach()
@@ -121,6 +133,6 @@ def maximise(
 
 
 def blurred(images: Float[Tensor, "... height width"]) -> Float[Tensor, "... height width"]:
-    """Each pixel with a quarter of itself, an eighth of each neighbour, a sixteenth of each diagonal one."""
+    """Images convolved with a 3x3 binomial kernel: 1/4 of the pixel, 1/8 of each neighbour, 1/16 of each diagonal."""
     single = images.reshape(-1, 1, *images.shape[-2:])
     return F.conv2d(F.pad(single, [1] * 4, mode="replicate"), BLUR.to(images)[None, None]).view_as(images)

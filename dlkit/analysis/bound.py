@@ -1,4 +1,4 @@
-"""How probable a DBN finds an image, at least."""
+"""A lower bound on the log-probability that a DBN gives to images."""
 
 import torch
 from jaxtyping import Float
@@ -24,9 +24,10 @@ def lower_bound(
 ) -> LogProbability:
     """A lower bound on the mean log-probability of binary images, in nats; `log_z` is that of `dbn.top`.
 
-    Σ over the layers of log p(below | above) - log q(above | below), and -F(v) - log Z of the top, q being the way up:
-    the mean is taken over `samples` ways up of each image. It is only as much of a bound as log Z is exact: AIS errs
-    low in it, and then the bound comes out too high. ValueError for pixels that are not 0 or 1.
+    The bound is the mean of Σ over the layers [log p(below | above) - log q(above | below)] - F - log Z, where q is the
+    way up and F the free energy of the top RBM; each image is sampled upwards `samples` times. It is a bound only if
+    log Z is exact: AIS tends to underestimate log Z, which makes the result too high. ValueError for pixels that are
+    not 0 or 1.
     Source: Salakhutdinov, Murray 2008, On the quantitative analysis of deep belief networks.
     """
     if isinstance(dbn.layers[0], GaussianRBM):
@@ -37,16 +38,17 @@ def lower_bound(
         raise ValueError("no images: give one at least.")
     generator = torch.Generator(dbn.top.W.device).manual_seed(seed)
     total = 0.0
-    for part in images.flatten(1).split(1000):
+    for batch in images.flatten(1).split(1000):
         for _ in range(samples):
-            total += float(_free_bound(dbn, part, generator).double().sum())
+            total += float(_unnormalised_bound(dbn, batch, generator).double().sum())
     mean = total / (samples * len(images))
-    z = log_z if isinstance(log_z, LogZ) else LogZ(log_z, log_z, log_z, torch.zeros(1, dtype=torch.float64))
-    return LogProbability(mean - z.value, mean - z.high, mean - z.low)
+    return LogProbability.normalised(mean, log_z)
 
 
-def _free_bound(dbn: DBN, v: Float[Tensor, "batch pixels"], generator: torch.Generator) -> Float[Tensor, " batch"]:
-    """The bound, but for log Z, from one way up."""
+def _unnormalised_bound(
+    dbn: DBN, v: Float[Tensor, "batch pixels"], generator: torch.Generator
+) -> Float[Tensor, " batch"]:
+    """The bound without -log Z, from one sample of the way up, in nats."""
     bound, below = v.new_zeros(len(v)), v
     for layer in dbn.lower:
         q = layer.hidden_given(below)
@@ -59,6 +61,6 @@ def _free_bound(dbn: DBN, v: Float[Tensor, "batch pixels"], generator: torch.Gen
 
 
 def log_bernoulli(x: Float[Tensor, "batch units"], p: Float[Tensor, "batch units"]) -> Float[Tensor, " batch"]:
-    """Σ x log p + (1-x) log(1-p), in nats."""
+    """Σ over the units of x log p + (1-x) log(1-p), in nats."""
     p = p.clamp(TINY, 1 - TINY)  # float32 rounds a probability near 1 to 1, and its complement to 0
     return (x * p.log() + (1 - x) * (-p).log1p()).sum(1)

@@ -1,7 +1,7 @@
-"""Is this RBM healthy? What Hinton's guide tells one to watch, as numbers, and what they say in words.
+"""Diagnosis of a trained RBM by the quantities that Hinton's guide recommends, with their usual remedies.
 
-Sections are those of Hinton 2010, A practical guide to training restricted Boltzmann machines. Where it gives no
-threshold the one here is ours; each is a constant with its reason.
+Sections are those of Hinton 2010, A practical guide to training restricted Boltzmann machines. Thresholds that it does
+not give are our own; each is a constant with its reason.
 """
 
 from collections.abc import Callable
@@ -27,28 +27,28 @@ from dlkit.analysis.rbm_statistics import (
 from dlkit.models.rbm import RBM, GaussianRBM
 from dlkit.training import Run
 
-FEW = 0.02  # part of the units that may be dead, always on or idle and the RBM be healthy all the same
-DRIVE = 2.0  # nats: a unit whose input moves by less has hardly begun to learn, and may look like noise
-NOISE = (2.7, 3.3)  # kurtosis: 3 is normal noise; filters learnt from digits have long tails, of 4.5 and up
-ENOUGH = 100  # weights of a unit; the kurtosis of fewer says nothing
-EXPLAINED = 0.05  # part of the error of the mean image that a reconstruction should take away at the least
-UPDATE = 1e-3  # of the weights: what an update should be "to within about an order of magnitude" (§7)
-UPDATE_RANGE = 30.0  # the factor by which it may exceed that: "about", and noise is large in the first epoch
-GAP = 0.5  # standard deviations of the free energy: validation images can then be told from training images (§6)
-FLIPPED = 50  # images whose pixels are all flipped in turn: one pixel of each of 5,000 images says as much
+FEW = 0.02  # fraction of units that may be dead, always on or idle in a healthy RBM
+DRIVE = 2.0  # nats: a unit whose input varies less has hardly begun to learn, and may still look like noise
+NOISE = (2.7, 3.3)  # kurtosis: 3 for normal noise; filters learnt from digits have 4.5 or more
+ENOUGH = 100  # weights of a unit; the kurtosis of fewer is too uncertain
+EXPLAINED = 0.05  # smallest fraction of the mean image's error that reconstructions should remove
+UPDATE = 1e-3  # update / weight: it should be about this, "to within about an order of magnitude" (§7)
+UPDATE_RANGE = 30.0  # factor by which it may exceed that, because updates are noisy in the first epoch
+GAP = 0.5  # standard deviations of the free energy: a larger gap shows over-fitting (§6)
+FLIPPED = 50  # images for the pseudo-log-likelihood with all pixels; as exact as one pixel of 5,000 images
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Health:
-    """The numbers of one look at an RBM; `problems` and `verdict` say what they mean.
+    """Measurements of an RBM; `problems` and `verdict` interpret them.
 
-    hidden, dead, always_on, idle: units. activity: part of the images for which a unit is on, on average. drive: how
-    far the input of the median unit moves from image to image, nats (standard deviation). kurtosis: of the weights;
-    None for few pixels, and for Gaussian ones, whose filters hardly differ from noise in it. update_ratio: None
-    without an optimizer. free_energy_gap, its standard error, and the spread of the free energy over training images:
-    nats. reconstruction: squared error per validation image; mean_image: that of the mean training image in its
-    place. pseudo_log_likelihood: of the first 50 validation images, nats; None unless pixels are 0 or 1. finite:
-    whether all parameters are numbers.
+    hidden, dead, always_on, idle: numbers of units. activity: mean probability that a unit is on. drive: standard
+    deviation of the input of the median unit over images, nats. kurtosis: of the weights; None for few or Gaussian
+    visible units, for which it does not tell filters from noise. update_ratio: mean |update| / mean |weight|; None
+    without an optimizer. free_energy_gap, gap_error (its standard error), spread (standard deviation of the free energy
+    over training images): nats. reconstruction: squared error of a validation image's reconstruction; mean_image: that
+    of the mean training image. pseudo_log_likelihood: of the first 50 validation images, nats; None unless pixels are 0
+    or 1. finite: whether no parameter is NaN or infinite.
     """
 
     hidden: int
@@ -69,47 +69,47 @@ class Health:
 
     @property
     def problems(self) -> list[str]:
-        """What is wrong, each with its usual cure; empty for a healthy RBM."""
+        """What is wrong, each with its usual remedy; empty for a healthy RBM."""
         if not self.finite:
             return ["the parameters are no longer numbers: start again with a rate ten times lower"]
-        found = []
+        problems = []
         if self.dead > FEW * self.hidden:
-            found.append(
+            problems.append(
                 f"{self.dead} of {self.hidden} units are dead (on for less than {RARE:.1%} of the images): lower the "
                 "rate, use a smaller sparsity cost, or start with smaller weights"
             )
         if self.always_on > FEW * self.hidden:
-            found.append(
+            problems.append(
                 f"{self.always_on} of {self.hidden} units are always on (for more than {1 - RARE:.1%} of the images): "
                 "set the visible bias from the data, centre, lower the rate, or use a lower sparsity target"
             )
         if self.idle > FEW * self.hidden:
-            found.append(
+            problems.append(
                 f"{self.idle} of {self.hidden} units toss coins (less than {IDLE:.0%} of what they do comes from the "
                 "image): train longer, raise the rate, or start with larger weights or with hidden biases below 0"
             )
-        if self.reconstruction > (1 - EXPLAINED) * self.mean_image and not found:
-            found.append(
+        if self.reconstruction > (1 - EXPLAINED) * self.mean_image and not problems:
+            problems.append(
                 f"it has learnt next to nothing (a reconstruction has {self.reconstruction / self.mean_image:.0%} of "
                 "the mean image's error): train longer, raise the rate, or use a smaller sparsity cost"
             )
         if self.kurtosis is not None and self.drive > DRIVE and NOISE[0] < self.kurtosis < NOISE[1]:
-            found.append(
+            problems.append(
                 f"the weights look like random numbers, not filters (kurtosis {self.kurtosis:.1f}), though an image "
                 f"moves a unit's input by {self.drive:.1f} nats: start with smaller weights"
             )
         if self.update_ratio is not None and self.update_ratio > UPDATE * UPDATE_RANGE:
-            found.append(
+            problems.append(
                 f"the updates are {self.update_ratio:.2g} of the weights ({UPDATE:g} is the rule): lower the rate, "
                 "or use larger batches"
             )
         if self.free_energy_gap > GAP * self.spread and self.free_energy_gap > 3 * self.gap_error:
             gap = f"{self.free_energy_gap:.1f} nats"
-            found.append(
+            problems.append(
                 f"it over-fits (validation images are {gap} less probable than training images): stop "
                 "earlier, use more images, fewer hidden units, or more weight decay"
             )
-        return found
+        return problems
 
     @property
     def healthy(self) -> bool:
@@ -117,14 +117,14 @@ class Health:
 
     @property
     def verdict(self) -> str:
-        """One sentence for each problem, or that there is none."""
+        """One sentence for each problem, or one that says that there is none."""
         if self.healthy:
             gap = f"the free-energy gap ({self.free_energy_gap:.1f} nats) is small beside what images differ by"
             return f"Healthy: all {self.hidden} units are of use, and {gap} ({self.spread:.1f})."
         return " ".join(problem[0].upper() + problem[1:] + "." for problem in self.problems)
 
     def rows(self) -> list[tuple[str, str]]:
-        """Each number with its name and unit, as text."""
+        """Name and value of each measurement, with its unit, as text."""
         optional = []
         if self.update_ratio is not None:
             optional.append(("update / weight", f"{self.update_ratio:.1e}"))
@@ -138,6 +138,10 @@ class Health:
             ("reconstruction error", f"{self.reconstruction:.1f} an image (mean image: {self.mean_image:.1f})"),
             *optional,
         ]
+
+    def __repr__(self) -> str:
+        verdict = "healthy" if self.healthy else f"{len(self.problems)} problem{'s' * (len(self.problems) > 1)}"
+        return f"Health({self.hidden} hidden units, {verdict})"
 
     def __str__(self) -> str:
         width = max(len(name) for name, _ in self.rows())
@@ -155,9 +159,9 @@ def examine(
     validation: Float[Tensor, "others *shape"],
     optimizer: torch.optim.Optimizer | None = None,
 ) -> Health:
-    """Look at an RBM with some images that it learns from and some that it does not; a thousand of each are plenty.
+    """Measure an RBM on images that it was trained on and images that it was not; 1,000 of each are enough.
 
-    `optimizer`, as `run.optimizer` is, tells how large the updates are.
+    `optimizer`, such as `run.optimizer`, adds the size of the updates.
     """
     seen, unseen = train.flatten(1), validation.flatten(1)
     x = rbm.hidden_input(seen)
@@ -184,19 +188,21 @@ def examine(
     )
 
 
-def watch(
+def health_metrics(
     train: Float[Tensor, "images *shape"], validation: Float[Tensor, "others *shape"]
 ) -> Callable[[Run], dict[str, float]]:
-    """A callback for `Experiment.run`: `examine` at each row, its main numbers as columns of the history.
+    """A callback for `Experiment.run` that adds the main measurements of `examine` to each row of the history.
 
-    With a thousand images of each a look takes about as long as ten steps.
+    With 1,000 images of each a call takes about as long as ten training steps.
     """
 
-    def look(run: Run) -> dict[str, float]:
+    def measure(run: Run) -> dict[str, float]:
         if not isinstance(run.model, RBM):
-            raise TypeError(f"watch is for an RBM, and this run trains a {type(run.model).__name__}: leave it out.")
+            raise TypeError(
+                f"health_metrics is for an RBM, and this run trains a {type(run.model).__name__}: leave it out."
+            )
         health = examine(run.model, train, validation)
         columns = ("free_energy_gap", "dead", "reconstruction", "pseudo_log_likelihood")
         return {name: value for name in columns if (value := getattr(health, name)) is not None}
 
-    return look
+    return measure

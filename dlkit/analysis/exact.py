@@ -1,4 +1,4 @@
-"""Small binary RBMs, exactly: every state enumerated in float64, so that what a chain estimates can be checked."""
+"""Exact quantities of small binary RBMs, by enumerating all states in float64."""
 
 import copy
 from collections.abc import Iterable
@@ -11,13 +11,13 @@ from torch import Tensor
 from dlkit.analysis.likelihood import exact_log_z, log_probability, states
 from dlkit.models.rbm import RBM
 
-ENUMERABLE = 16  # units a side: 65,536 states
+ENUMERABLE = 16  # units of one side: 65,536 states
 
 Gradient = dict[str, Tensor]
 
 
 def state_number(v: Float[Tensor, "batch units"]) -> Int64[Tensor, " batch"]:
-    """The row of `states(units)` that each binary row of `v` is: unit i counts 2^i."""
+    """The number of each binary state, its row in `states(units)`: unit i counts 2^i."""
     return v.cpu().long() @ (1 << torch.arange(v.shape[1]))
 
 
@@ -27,8 +27,8 @@ def visible_distribution(rbm: RBM) -> Float64[Tensor, " states"]:
     return torch.softmax(-rbm.free_energy(states(rbm.visible)), 0)
 
 
-def empirical(v: Float[Tensor, "images visible"]) -> Float64[Tensor, " states"]:
-    """The distribution over the 2^visible states of which each image is 1/images."""
+def empirical_distribution(v: Float[Tensor, "images visible"]) -> Float64[Tensor, " states"]:
+    """The distribution of the images over the 2^visible states."""
     return torch.bincount(state_number(v), minlength=2 ** v.shape[1]).double() / len(v)
 
 
@@ -39,15 +39,15 @@ def log_likelihood(rbm: RBM, v: Float[Tensor, "images visible"]) -> float:
 
 
 def gradient(rbm: RBM, v: Float[Tensor, "images visible"]) -> Gradient:
-    """∂/∂θ of the mean of -log p(v), in nats, by parameter name: what CD-k puts in .grad as k grows without end."""
+    """∂/∂θ of the mean of -log p(v), in nats, by parameter name: the limit of CD-k's gradient for large k."""
     rbm = _double(rbm)
     h = states(rbm.hidden)
     p = torch.softmax(h @ rbm.b + rbm.log_sum_visible(rbm.visible_input(h), rbm.a), 0)
-    return _difference(_data_half(rbm, v.cpu().double()), rbm.energy_gradient(rbm.visible_given(h), h, p))
+    return _difference(_positive_phase(rbm, v.cpu().double()), rbm.energy_gradient(rbm.visible_given(h), h, p))
 
 
 def cd_gradient(rbm: RBM, v: Float[Tensor, "images visible"], k: int) -> Gradient:
-    """Mean of what CD-k, its visible units sampled, puts in .grad, over everything that its chains might do.
+    """The expected gradient of CD-k with sampled visible units, over all possible chains.
 
     Source: Bengio, Delalleau 2009, Justifying and generalizing contrastive divergence.
     """
@@ -55,28 +55,31 @@ def cd_gradient(rbm: RBM, v: Float[Tensor, "images visible"], k: int) -> Gradien
 
 
 def cd_gradients(rbm: RBM, v: Float[Tensor, "images visible"], ks: Iterable[int]) -> dict[int, Gradient]:
-    """`cd_gradient` for each k, in the time that the largest takes."""
+    """`cd_gradient` for each k, in the time of the largest k."""
     rbm, v = _double(rbm), v.cpu().double()
-    end = states(rbm.visible)
-    hidden, positive = rbm.hidden_given(end), _data_half(rbm, v)
-    step, p, done, found = GibbsOperator(rbm), empirical(v), 0, {}
+    visible = states(rbm.visible)
+    hidden, positive = rbm.hidden_given(visible), _positive_phase(rbm, v)
+    gibbs_steps, p, done, gradients = GibbsOperator(rbm), empirical_distribution(v), 0, {}
     for k in sorted(ks):
-        p, done = step(p, k - done), k
-        found[k] = _difference(positive, rbm.energy_gradient(end, hidden, p))
-    return found
+        p, done = gibbs_steps(p, k - done), k
+        gradients[k] = _difference(positive, rbm.energy_gradient(visible, hidden, p))
+    return gradients
 
 
 class GibbsOperator:
-    """What Gibbs steps do to a distribution over the visible states: p'(v') = Σ_v p(v) Σ_h p(h|v) p(v'|h).
+    """A Gibbs step as a map of distributions over the visible states: p'(v') = Σ_v p(v) Σ_h p(h|v) p(v'|h).
 
-    The tables p(h|v) and p(v'|h) have 2^(visible + hidden) entries; but the units of a side are independent given the
-    other side, so each table is kept as two, one for each half of its units.
+    The tables p(h|v) and p(v'|h) have 2^(visible + hidden) entries. Because the units of one side are independent given
+    the other side, each table is stored as two smaller ones, for the first and the second half of the units.
     """
 
     def __init__(self, rbm: RBM):
         rbm = _double(rbm)
         self.to_hidden = _halves(rbm.hidden_given(states(rbm.visible)))
         self.to_visible = _halves(rbm.visible_given(states(rbm.hidden)))
+
+    def __repr__(self) -> str:
+        return f"GibbsOperator({len(self.to_hidden[0])} visible states, {len(self.to_visible[0])} hidden states)"
 
     def __call__(self, p: Float64[Tensor, " states"], steps: int = 1) -> Float64[Tensor, " states"]:
         for _ in range(steps):
@@ -85,7 +88,7 @@ class GibbsOperator:
 
 
 def total_variation(p: Float64[Tensor, " states"], q: Float64[Tensor, " states"]) -> float:
-    """½ Σ |p - q|: by how much the two can differ on the probability of any event, 0 to 1."""
+    """½ Σ |p - q|: the largest difference in the probability of any event, from 0 to 1."""
     return float((p - q).abs().sum() / 2)
 
 
@@ -95,7 +98,7 @@ def kl(p: Float64[Tensor, " states"], q: Float64[Tensor, " states"]) -> float:
 
 
 def cosine(g: Gradient, other: Gradient) -> float:
-    """Cosine of the angle between two gradients: 1 for the same direction, 0 for a right angle."""
+    """Cosine of the angle between two gradients: 1 for the same direction, 0 for orthogonal ones."""
     return float(F.cosine_similarity(flat(g), flat(other), dim=0))
 
 
@@ -106,7 +109,7 @@ def flat(g: Gradient) -> Float[Tensor, " parameters"]:
 
 @torch.no_grad()
 def _double(rbm: RBM) -> RBM:
-    """A copy of the RBM on the CPU in float64, out of autograd's sight."""
+    """A copy of the RBM on the CPU in float64, without gradients. ValueError if it cannot be enumerated."""
     if not (rbm.binary_visible and rbm.binary_hidden):
         raise ValueError(f"a {type(rbm).__name__} has units that are not binary: exact quantities are for binary RBMs.")
     if max(rbm.visible, rbm.hidden) > ENUMERABLE:
@@ -117,7 +120,8 @@ def _double(rbm: RBM) -> RBM:
     return copy.deepcopy(rbm).cpu().double().requires_grad_(False)
 
 
-def _data_half(rbm: RBM, v: Tensor) -> Gradient:
+def _positive_phase(rbm: RBM, v: Tensor) -> Gradient:
+    """The mean energy gradient at the images, with the hidden units' probabilities."""
     return rbm.energy_gradient(v, rbm.hidden_given(v), v.new_full((len(v),), 1 / len(v)))
 
 
@@ -126,13 +130,16 @@ def _difference(positive: Gradient, negative: Gradient) -> Gradient:
 
 
 def _halves(on: Float64[Tensor, "states units"]) -> tuple[Tensor, Tensor]:
-    """The probability of each pattern of the first half of the units, given each state; and of the second half."""
+    """Probabilities of all patterns of the first half of the units, and of the second half, given each state.
+
+    `on` are the probabilities that each unit is on.
+    """
     half = on.shape[1] // 2
     return _product(on[:, :half]), _product(on[:, half:])
 
 
 def _product(on: Float64[Tensor, "states units"]) -> Float64[Tensor, "states patterns"]:
-    """The probability of each of the 2^units patterns of units that are on with probabilities `on`."""
+    """Probability of each of the 2^units patterns of independent units that are on with probabilities `on`."""
     table = on.new_ones(len(on), 1)
     for i in range(on.shape[1]):
         p = on[:, i : i + 1]
@@ -141,6 +148,6 @@ def _product(on: Float64[Tensor, "states units"]) -> Float64[Tensor, "states pat
 
 
 def _through(p: Float64[Tensor, " states"], halves: tuple[Tensor, Tensor]) -> Float64[Tensor, " patterns"]:
-    """The distribution over the patterns of the other side, its first unit in the lowest bit."""
+    """The distribution over the states of the other side, its first unit in the lowest bit."""
     first, second = halves
     return (second.T @ (first * p[:, None])).flatten()

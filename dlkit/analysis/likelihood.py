@@ -1,4 +1,4 @@
-"""How probable an RBM finds an image: exactly for small models, by annealed importance sampling for large ones."""
+"""Log-probability of images under an RBM: exact for small models, by annealed importance sampling for large ones."""
 
 import copy
 import math
@@ -11,7 +11,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from dlkit.models.gibbs import gibbs, noise
+from dlkit.core.text_table import as_html
+from dlkit.models.gibbs import gibbs, init_chains
 from dlkit.models.rbm import RBM, GaussianRBM
 
 ENUMERABLE = 25
@@ -21,7 +22,8 @@ ENUMERABLE = 25
 class LogZ:
     """An estimate of log Z, in nats: `value`, and the interval `low` to `high` (three standard errors of Z).
 
-    `log_weights` (chains,) are the importance weights it is the mean of; `effective_chains` is how many of them count.
+    `log_weights` (chains,) are the logarithms of the importance weights whose mean estimates Z. `effective_chains` is
+    the effective sample size, (Σw)²/Σw².
     """
 
     value: float
@@ -37,10 +39,14 @@ class LogZ:
         chains = f"{self.effective_chains:.0f} of {len(self.log_weights)} chains count"
         return f"LogZ({self.value:.2f}, {self.low:.2f} to {self.high:.2f}, {chains})"
 
+    def _repr_html_(self) -> str:
+        chains = f"{self.effective_chains:.0f} of {len(self.log_weights)}"
+        return as_html(("", "nats", "low", "high", "effective chains"), [("log Z", *_interval(self), chains)])
+
 
 @dataclass(frozen=True)
 class LogProbability:
-    """Mean log-probability of images, in nats: `value`, its `low` and `high` by the interval of log Z."""
+    """Mean log-probability of images, in nats: `value`, and the interval `low` to `high` that follows from log Z's."""
 
     value: float
     low: float
@@ -49,12 +55,27 @@ class LogProbability:
     def __repr__(self) -> str:
         return f"{self.value:.2f} nats ({self.low:.2f} to {self.high:.2f})"
 
+    def _repr_html_(self) -> str:
+        return as_html(("", "nats", "low", "high"), [("log p, mean", *_interval(self))])
+
+    @classmethod
+    def normalised(cls, mean: float, log_z: LogZ | float) -> "LogProbability":
+        """From the mean log-probability without its term -log Z, in nats."""
+        if isinstance(log_z, LogZ):
+            return cls(mean - log_z.value, mean - log_z.high, mean - log_z.low)
+        return cls(mean - log_z, mean - log_z, mean - log_z)
+
+
+def _interval(estimate: LogZ | LogProbability) -> tuple[str, str, str]:
+    """Value, low and high, as text."""
+    return f"{estimate.value:.2f}", f"{estimate.low:.2f}", f"{estimate.high:.2f}"
+
 
 @torch.no_grad()
 def exact_log_z(rbm: RBM, progress: bool = True) -> float:
-    """log Z in nats, by enumeration in float64 of the smaller side, of at most 25 units (25 take minutes).
+    """log Z in nats, in float64, by enumerating the states of the visible or hidden units, whichever are fewer.
 
-    A side whose units are not binary cannot be enumerated. ValueError if neither side is small enough.
+    Only binary units can be enumerated, at most 25 of them (25 take minutes). ValueError if neither side fits.
     """
     over_hidden = rbm.binary_hidden and (rbm.hidden <= rbm.visible or not rbm.binary_visible)
     units = rbm.hidden if over_hidden else rbm.visible
@@ -80,13 +101,13 @@ def exact_log_z(rbm: RBM, progress: bool = True) -> float:
 def states(
     units: int, start: int = 0, stop: int | None = None, device: torch.device | None = None
 ) -> Float64[Tensor, "states units"]:
-    """The binary states numbered `start` to `stop` (all 2^units by default), one a row, lowest bit first."""
+    """The binary states with numbers `start` to `stop` (by default all 2^units), one per row, lowest bit first."""
     number = torch.arange(start, 2**units if stop is None else stop, device=device)
     return (number[:, None] >> torch.arange(units, device=device) & 1).double()
 
 
 def reference_betas() -> Float64[Tensor, " temperatures"]:
-    """Salakhutdinov and Murray's 14,500 steps: 0:.001:.5, .5:.0001:.9, .9:.00001:1."""
+    """The inverse temperatures of Salakhutdinov, Murray 2008: 0 to 0.5 by 0.001, to 0.9 by 0.0001, to 1 by 0.00001."""
     coarse = torch.arange(0, 500, dtype=torch.float64) / 1e3
     fine = torch.arange(5_000, 9_000, dtype=torch.float64) / 1e4
     finest = torch.arange(90_000, 100_001, dtype=torch.float64) / 1e5
@@ -103,15 +124,16 @@ def ais(
     seed: int = 0,
     progress: bool = True,
 ) -> LogZ:
-    """log Z by annealed importance sampling, in nats: right on average in Z, so more often too low than too high.
+    """log Z by annealed importance sampling, in nats.
 
-    Chains go from independent visible units with the pixel means of `images` (the model's own visible bias if none
-    are given) to the model, W and b scaled by the inverse temperatures `betas`, which rise from 0 to 1.
-    Source: Salakhutdinov and Murray 2008, On the quantitative analysis of deep belief networks.
+    Z is unbiased, so log Z is more often too low than too high. The chains start from independent visible units, with
+    the pixel means of `images` (without images: the model's visible bias). W and b are multiplied by the inverse
+    temperatures `betas`, which rise from 0 to 1, the model itself.
+    Source: Salakhutdinov, Murray 2008, On the quantitative analysis of deep belief networks.
     """
     path = _Path(rbm, images, seed)
     betas = _checked(betas, chains)
-    v = noise(rbm, chains, path.generator, a=path.base)
+    v = init_chains(rbm, chains, path.generator, a=path.base)
     log_weights, _ = path.anneal(v, betas, progress)
     return _estimate(path.log_z_start() + log_weights, sign=1)
 
@@ -127,10 +149,10 @@ def reverse_ais(
     seed: int = 0,
     progress: bool = True,
 ) -> LogZ:
-    """log Z by annealing from the model down, in nats: where `ais` errs low, this errs high.
+    """log Z by annealing from the model to independent units, in nats: more often too high than too low.
 
-    It is a bound only from exact samples of the model; these come from `burn_in` Gibbs steps from `start` (training
-    images are usual). If the two estimates disagree by more than a few nats, trust neither.
+    The chains should start from exact samples of the model; here they come from `burn_in` Gibbs steps from `start`
+    (usually training images). If this and `ais` differ by more than a few nats, trust neither.
     Source: Burda, Grosse, Salakhutdinov 2015, Accurate and conservative estimates of MRF log-likelihood, §3.
     """
     path = _Path(rbm, images, seed)
@@ -144,10 +166,8 @@ def log_probability(rbm: RBM, v: Float[Tensor, "images visible"], log_z: LogZ | 
     """Mean of log p(v) = -F(v) - log Z over the images, in nats."""
     _check_binary(rbm, v)
     with torch.no_grad():
-        mean = -float(torch.cat([rbm.free_energy(part) for part in v.split(10_000)]).double().mean())
-    if isinstance(log_z, LogZ):
-        return LogProbability(mean - log_z.value, mean - log_z.high, mean - log_z.low)
-    return LogProbability(mean - log_z, mean - log_z, mean - log_z)
+        mean = -float(torch.cat([rbm.free_energy(batch) for batch in v.split(10_000)]).double().mean())
+    return LogProbability.normalised(mean, log_z)
 
 
 @torch.no_grad()
@@ -170,7 +190,7 @@ def pseudo_log_likelihood(
         return rbm.visible * F.logsigmoid(rbm.free_energy(flipped) - rbm.free_energy_given(v, x))
     total = torch.zeros(len(v), dtype=v.dtype, device=v.device)
     softplus = F.softplus(x).sum(1)
-    for i in range(rbm.visible):  # flipping unit i moves the hidden input by ±W_i: no product is needed
+    for i in range(rbm.visible):  # flipping unit i changes the hidden input by ±W_i: no matrix product is needed
         change = 1 - 2 * v[:, i]
         rise = change * rbm.a[i] + F.softplus(x + change[:, None] * rbm.W[i]).sum(1) - softplus
         total += F.logsigmoid(-rise)
@@ -178,7 +198,7 @@ def pseudo_log_likelihood(
 
 
 class _Path:
-    """The intermediate models p_β: visible bias (1-β)a₀ + βa, weights βW, hidden bias βb."""
+    """The models of AIS at inverse temperatures β: visible bias (1-β)a₀ + βa, weights βW, hidden bias βb."""
 
     def __init__(self, rbm: RBM, images: Float[Tensor, "images visible"] | None, seed: int):
         self.rbm = rbm
@@ -195,32 +215,38 @@ class _Path:
             self.base = base.a.detach()
 
     def bias(self, beta: float) -> Tensor:
+        """The visible bias (visible,) at β."""
         return torch.lerp(self.base, self.rbm.a, beta)
 
     def log_z_start(self) -> float:
-        nothing = torch.zeros(1, self.rbm.visible, dtype=torch.float64, device=self.base.device)
+        """log Z of the model at β = 0, in nats."""
+        zeros = torch.zeros(1, self.rbm.visible, dtype=torch.float64, device=self.base.device)
         rbm = copy.deepcopy(self.rbm).double()
         return float(
-            rbm.log_sum_visible(nothing, self.base.double()) + rbm.log_sum_hidden(nothing.new_zeros(1, rbm.hidden))
+            rbm.log_sum_visible(zeros, self.base.double()) + rbm.log_sum_hidden(zeros.new_zeros(1, rbm.hidden))
         )
 
     def anneal(self, v: Tensor, betas: Tensor, progress: bool) -> tuple[Float64[Tensor, " chains"], Tensor]:
-        """Σ log p*_next(v) - log p*_here(v) along the betas, a Gibbs step at each new one; and where the chains end."""
-        rbm, temperatures = self.rbm, betas.tolist()
+        """Log-weights Σ log p*_next(v) - log p*_current(v) along the betas, and the last states of the chains.
+
+        The chains make one Gibbs step at each new β.
+        """
+        rbm = self.rbm
         log_weights = torch.zeros(len(v), dtype=torch.float64, device=v.device)
-        pairs = pairwise(temperatures)
-        for here, there in tqdm(pairs, total=len(betas) - 1, disable=not progress, unit="temperature", delay=1):
+        pairs = pairwise(betas.tolist())
+        for beta, next_beta in tqdm(pairs, total=len(betas) - 1, disable=not progress, unit="temperature", delay=1):
             x = rbm.hidden_input(v)
-            rise = rbm.log_sum_hidden(x * there) - rbm.log_sum_hidden(x * here)
-            rise += rbm.visible_term(v, self.bias(there)) - rbm.visible_term(v, self.bias(here))
-            log_weights += rise
-            h = rbm.draw_hidden(rbm.hidden_mean(x.mul_(there)), self.generator)
-            mean = rbm.visible_mean(rbm.visible_input(h).mul_(there), self.bias(there))
+            change = rbm.log_sum_hidden(x * next_beta) - rbm.log_sum_hidden(x * beta)
+            change += rbm.visible_term(v, self.bias(next_beta)) - rbm.visible_term(v, self.bias(beta))
+            log_weights += change
+            h = rbm.draw_hidden(rbm.hidden_mean(x.mul_(next_beta)), self.generator)
+            mean = rbm.visible_mean(rbm.visible_input(h).mul_(next_beta), self.bias(next_beta))
             v = rbm.draw_visible(mean, self.generator)
         return log_weights, v
 
 
 def _checked(betas: Tensor | None, chains: int) -> Tensor:
+    """The inverse temperatures, by default `reference_betas`. ValueError for too few chains or wrong betas."""
     if chains < 2:
         raise ValueError(f"{chains} chains: at least 2 are needed for an interval, and 100 are usual.")
     betas = reference_betas() if betas is None else betas.double()
@@ -231,17 +257,18 @@ def _checked(betas: Tensor | None, chains: int) -> Tensor:
 
 def _estimate(logs: Float64[Tensor, " chains"], sign: int) -> LogZ:
     """log Z from the mean of exp(sign · logs), with three standard errors of that mean."""
-    top = (sign * logs).max()
-    weights = torch.exp(sign * logs - top)
+    largest = (sign * logs).max()
+    weights = torch.exp(sign * logs - largest)
     mean, error = weights.mean(), weights.std() / math.sqrt(len(weights))
 
     def log(value: Tensor) -> float:
-        return sign * float(top + value.log())
+        return sign * float(largest + value.log())
 
     low, high = sorted((log((mean - 3 * error).clamp_min(0)), log(mean + 3 * error)))
     return LogZ(log(mean), low, high, sign * logs)
 
 
 def _check_binary(rbm: RBM, v: Tensor) -> None:
+    """ValueError for pixels other than 0 and 1, unless the visible units are real-valued."""
     if rbm.pixel_range is not None and not ((v == 0) | (v == 1)).all():
         raise ValueError('these pixels are not all 0 or 1: load them with data.load("mnist", binarise="sample").')

@@ -1,4 +1,4 @@
-"""What there is to see in an RBM: its units at work, its weights and their updates, its free energies.
+"""Statistics of an RBM: activity of its units, its weights and their updates, its free energies.
 
 Sections are those of Hinton 2010, A practical guide to training restricted Boltzmann machines.
 """
@@ -11,18 +11,18 @@ from torch import Tensor
 
 from dlkit.models.rbm import RBM
 
-RARE = 1e-3  # a unit on for a smaller part of the images is dead, for a greater part than 1 - RARE always on
-IDLE = 0.01  # part of the variance of a unit's state that must come from the image, not from the toss
+RARE = 1e-3  # a unit that is on for a smaller fraction of the images is dead; above 1 - RARE it is always on
+IDLE = 0.01  # the smallest fraction of the variance of a unit's state that should come from the image
 
 
 @torch.no_grad()
 def hidden_probabilities(rbm: RBM, images: Float[Tensor, "images *shape"]) -> Float[Tensor, "hidden images"]:
-    """Probability that each unit (row) is on for each image (column): a dead unit is a black row. Source: §15."""
+    """Probability that each unit (row) is on for each image (column); a dead unit is a row of zeros. Source: §15."""
     return rbm.hidden_given(images.flatten(1)).T
 
 
 def weight_kurtosis(rbm: RBM) -> float:
-    """Kurtosis of a unit's weights, the median over units: 3 while they are the normal noise they started from."""
+    """Median over the hidden units of the kurtosis of their weights: 3 for normally distributed weights."""
     W = rbm.W.detach() - rbm.W.detach().mean(0)
     return float((W.pow(4).mean(0) / W.square().mean(0).square().clamp_min(1e-30)).median())
 
@@ -33,22 +33,22 @@ def dead(probabilities: Float[Tensor, "hidden images"]) -> Bool[Tensor, " hidden
 
 
 def always_on(probabilities: Float[Tensor, "hidden images"]) -> Bool[Tensor, " hidden"]:
-    """Units that are on for more than 99.9 % of the images: second visible biases, no more."""
+    """Units that are on for more than 99.9 % of the images; they act only as a second visible bias."""
     return probabilities.mean(1) > 1 - RARE
 
 
 def idle(probabilities: Float[Tensor, "hidden images"]) -> Bool[Tensor, " hidden"]:
-    """Units neither dead nor always on whose state is a coin toss: under 1 % of its variance comes from the image."""
+    """Units whose state hardly depends on the image: less than 1 % of its variance, and neither dead nor always on."""
     p = probabilities
-    q = p.mean(1)
-    return (p.var(1, correction=0) < IDLE * q * (1 - q)) & ~dead(p) & ~always_on(p)
+    mean = p.mean(1)
+    return (p.var(1, correction=0) < IDLE * mean * (1 - mean)) & ~dead(p) & ~always_on(p)
 
 
 @torch.no_grad()
 def influence(rbm: RBM, images: Float[Tensor, "images *shape"]) -> Float[Tensor, " hidden"]:
-    """How much each unit moves the visible units' input from image to image: ‖W_j‖ times the spread of p(h_j).
+    """Influence of each hidden unit j on the visible units: ‖W_j‖ times the standard deviation of p(h_j) over images.
 
-    A unit that never changes has none. `.argsort(descending=True)` sorts filters by use.
+    It is 0 for a unit that never changes. `.argsort(descending=True)` sorts the filters by influence.
     """
     return hidden_probabilities(rbm, images).std(1, correction=0) * rbm.W.norm(dim=0)
 
@@ -57,7 +57,7 @@ def influence(rbm: RBM, images: Float[Tensor, "images *shape"]) -> Float[Tensor,
 def reconstruction_error(rbm: RBM, images: Float[Tensor, "images *shape"]) -> Float[Tensor, " images"]:
     """Squared error of each image's reconstruction from the probabilities of its hidden units, summed over pixels.
 
-    Source: §5, which warns: it falls when the model gets better, and also when the chain hardly moves.
+    Source: §5, which warns that it also falls when the Gibbs chain mixes badly.
     """
     v = images.flatten(1)
     return (v - rbm.visible_given(rbm.hidden_given(v))).square().sum(1)
@@ -67,17 +67,17 @@ def reconstruction_error(rbm: RBM, images: Float[Tensor, "images *shape"]) -> Fl
 def free_energy_gap(
     rbm: RBM, train: Float[Tensor, "images *shape"], validation: Float[Tensor, "others *shape"]
 ) -> tuple[float, float]:
-    """Mean free energy of the validation images less that of the training images, and its standard error, in nats.
+    """Mean free energy of the validation images minus that of the training images, and its standard error, in nats.
 
-    log Z is in neither: the gap is the difference of the mean log-probabilities, exactly. Source: §6.
+    log Z cancels: the gap is exactly the difference of the mean log-probabilities. Source: §6.
     """
     return mean_difference(rbm.free_energy(train.flatten(1)), rbm.free_energy(validation.flatten(1)))
 
 
 @torch.no_grad()
 def updates(rbm: RBM, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What the optimizer's next step, with the gradients at hand, would add to each parameter; nothing is changed."""
-    twin = copy.deepcopy(optimizer)  # with its parameters and momenta, not with their gradients
+    """What the optimizer's next step would add to each parameter, by name, with its present .grad; nothing changes."""
+    twin = copy.deepcopy(optimizer)  # copies parameters and momenta, but not gradients
     originals = [p for group in optimizer.param_groups for p in group["params"]]
     copies = [p for group in twin.param_groups for p in group["params"]]
     for original, p in zip(originals, copies, strict=True):
@@ -89,11 +89,11 @@ def updates(rbm: RBM, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def update_ratio(rbm: RBM, optimizer: torch.optim.Optimizer) -> float:
-    """Mean size of a weight's update over the mean size of a weight; 0.001 is the rule of thumb. Source: §7."""
+    """Mean |update of a weight| / mean |weight|; about 0.001 is the rule of thumb. Source: §7."""
     return float(updates(rbm, optimizer)["W"].abs().mean() / rbm.W.abs().mean())
 
 
 def mean_difference(seen: Float[Tensor, " images"], unseen: Float[Tensor, " others"]) -> tuple[float, float]:
-    """How much larger the mean of the second is, and the standard error of that."""
+    """The mean of the second minus the mean of the first, and the standard error of the difference."""
     error = (seen.var() / len(seen) + unseen.var() / len(unseen)).sqrt()
     return float(unseen.mean() - seen.mean()), float(error)

@@ -1,4 +1,4 @@
-"""Ways to read a label off a DBN, from the best to the one that a brain might use."""
+"""Ways to classify images with a DBN, or with a net, and the error."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ Guess = Callable[[DBN, Tensor, torch.Generator], Tensor]
 def by_free_energy(
     dbn: DBN, images: Float[Tensor, "images ..."], generator: torch.Generator | None = None
 ) -> Int64[Tensor, " images"]:
-    """The label of least free energy after a mean-field way up; nothing is drawn."""
+    """The label of lowest free energy given the means of the features; nothing is sampled."""
     return dbn.label_probabilities(images).argmax(1)
 
 
@@ -26,7 +26,7 @@ def by_free_energy(
 def by_sampled_features(
     dbn: DBN, images: Float[Tensor, "images ..."], generator: torch.Generator
 ) -> Int64[Tensor, " images"]:
-    """The label of least free energy after one sampled way up."""
+    """The label of lowest free energy given one sample of the features."""
     return dbn.label_probabilities(images, generator).argmax(1)
 
 
@@ -34,18 +34,18 @@ def by_sampled_features(
 def by_gibbs(
     dbn: DBN, images: Float[Tensor, "images ..."], generator: torch.Generator, *, steps: int = 10
 ) -> Int64[Tensor, " images"]:
-    """The label most probable in the last of a few Gibbs steps of the label units, the features held as sampled.
+    """The most probable label after some Gibbs steps of the label units, with a sample of the features kept fixed.
 
-    All labels are equally probable at first.
+    All labels are equally probable at the start.
     Source: Hinton, Osindero, Teh 2006, A fast learning algorithm for deep belief nets, §6.1.
     """
     top, guesses = dbn.labelled_top(), []
-    for part in images.split(1000):
-        features = dbn.up(part, generator)
-        labels = probabilities = torch.full((len(part), top.labels), 1 / top.labels, device=features.device)
+    for batch in images.split(1000):
+        features = dbn.up(batch, generator)
+        labels = probabilities = torch.full((len(batch), top.labels), 1 / top.labels, device=features.device)
         for _ in range(steps):
             h = top.draw_hidden(top.hidden_given(torch.cat([features, labels], dim=1)), generator)
-            _, probabilities = top.split(top.visible_given(h))
+            _, probabilities = top.split_labels(top.visible_given(h))
             drawn = torch.multinomial(probabilities.to(generator.device), 1, generator=generator)[:, 0]
             labels = F.one_hot(drawn.to(features.device), top.labels).to(features.dtype)
         guesses.append(probabilities.argmax(1))
@@ -53,12 +53,12 @@ def by_gibbs(
 
 
 def by_net(net: torch.nn.Module, images: Float[Tensor, "images ..."]) -> Int64[Tensor, " images"]:
-    """The largest logit of a net from images to logits, in evaluation mode; the net is left as it was."""
-    return torch.cat([logits(net, part).argmax(1) for part in images.split(1000)]).to(images.device)
+    """The class of the largest logit of a net, in evaluation mode."""
+    return torch.cat([logits(net, batch).argmax(1) for batch in images.split(1000)]).to(images.device)
 
 
 def error(guesses: Int64[Tensor, " images"], digits: Split) -> float:
-    """How many of the digits' labels are guessed wrong, in percent. ValueError if they have none."""
+    """The fraction of wrong guesses, in percent. ValueError if the digits have no labels."""
     if digits.labels is None:
         raise ValueError("these images have no labels to compare with: take a Split that has.")
     return 100 * float((guesses != digits.labels).double().mean())

@@ -1,4 +1,4 @@
-"""A look at a net that changes nothing in it."""
+"""Running a net without changing it: evaluation mode, no gradients, the net's own device."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def evaluating(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode: no dropout, batch statistics as learned; after it each module has its own mode again."""
+    """Context in which the net is in evaluation mode; afterwards each module has its previous mode again."""
     training = [module for module in net.modules() if module.training]
     try:
         net.eval()
@@ -23,13 +23,13 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def eval_no_grad(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and no gradients."""
+    """Context in which the net is in evaluation mode and no gradients are recorded."""
     with evaluating(net), torch.no_grad():
         yield
 
 
 def to_device_of(net: nn.Module, images: Tensor) -> Tensor:
-    """The images on the net's device. ValueError if they are numbers of another kind than its weights."""
+    """The images on the net's device. ValueError if their dtype is not that of its weights."""
     weight = next((p for p in net.parameters() if p.is_floating_point()), None)
     if weight is None:
         return images
@@ -40,16 +40,16 @@ def to_device_of(net: nn.Module, images: Tensor) -> Tensor:
 
 
 def forward_eval(net: nn.Module, images: Tensor) -> Any:
-    """What the net makes of the images, in such a look, on its device.
+    """The net's output for the images, in evaluation mode, without gradients, on the net's device.
 
-    TypeError if it has no forward, ValueError if it does not take images of this shape or kind.
+    TypeError if the net has no forward, ValueError if it does not take images of this shape or dtype.
     """
     if getattr(net.forward, "__func__", None) is nn.Module.forward:
         mend = "unroll a stack by `dbn.classifier()` or `dbn.autoencoder()`, or train it by CD or UpDown"
         raise TypeError(f"{type(net).__name__} has no forward for images to go through: {mend}.")
     images = to_device_of(net, images)
     try:
-        with eval_no_grad(net):  # one image would tell batch normalisation nothing
+        with eval_no_grad(net):  # batch normalisation cannot compute statistics of one image
             return net(images)
     except RuntimeError as error:
         shape = tuple(images.shape[1:])
@@ -58,9 +58,9 @@ def forward_eval(net: nn.Module, images: Tensor) -> Any:
 
 
 def logits(net: nn.Module, images: Tensor) -> Float[Tensor, "images classes"]:
-    """The `forward_eval`, if it is a row of logits for each image; else ValueError."""
-    found = forward_eval(net, images)
-    if isinstance(found, Tensor) and found.ndim == 2:
-        return found
-    what = str(tuple(found.shape[1:])) if isinstance(found, Tensor) else f"a {type(found).__name__}"
-    raise ValueError(f"the net gives {what} for an image: give one that ends in a row of logits, one a class.")
+    """The net's logits by `forward_eval`. ValueError if its output is not one row of numbers for each image."""
+    output = forward_eval(net, images)
+    if isinstance(output, Tensor) and output.ndim == 2:
+        return output
+    kind = str(tuple(output.shape[1:])) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+    raise ValueError(f"the net gives {kind} for an image: give one that ends in a row of logits, one a class.")

@@ -1,4 +1,4 @@
-"""Matrix products, by the faster of the two libraries that torch brings for a CPU."""
+"""Matrix products by oneDNN where it is faster than MKL, torch's default on a CPU."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -9,15 +9,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-SMALL = 128**3  # multiplications; below this the call costs more than it saves
+SMALL = 128**3  # multiplications; for smaller products the call to oneDNN costs more than it saves
 
 
 def matmul(x: Float[Tensor, "m k"], y: Float[Tensor, "k n"]) -> Float[Tensor, "m n"]:
-    """x @ y, float32 to rounding.
+    """x @ y, equal to torch's up to float32 rounding.
 
-    On a CPU torch gives float32 products to MKL, which reaches half of oneDNN's speed on processors that are not
-    Intel's (benchmarks/README.md). torch has no public way to ask for oneDNN, so this calls the operator that its
-    compiler uses; the operator has no gradient, so products that autograd follows stay with torch.
+    On a CPU torch computes float32 products with MKL, which has half of oneDNN's speed on processors that are not
+    Intel's (benchmarks/README.md). torch has no public way to choose oneDNN, so this calls the operator that
+    torch.compile uses. That operator has no gradient: products that need one are computed by torch.
     """
     if _one_dnn is not None and _fits_one_dnn(x, y):
         return _one_dnn(x, y.T, None, "none", [], "")
@@ -28,6 +28,7 @@ _one_dnn = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backend
 
 
 def _fits_one_dnn(x: Tensor, y: Tensor) -> bool:
+    """Whether oneDNN can compute x @ y, and is worth the call."""
     return (
         x.device.type == "cpu"
         and x.dtype == y.dtype == torch.float32
@@ -39,19 +40,19 @@ def _fits_one_dnn(x: Tensor, y: Tensor) -> bool:
 
 
 def bfloat16_products() -> bool:
-    """Whether the processor multiplies bfloat16 matrices itself; torch can emulate it elsewhere, slowly."""
+    """Whether the processor has instructions for bfloat16 products; without them torch emulates them, slowly."""
     return bool(torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 def fast_linear(net: nn.Module, rows: int) -> AbstractContextManager[object]:
-    """`FastLinear()` if `net` has an nn.Linear large enough for it with so many rows; else it would only cost time."""
+    """`FastLinear()` if it saves time: if an nn.Linear in `net` is large enough for a batch of `rows` rows."""
     layers = (layer for layer in net.modules() if isinstance(layer, nn.Linear))
-    pays = any(rows * layer.in_features * layer.out_features >= SMALL for layer in layers)
-    return FastLinear() if pays else nullcontext()
+    large = any(rows * layer.in_features * layer.out_features >= SMALL for layer in layers)
+    return FastLinear() if large else nullcontext()
 
 
 class FastLinear(TorchFunctionMode):
-    """`with FastLinear(): ...` makes the products of any nn.Linear, forward and backward, as `matmul` does."""
+    """Context in which every nn.Linear computes its products, forward and backward, by `matmul`."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func is F.linear and not kwargs and len(args) == 3 and args[2] is not None:
@@ -64,6 +65,8 @@ class FastLinear(TorchFunctionMode):
 
 
 class _Linear(torch.autograd.Function):
+    """x @ weight.T + bias and its gradients, with products by `matmul`."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
@@ -74,9 +77,9 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
         (grad,) = grad_outputs
         x, weight = ctx.saved_tensors
-        wanted_x, wanted_weight, wanted_bias = ctx.needs_input_grad
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         return (
-            matmul(grad, weight) if wanted_x else None,
-            matmul(grad.T, x) if wanted_weight else None,
-            grad.sum(0) if wanted_bias else None,
+            matmul(grad, weight) if needs_x else None,
+            matmul(grad.T, x) if needs_weight else None,
+            grad.sum(0) if needs_bias else None,
         )

@@ -1,4 +1,4 @@
-"""The one shape of table that every bench and every paper prints, and emits as JSON."""
+"""The table that every bench and every paper prints, as text, JSON or Markdown."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class BenchRow:
-    """What was measured, beside a reference measured in the same run; `ratio` is value over reference."""
+    """A measured value beside a reference measured in the same run; `ratio` is value / reference."""
 
     name: str
     value: float
@@ -22,7 +22,7 @@ class BenchRow:
 
 @dataclass(frozen=True)
 class PaperRow:
-    """A published figure and its source, beside the same figure measured here; `spread` and `seconds` are of ours."""
+    """A published value with its source, and the value measured here with its `spread` and the `seconds` it took."""
 
     name: str
     published: str
@@ -36,7 +36,7 @@ Row = BenchRow | PaperRow
 
 
 def emit(rows: Sequence[Row], title: str, as_json: bool = False) -> None:
-    """Print the rows: as a table for a reader, its sources below it, or as JSON for a program."""
+    """Print the rows as a table with the sources below it, or as JSON."""
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
         return
@@ -52,14 +52,14 @@ def emit(rows: Sequence[Row], title: str, as_json: bool = False) -> None:
         table.add_row(*(text for name, text in zip(_columns(rows), _texts(row), strict=True) if name != "source"))
     console = Console()
     if not console.is_terminal:
-        console = Console(width=120)  # a file or a pipe is as wide as it needs to be
+        console = Console(width=120)  # a file or a pipe has no width of its own
     console.print(table)
     for number, source in enumerate(sources, 1):
         console.print(f"[{number}] {source}", markup=False, highlight=False)
 
 
 def markdown(rows: Sequence[Row], title: str) -> str:
-    """The same table for a file that is kept beside the code."""
+    """The table as Markdown, to be stored in a file."""
     columns = _columns(rows)
     lines = [f"# {title}", "", "| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
     lines += ["| " + " | ".join(text.replace("|", "\\|") for text in _texts(row)) + " |" for row in rows]

@@ -1,11 +1,11 @@
-"""Which of some rows one worker has."""
+"""The rows (or units, or images) that one rank holds."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Slice:
-    """The rows `start` to `stop` of `whole` that one worker has."""
+    """Rows `start` to `stop` (exclusive) of `whole` rows."""
 
     start: int
     stop: int
@@ -17,7 +17,7 @@ class Slice:
 
 
 def slice_of(whole: int, rank: int, world_size: int) -> Slice:
-    """The part of rank `rank`: neighbouring rows, in nearly equal parts, the larger ones first."""
-    least, more = divmod(whole, world_size)
-    start = rank * least + min(rank, more)
-    return Slice(start, start + least + (rank < more), whole)
+    """The rows of rank `rank`. Slices are contiguous and differ by at most one row, the larger ones first."""
+    smallest, remainder = divmod(whole, world_size)
+    start = rank * smallest + min(rank, remainder)
+    return Slice(start, start + smallest + (rank < remainder), whole)

@@ -1,28 +1,21 @@
-"""Models on disk: one safetensors file whose header names the model; nothing is ever unpickled."""
+"""Models on disk: one safetensors file whose header names the model. Nothing is unpickled."""
 
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-
-class Saved(Protocol):
-    """A module that can say which arguments make one of its shape."""
-
-    def config(self) -> dict: ...
-
-
 M = TypeVar("M", bound=nn.Module)
 
 
 def save(model: nn.Module, path: str | Path) -> None:
-    """Write `model` to `path`: into a file beside it first, then moved over in one step."""
+    """Write `model` to `path`, atomically. `model.config()` gives the arguments that make a model of its shape."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     header = {"model": type(model).__name__, "config": json.dumps(model.config())}  # type: ignore[operator]
@@ -31,38 +24,38 @@ def save(model: nn.Module, path: str | Path) -> None:
 
 
 def load(cls: type[M], path: str | Path, make: Callable[..., M] | None = None) -> M:
-    """A `cls` made from the file that `save` wrote, by `make` (the class itself by default) from its config.
+    """The model in a file that `save` wrote: `make(**config)` (by default `cls(**config)`) with its parameters.
 
-    FileNotFoundError if there is none, ValueError if it is damaged or holds another kind of model.
+    FileNotFoundError if there is no file, ValueError if it is damaged or holds a model of another class.
     """
     tensors, header = read_tensors(path)
-    found = header.get("model", "no dlkit model")
-    if found != cls.__name__:
-        raise ValueError(f"{path} holds {found}, not {cls.__name__}: load it with the class that saved it.")
+    kind = header.get("model", "no dlkit model")
+    if kind != cls.__name__:
+        raise ValueError(f"{path} holds {kind}, not {cls.__name__}: load it with the class that saved it.")
     model = (make or cls)(**json.loads(header["config"]))
     try:
         model.to(next(iter(tensors.values())).dtype).load_state_dict(tensors)
     except (RuntimeError, StopIteration):
-        what = f"{cls.__name__}({header['config']})"
-        raise ValueError(f"{path} does not hold the tensors of {what}: save it again.") from None
+        call = f"{cls.__name__}({header['config']})"
+        raise ValueError(f"{path} does not hold the tensors of {call}: save it again.") from None
     return model
 
 
 def write_tensors(tensors: dict[str, torch.Tensor], path: Path, header: dict[str, str]) -> None:
-    """One safetensors file, atomically: a reader finds the old file or the new one, never half of one."""
+    """Write a safetensors file atomically: a reader finds the old file or the new one, never a part of one."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         partial.touch()
         mode = partial.stat().st_mode
         save_file(tensors, partial, metadata=header)
-        partial.chmod(mode)  # safetensors lets only its writer read it, and not the writer's students
-        into_place(partial, path)
+        partial.chmod(mode)  # safetensors makes files that only their owner can read
+        replace_file(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def into_place(partial: Path, path: Path) -> None:
-    """Move a whole file over `path`, once it is on the disk: after a power cut, too, the old or the new is there."""
+def replace_file(partial: Path, path: Path) -> None:
+    """Move a finished file to `path`, after flushing it to disk, so that a power cut leaves the old file or the new."""
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
     os.replace(partial, path)

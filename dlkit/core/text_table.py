@@ -1,4 +1,4 @@
-"""Small tables that a notebook shows: cells of text under columns, as plain text and as HTML; and amounts in words."""
+"""Small tables for a notebook, as plain text and as HTML; and amounts with their unit, as text."""
 
 from collections.abc import Sequence
 from html import escape
@@ -18,13 +18,14 @@ def as_text(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1
 
 
 def as_html(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The table in HTML."""
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def format_bytes(size: float) -> str:
-    """An amount of bytes in three digits: 24.3 kB."""
+    """A number of bytes in three digits: 24.3 kB."""
     return _scaled(size, 1.0, ("B", "kB", "MB", "GB", "TB"))
 
 

@@ -1,4 +1,4 @@
-"""Real images by name: checked on each read, offline, split the same way every time."""
+"""Data sets by name, checked each time they are read, available offline, with fixed splits."""
 
 from dlkit.data.bars import bars_and_stripes
 from dlkit.data.checks import check

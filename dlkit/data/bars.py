@@ -1,4 +1,4 @@
-"""Bars and stripes: images small enough to enumerate every one that could be."""
+"""Bars and stripes: a data set of images so small that all possible images can be enumerated."""
 
 import torch
 from jaxtyping import Float32
@@ -6,9 +6,9 @@ from torch import Tensor
 
 
 def bars_and_stripes(size: int = 4) -> Float32[Tensor, "patterns size size"]:
-    """The 2·2^size - 2 different images of size x size in which every row is uniform, or every column is.
+    """The 2·2^size - 2 different images of size x size in which every row, or every column, has one value, 0 or 1.
 
-    0 and 1, the stripes (uniform columns) first; all off and all on are both bars and stripes, and are given once.
+    Stripes (uniform columns) come first. The two images with all pixels equal are both, and are given once.
     Source: MacKay 2003, Information theory, inference, and learning algorithms, ch. 43.
     """
     if not 2 <= size <= 12:

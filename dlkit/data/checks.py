@@ -1,4 +1,4 @@
-"""Is this a tensor that can be trained on? Asked before training starts."""
+"""Checks of images and labels, made before training starts."""
 
 from math import prod
 
@@ -14,10 +14,10 @@ def check(
     values: tuple[float, float] | None = (0.0, 1.0),
     classes: int | None = None,
 ) -> None:
-    """Raise TypeError or ValueError, in one sentence with the mend, unless the images and labels can be trained on.
+    """Raise TypeError or ValueError, with a message that says what to do, for data that cannot be trained on.
 
-    images: float32 (n, pixels), (n, height, width) or (n, channels, height, width), all finite. shape: what the model
-    takes an image to be; (784,) takes 784 pixels in any arrangement. values: the range allowed, both ends included;
+    images: float32 (n, pixels), (n, height, width) or (n, channels, height, width), all finite. shape: the shape of an
+    image that the model takes; (784,) allows 784 pixels in any shape. values: the allowed range, both ends included;
     None for real-valued units. labels: int64 (n,), from 0 to classes - 1.
     """
     images = _tensor(images, "images")
@@ -28,12 +28,12 @@ def check(
         _check_labels(_tensor(labels, "labels"), len(images), classes)
 
 
-def _tensor(given: object, what: str) -> Tensor:
-    if isinstance(given, Tensor):
-        return given
-    kind = type(given)
+def _tensor(value: object, name: str) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    kind = type(value)
     maker = "torch.from_numpy" if kind.__module__ == "numpy" else "torch.tensor"
-    raise TypeError(f"{what} are of type {kind.__name__}, not a tensor: `{maker}({what})`.")
+    raise TypeError(f"{name} are of type {kind.__name__}, not a tensor: `{maker}({name})`.")
 
 
 def _check_dtype(images: Tensor) -> None:
@@ -48,26 +48,26 @@ def _check_dtype(images: Tensor) -> None:
 
 
 def _check_shape(images: Tensor, shape: tuple[int, ...] | None) -> None:
-    given = tuple(images.shape)
-    if not 2 <= len(given) <= 4:
-        mend = "`images[None]` is a batch of one" if len(given) < 4 else "`images.flatten(0, -4)` is one batch"
+    size = tuple(images.shape)
+    if not 2 <= len(size) <= 4:
+        mend = "`images[None]` is a batch of one" if len(size) < 4 else "`images.flatten(0, -4)` is one batch"
         raise ValueError(
-            f"images have shape {given}, not (count, pixels), (count, height, width) "
+            f"images have shape {size}, not (count, pixels), (count, height, width) "
             f"or (count, channels, height, width): {mend}."
         )
     if images.numel() == 0:
-        raise ValueError(f"images are empty, of shape {given}: give one image at least, of one pixel at least.")
-    if shape is None or given[1:] == shape or (len(shape) == 1 and prod(given[1:]) == prod(shape)):
+        raise ValueError(f"images are empty, of shape {size}: give one image at least, of one pixel at least.")
+    if shape is None or size[1:] == shape or (len(shape) == 1 and prod(size[1:]) == prod(shape)):
         return
-    if prod(given[1:]) == prod(shape):
+    if prod(size[1:]) == prod(shape):
         raise ValueError(
-            f"images have shape {given[1:]} each and the model takes {shape}: `images.reshape(-1, {str(shape)[1:-1]})`."
+            f"images have shape {size[1:]} each and the model takes {shape}: `images.reshape(-1, {str(shape)[1:-1]})`."
         )
-    if prod(given) == prod(shape):
-        raise ValueError(f"images have shape {given}, one image without its batch: `images[None]`.")
+    if prod(size) == prod(shape):
+        raise ValueError(f"images have shape {size}, one image without its batch: `images[None]`.")
     raise ValueError(
-        f"images have shape {given[1:]}, {prod(given[1:]):,} values each, and the model takes {prod(shape):,}: "
-        f"resize the images to {shape}, or build the model for {prod(given[1:]):,}."
+        f"images have shape {size[1:]}, {prod(size[1:]):,} values each, and the model takes {prod(shape):,}: "
+        f"resize the images to {shape}, or build the model for {prod(size[1:]):,}."
     )
 
 

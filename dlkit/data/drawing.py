@@ -1,4 +1,4 @@
-"""A drawing made into what MNIST's digits are: those, too, were cropped, scaled and centred before anyone saw them."""
+"""A drawing prepared like the digits of MNIST: cropped, scaled and centred."""
 
 import math
 
@@ -7,18 +7,18 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-SIDE, BOX = 28, 20  # pixels: of an image, and of the square that a digit just fits
+SIDE, BOX = 28, 20  # pixels: of an image, and of the square that a digit is scaled to
 
 
 def shrunk(drawing: Float[Tensor, "height width"]) -> Float[Tensor, "28 28"]:
-    """The drawing as it stands, made 28x28: neither scaled to the digit nor centred."""
+    """The whole drawing resized to 28x28, neither cropped nor centred."""
     return F.interpolate(drawing[None, None], (SIDE, SIDE), mode="area")[0, 0]
 
 
 def as_mnist(drawing: Float[Tensor, "height width"]) -> Float[Tensor, "28 28"]:
-    """White on black in [0, 1]: cropped, scaled to fit 20x20 in its proportions, its centre of mass in the middle.
+    """The drawn digit, white on black in [0, 1], cropped, scaled to fit 20x20 and centred by its centre of mass.
 
-    Moved by whole pixels, and never over the edge. An empty drawing stays empty.
+    Its proportions are kept. It is moved by whole pixels, never over the edge. An empty drawing stays empty.
     Source: LeCun, Cortes, Burges, The MNIST database of handwritten digits.
     """
     image = drawing.new_zeros(SIDE, SIDE)
@@ -35,6 +35,6 @@ def as_mnist(drawing: Float[Tensor, "height width"]) -> Float[Tensor, "28 28"]:
 
 
 def _start(ink: Float[Tensor, " length"], length: int) -> int:
-    """Where to put so many pixels, that the middle of their ink is on pixel 14, from 0, as MNIST has it."""
+    """First row (or column) of a digit of `length` pixels whose centre of mass is to be at pixel 14, counted from 0."""
     middle = float((ink * torch.arange(length, device=ink.device)).sum() / ink.sum())
     return min(max(math.ceil(SIDE / 2 - middle - 0.5), 0), SIDE - length)

@@ -1,4 +1,4 @@
-"""Data files: where they lie, whether they are whole, and how to mend them."""
+"""Data files: their folder, their checksums, and how to restore or download them."""
 
 import hashlib
 import os
@@ -25,25 +25,25 @@ FETCHED = {
 def data_root(root: str | Path | None = None) -> Path:
     """Folder that holds mnist/, photos/ and SHA256SUMS: `root`, else $DLKIT_DATA, else the one that came with dlkit.
 
-    Raises FileNotFoundError where there is no such folder.
+    FileNotFoundError if there is no such folder.
     """
-    given = root or os.environ.get("DLKIT_DATA")
-    folder = Path(given).absolute() if given else ROOT / "data"
+    path = root or os.environ.get("DLKIT_DATA")
+    folder = Path(path).absolute() if path else ROOT / "data"
     if folder.is_dir():
         return folder
     if root:
         raise FileNotFoundError(f"root={str(root)!r} is no folder: give the data/ folder of a dlkit checkout.")
-    if given:
+    if path:
         raise FileNotFoundError(
-            f"DLKIT_DATA is {given!r}, which is no folder: set it to the data/ folder of a dlkit checkout, or unset it."
+            f"DLKIT_DATA is {path!r}, which is no folder: set it to the data/ folder of a dlkit checkout, or unset it."
         )
     raise FileNotFoundError(f"{shown(folder)} is missing: it is part of the repository; {restore(folder)}.")
 
 
-def listed(folder: str, root: Path) -> dict[Path, str]:
-    """Each file of `folder` in SHA256SUMS, in its order, with its known hash, "sha256:...".
+def checksums(folder: str, root: Path) -> dict[Path, str]:
+    """The checksum, "sha256:...", of each file of `folder`, in the order of SHA256SUMS.
 
-    Raises FileNotFoundError where the list is missing, ValueError where it is not whole.
+    FileNotFoundError if SHA256SUMS is missing, ValueError if it does not list all files.
     """
     sums = root / "SHA256SUMS"
     if not sums.is_file():
@@ -59,45 +59,45 @@ def listed(folder: str, root: Path) -> dict[Path, str]:
     return files
 
 
-def read(path: Path, known: str) -> bytes:
-    """The file's bytes, if their hash is `known` ("sha256:..." or "md5:...").
+def read(path: Path, checksum: str) -> bytes:
+    """The bytes of a file whose `checksum` ("sha256:..." or "md5:...") is known.
 
-    Raises FileNotFoundError where it is missing, ValueError where it is truncated or altered.
+    FileNotFoundError if it is missing, ValueError if it is truncated or altered.
     """
     mend = restore(path.parents[1])
     if not path.is_file():
         raise FileNotFoundError(f"{shown(path)} is missing: it is part of the repository; {mend}.")
     raw = path.read_bytes()
-    algorithm, _, wanted = known.partition(":")
-    found = hashlib.new(algorithm, raw, usedforsecurity=False).hexdigest()
-    if found == wanted:
+    algorithm, _, expected = checksum.partition(":")
+    digest = hashlib.new(algorithm, raw, usedforsecurity=False).hexdigest()
+    if digest == expected:
         return raw
     if _cut_short(path.suffix, raw):
         raise ValueError(f"{shown(path)} is truncated, it ends too soon after {len(raw):,} bytes; {mend}.")
     name = {"sha256": "SHA-256", "md5": "MD5"}[algorithm]
-    raise ValueError(f"{shown(path)} was altered, its {name} is {found[:12]}…, not {wanted[:12]}…; {mend}.")
+    raise ValueError(f"{shown(path)} was altered, its {name} is {digest[:12]}…, not {expected[:12]}…; {mend}.")
 
 
 def verify(name: str, *, root: str | Path | None = None) -> list[Path]:
-    """Read every file of "mnist", "photos" or "pretrained" against SHA256SUMS and return their paths.
+    """Check every file of "mnist", "photos" or "pretrained" against SHA256SUMS; returns their paths.
 
-    Raises what `read` raises.
+    Errors are those of `read`.
     """
     if name not in FOLDERS:
         raise ValueError(f"no data set {name!r} comes with dlkit: verify one of {', '.join(FOLDERS)}.")
-    files = listed(name, data_root(root))
-    for path, known in files.items():
-        read(path, known)
+    files = checksums(name, data_root(root))
+    for path, checksum in files.items():
+        read(path, checksum)
     return list(files)
 
 
 def fetch(name: str, root: str | Path | None = None) -> dict[Path, str]:
-    """Each file of a data set that dlkit does not carry, with its known hash; downloads those not there yet.
+    """The checksum, "md5:...", of each file of a data set that does not come with dlkit; downloads missing files.
 
-    They are kept in `root`/name, by default in this platform's cache folder. Raises ConnectionError where the
-    address does not answer, ValueError where it sends something else, OSError where nothing can be kept.
+    They are stored in `root`/name, by default in the platform's cache folder. ConnectionError if the address does not
+    answer, ValueError if it sends another file, OSError if the folder cannot be written.
     """
-    import pooch  # with requests 0.2 s, which only those who download should wait for
+    import pooch  # takes 0.2 s to import, with requests: only for a download
     from requests import RequestException
 
     address, hashes = FETCHED[name]
@@ -125,6 +125,7 @@ def fetch(name: str, root: str | Path | None = None) -> dict[Path, str]:
 
 
 def _cut_short(suffix: str, raw: bytes) -> bool:
+    """Whether a PNG or gzip file ends before its end mark."""
     if suffix == ".png":
         return b"IEND" not in raw
     try:

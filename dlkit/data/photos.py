@@ -1,4 +1,4 @@
-"""Whitened patches of photographs, as the models of early vision take them."""
+"""Whitened patches of photographs, the usual input of models of early vision."""
 
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -18,10 +18,10 @@ RIDGE = 1e-3
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Patches(Split):
-    """Patches (n, size, size) and the map between them and pixels: images = (pixels - mean) @ whitening.
+    """Whitened patches (n, size, size): images = (pixels - mean) @ whitening, one row of pixels for each patch.
 
-    mean (size²,); whitening and its inverse dewhitening (size², size²). A filter w on the patches weighs pixels
-    by `whitening @ w`; a patch, or what a model reconstructs, looks like `to_pixels(patch)`.
+    mean (size²,); whitening and its inverse dewhitening (size², size²). A filter w on patches is the filter
+    `whitening @ w` on pixels; `to_pixels` turns patches, or a model's reconstructions of them, back to pixels.
     """
 
     mean: Float[Tensor, "pixels"] = field(kw_only=True)
@@ -29,7 +29,7 @@ class Patches(Split):
     dewhitening: Float[Tensor, "pixels pixels"] = field(kw_only=True)
 
     def to_pixels(self, images: Float[Tensor, "n *shape"]) -> Float[Tensor, "n *shape"]:
-        """Back to intensities, 0 black and 1 white, without clipping."""
+        """Intensities of these whitened images, 0 black and 1 white, not clipped."""
         return (images.flatten(1) @ self.dewhitening + self.mean).view_as(images)
 
 
@@ -41,13 +41,13 @@ def patches(
     seed: int = 0,
     root: str | Path | None = None,
 ) -> Patches:
-    """`count` grey patches of size x size pixels at random places of the photographs, each as likely as the next.
+    """`count` grey patches, float32 (count, size, size), cut from the photographs at random positions.
 
-    float32 (count, size, size), each pixel of mean 0 over the patches, variance 1 overall. "zca" decorrelates the
-    pixels by the symmetric whitening C^(-1/2) of their covariance C (Bell, Sejnowski 1997), of which each
-    eigenvalue is first raised by 1/1000 of their mean so that noise is not blown up; None only shifts and scales.
+    Each photograph is equally likely. Each pixel has mean 0 over the patches; the variance over all pixels is 1.
+    whiten: "zca" decorrelates the pixels by C^(-1/2), where C is their covariance (Bell, Sejnowski 1997) with 1/1000 of
+    the mean eigenvalue added to each eigenvalue, so that noise is not amplified; None only shifts and scales.
 
-    Raises ValueError for a size, count or whitening that cannot be, and what `verify("photos")` raises.
+    ValueError for a size or count out of range or an unknown whitening; the errors of `verify("photos")`.
     """
     if whiten not in ("zca", None):
         raise ValueError(f"whiten={whiten!r} is not known: use 'zca' or None.")
@@ -67,7 +67,7 @@ def patches(
         stretch = np.sqrt(variances + RIDGE * variances.mean())
     else:
         axes, stretch = np.eye(size * size), np.ones(size * size)
-    # What is left after the ridge has taken its share is scaled to variance 1.
+    # The ridge lowers the variance: scale it back to 1.
     stretch *= np.sqrt(np.mean(np.diag(axes.T @ covariance @ axes) / stretch**2))
     whitening, dewhitening = (axes / stretch) @ axes.T, (axes * stretch) @ axes.T
     images = ((pixels - mean) @ whitening).reshape(count, size, size)
@@ -80,16 +80,17 @@ def patches(
 
 def _photos(root: Path) -> list[np.ndarray]:
     """The photographs in grey, 0 black and 1 white."""
-    raw = (files.read(path, known) for path, known in files.listed("photos", root).items())
+    raw = (files.read(path, checksum) for path, checksum in files.checksums("photos", root).items())
     return [np.asarray(Image.open(BytesIO(photo)).convert("L")) / 255 for photo in raw]
 
 
 def _cut(photos: list[np.ndarray], size: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    which = rng.integers(len(photos), size=count)
+    """`count` windows (count, size, size), each from a random photograph at a random position."""
+    chosen = rng.integers(len(photos), size=count)
     cut = np.empty((count, size, size))
     for i, photo in enumerate(photos):
         windows = np.lib.stride_tricks.sliding_window_view(photo, (size, size))
-        here = np.flatnonzero(which == i)
-        rows, columns = (rng.integers(n, size=len(here)) for n in windows.shape[:2])
-        cut[here] = windows[rows, columns]
+        from_photo = np.flatnonzero(chosen == i)
+        rows, columns = (rng.integers(n, size=len(from_photo)) for n in windows.shape[:2])
+        cut[from_photo] = windows[rows, columns]
     return cut

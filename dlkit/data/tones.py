@@ -1,4 +1,4 @@
-"""Spoken-like tones as pictures: time to the right, frequency upwards, made here and not recorded."""
+"""Synthetic speech-like tones as spectrogram images: time to the right, frequency upwards."""
 
 import math
 
@@ -12,11 +12,11 @@ SECONDS = 0.5
 
 
 def tones(count: int, *, seed: int = 0, noise: float = 0.1) -> Split:
-    """`count` spectrograms (count, 28, 28) in [0, 1], and which of the four tones of NAMES each one is.
+    """`count` spectrograms (count, 28, 28) in [0, 1]; the label is the index of the tone in NAMES.
 
-    Each has a voice of its own: a pitch of 100 to 220 Hz, eight harmonics, a pitch that moves by a quarter to a half,
-    and white noise of `noise` times the voice's strength. Rows are 31 Hz each, from 0 at the bottom to 844 Hz; columns
-    18 ms each. ValueError for no tones at all, or negative noise.
+    Each tone has a random voice: a pitch of 100 to 220 Hz that moves by 25 % to 50 %, eight harmonics of random
+    strength, and white noise of standard deviation `noise`. A row is 31 Hz, from 0 at the bottom to 844 Hz; a column is
+    18 ms. ValueError for count below 1 or negative noise.
     """
     if count < 1 or noise < 0:
         raise ValueError(f"{count} tones with noise {noise}: at least 1 tone, and noise of 0 or more.")
@@ -33,8 +33,8 @@ def tones(count: int, *, seed: int = 0, noise: float = 0.1) -> Split:
     strength, starts = uniform(0.3, 1.0, 8), uniform(0, 2 * math.pi, 8)
     harmonics = (strength[:, k - 1, None] / k * (k * phase + starts[:, k - 1, None]).sin() for k in range(1, 9))
     voice = sum(harmonics, torch.zeros_like(phase)) * (math.pi * time).sin()
-    heard = voice + noise * torch.randn(voice.shape, generator=generator)
-    hop = heard.shape[1] // (FRAMES - 1)
-    spectrum = torch.stft(heard, WINDOW, hop, window=torch.hann_window(WINDOW), return_complex=True).abs()
-    pictures = spectrum[:, :FRAMES, :FRAMES].log1p().flip(1)
-    return Split(pictures / pictures.amax((1, 2), keepdim=True), labels)
+    signal = voice + noise * torch.randn(voice.shape, generator=generator)
+    hop = signal.shape[1] // (FRAMES - 1)
+    spectrum = torch.stft(signal, WINDOW, hop, window=torch.hann_window(WINDOW), return_complex=True).abs()
+    images = spectrum[:, :FRAMES, :FRAMES].log1p().flip(1)
+    return Split(images / images.amax((1, 2), keepdim=True), labels)

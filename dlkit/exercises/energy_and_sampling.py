@@ -146,7 +146,7 @@ def gibbs_step(answer: Any) -> None:
         (p_h @ visible(1 - h), "The hidden units are on when they should be off: turn the comparison round."),
         (right.flip(0), "The visible units are on when they should be off: turn the comparison round."),
     ]
-    measured = exact.empirical(after)
+    measured = exact.empirical_distribution(after)
     distances = [exact.total_variation(measured, p) for p in (right, *(p for p, _ in variants))]
     if distances[0] > 0.02:
         nearest = min(range(1, len(distances)), key=lambda i: distances[i])

@@ -9,10 +9,11 @@ from dlkit.models.rbm import check_rows
 
 
 class Autoassociator(nn.Module):
-    """h = sigmoid(b + Wᵀv), back by the same weights: sigmoid(a + Wh), or a + Wh where the input is `real`.
+    """One-layer autoencoder: h = sigmoid(b + Wᵀv), decoded by the same weights as sigmoid(a + Wh).
 
-    W is (visible, hidden), uniform in ±√(6/(visible + hidden)) at first. What makes it an ordinary, a denoising or a
-    sparse one is how it is trained: `training.Reconstruction`.
+    With `real` the decoder is linear, a + Wh, for real-valued inputs. W (visible, hidden) starts uniform in
+    ±√(6/(visible + hidden)); the biases a (visible,) and b (hidden,) start at 0. Ordinary, denoising and sparse
+    autoencoders differ only in how they are trained: see `training.Reconstruction`.
     Source: Bengio, Lamblin, Popovici, Larochelle 2007, Greedy layer-wise training of deep networks.
     """
 
@@ -38,12 +39,12 @@ class Autoassociator(nn.Module):
         return f"visible={self.features}, hidden={self.hidden}, real={self.real}"
 
     def hidden_given(self, v: Float[Tensor, "batch visible"]) -> Float[Tensor, "batch hidden"]:
-        """Activity of the hidden units, between 0 and 1."""
+        """Activation of the hidden units, between 0 and 1."""
         check_rows(v, self.W)
         return (matmul(v, self.W) + self.b).sigmoid()
 
     def visible_given(self, h: Float[Tensor, "batch hidden"]) -> Float[Tensor, "batch visible"]:
-        """What comes back of the input."""
+        """Reconstruction of the input from the hidden units."""
         x = matmul(h, self.W.T) + self.a
         return x if self.real else x.sigmoid()
 
@@ -51,9 +52,9 @@ class Autoassociator(nn.Module):
         return self.visible_given(self.hidden_given(v.flatten(1)))
 
     def recognition(self) -> tuple[Tensor, Tensor]:
-        """W (visible, hidden) and b (hidden,) of the way up in a stack."""
+        """W (visible, hidden) and b (hidden,) of the way up in a stack of layers."""
         return self.W, self.b
 
     def generation(self) -> tuple[Tensor, Tensor]:
-        """W (visible, hidden) and a (visible,) of the way down in a stack."""
+        """W (visible, hidden) and a (visible,) of the way down in a stack of layers."""
         return self.W, self.a

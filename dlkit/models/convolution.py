@@ -1,4 +1,4 @@
-"""Convolution by a table of which map sees which, and four ways to make maps smaller."""
+"""Convolution with a connection table, and four kinds of sub-sampling."""
 
 from collections.abc import Iterable, Sequence
 from operator import index
@@ -12,14 +12,14 @@ KINDS = ("trainable", "average", "max", "strided")
 
 
 class SparseConv2d(nn.Module):
-    """Convolution in which `table[o]` are the input maps, counted from 0, that output map o sees.
+    """Convolution with a connection table: output map o sees the input maps `table[o]`, counted from 0.
 
-    Holds one kernel a connection, `weight` (connections, size, size), in the table's order, and `bias` (maps,). First
-    values are uniform, within 1/√inputs of a unit, as torch's are. `in_maps`: by default as many as the table names.
-    Where the table parts the maps into equal groups, only the connections there are get computed. Where it is as
-    irregular as LeNet-5's, a dense convolution with zeros for what is missing takes less time, and is what is computed
-    (`dlkit bench cnn` has both).
-    ValueError for a table without maps, a map that sees nothing, or one map twice, or a map that is not there.
+    `weight` (connections, size, size) holds one kernel for each connection, in the order of the table; `bias` is
+    (out_maps,). Both start uniform in ±1/√fan-in, as nn.Conv2d's do. `in_maps`: the number of input maps, by default
+    the highest number in the table plus 1. If the table divides the maps into equal groups, a grouped convolution is
+    computed. Otherwise, as for LeNet-5's table, it is a dense convolution with zero kernels where there is no
+    connection, which takes less time than the connections one by one (`dlkit bench cnn` measures both).
+    ValueError for an empty table, an empty row, a row that names a map twice, or a map that does not exist.
     Source: LeCun, Bottou, Bengio, Haffner 1998, Gradient-based learning applied to document recognition, table I.
     """
 
@@ -50,8 +50,8 @@ class SparseConv2d(nn.Module):
         self.weight = nn.Parameter(uniform[0] * bound.repeat_interleave(counts)[:, None, None])
         self.bias = nn.Parameter(uniform[1] * bound)
         self.groups = equal_groups(self.table, self.in_maps)
-        places = [o * self.in_maps + i for o, row in enumerate(self.table) for i in row]
-        self.register_buffer("_places", torch.tensor(places), persistent=False)
+        positions = [o * self.in_maps + i for o, row in enumerate(self.table) for i in row]
+        self.register_buffer("_positions", torch.tensor(positions), persistent=False)
 
     @property
     def out_maps(self) -> int:
@@ -61,9 +61,9 @@ class SparseConv2d(nn.Module):
         return f"{self.in_maps}, {self.out_maps}, size={self.size}, connections={len(self.weight)}"
 
     def dense_weight(self) -> Float[Tensor, "out in size size"]:
-        """The kernels in the shape of `nn.Conv2d`'s, 0 where there is no connection."""
+        """The kernels in the shape of nn.Conv2d's, 0 where there is no connection."""
         shape = (self.out_maps * self.in_maps, self.size, self.size)
-        full = self.weight.new_zeros(shape).index_copy(0, self._places, self.weight)
+        full = self.weight.new_zeros(shape).index_copy(0, self._positions, self.weight)
         kernels = full.view(self.out_maps, self.in_maps, self.size, self.size)
         return kernels.contiguous(memory_format=torch.channels_last)
 
@@ -79,7 +79,7 @@ class SparseConv2d(nn.Module):
 
 
 def check_table(table: Sequence[Sequence[int]], in_maps: int) -> None:
-    """Raise ValueError unless every output map sees one input map at least, each once, and all are there."""
+    """Raise ValueError unless each output map sees at least one input map, none twice, and all of them exist."""
     if not table:
         raise ValueError("an empty connection table: give a row of input maps for each output map.")
     for number, row in enumerate(table):
@@ -96,22 +96,23 @@ def check_table(table: Sequence[Sequence[int]], in_maps: int) -> None:
 
 
 def equal_groups(table: Sequence[Sequence[int]], in_maps: int) -> int | None:
-    """How many equal groups of neighbours the table parts the maps into, 1 if all see all; None if it does not."""
+    """The number of equal groups of neighbouring maps in the table (as nn.Conv2d's `groups`); None if it has none."""
     width = len(table[0])
     groups, rest = divmod(in_maps, width)
     if rest or len(table) % groups:
         return None
     outputs = len(table) // groups
-    wanted = [tuple(range(o // outputs * width, (o // outputs + 1) * width)) for o in range(len(table))]
-    return groups if [tuple(row) for row in table] == wanted else None
+    grouped = [tuple(range(o // outputs * width, (o // outputs + 1) * width)) for o in range(len(table))]
+    return groups if [tuple(row) for row in table] == grouped else None
 
 
 class Subsample(nn.Module):
-    """Maps made `stride` times smaller (by default `size`), each value from a window of size x size.
+    """Sub-sampling (pooling): maps become `stride` times smaller, each value computed from a window of size x size.
 
-    kind: "trainable", LeNet-5's, the window's sum times a weight of its map, plus a bias; "average"; "max"; or
-    "strided", the window's first value. With a stride below `size` windows overlap, and the last may stick out: then
-    it sees what there is. A map whose length the stride does not divide loses the rest.
+    kind: "trainable", as in LeNet-5: the sum of the window times a weight plus a bias, one of each per map; "average";
+    "max"; or "strided", the first value of the window. `stride` is `size` by default; if it is smaller, windows
+    overlap, and a window that reaches over the edge uses the pixels that exist. If a map's length is not a multiple of
+    the stride, the last rows or columns are dropped.
     Sources: LeCun, Bottou, Bengio, Haffner 1998, §II.B; Scherer, Müller, Behnke 2010, Evaluation of pooling operations
     in convolutional architectures for object recognition, §3.
     """
@@ -145,11 +146,11 @@ class Subsample(nn.Module):
             return F.max_pool2d(self._overhang(x, -torch.inf), self.size, self.stride)
         mean = F.avg_pool2d(self._overhang(x, 0.0), self.size, self.stride)
         if self.kind == "average":
-            there = F.avg_pool2d(self._overhang(torch.ones_like(x[:1, :1]), 0.0), self.size, self.stride)
-            return mean if self.size == self.stride else mean / there
+            covered = F.avg_pool2d(self._overhang(torch.ones_like(x[:1, :1]), 0.0), self.size, self.stride)
+            return mean if self.size == self.stride else mean / covered
         return mean * (self.weight * self.size**2)[:, None, None] + self.bias[:, None, None]
 
     def _overhang(self, x: Tensor, value: float) -> Tensor:
-        """The maps with room below and to the right for windows that stick out."""
-        more = self.size - self.stride
-        return F.pad(x, (0, more, 0, more), value=value) if more else x
+        """The maps, padded below and to the right for windows that reach over the edge."""
+        overhang = self.size - self.stride
+        return F.pad(x, (0, overhang, 0, overhang), value=value) if overhang else x

@@ -1,4 +1,4 @@
-"""Deep belief network: a stack of RBMs, read from the bottom up to recognise and from the top down to dream."""
+"""Deep belief network: a stack of RBMs. Upwards it recognises images, downwards it generates them."""
 
 import copy
 from collections.abc import Sequence
@@ -15,18 +15,18 @@ from dlkit.core.random import bernoulli
 from dlkit.models.directed import DirectedLayer
 from dlkit.models.rbm import RBM, GaussianRBM
 from dlkit.models.top_rbms import CodeRBM, LabelledRBM
-from dlkit.models.unrolled import autoencoder, check_chain, classifier
+from dlkit.models.unrolled import autoencoder, check_stack, classifier
 
 D = TypeVar("D", bound="DBN")
 
 
 class DBN(nn.Module):
-    """Deep belief network: the top layer is an RBM; those below are directed downwards, with an approximate way up.
+    """Deep belief network: p(v, h¹, …) = p(v|h¹) … p(hˡ⁻¹, hˡ), where the last factor is the top RBM.
 
-    p(v, h¹, …) = p(v|h¹) … p(hˡ⁻¹, hˡ), the last factor the top RBM's. The lower layers are the RBMs they were
-    trained as, so that both ways share W, until `untied` parts them. With a LabelledRBM on top it classifies, and
-    dreams the label it is asked for.
-    ValueError if the stack is empty or its layers do not chain.
+    The layers below the top are directed downwards; the way up is approximate inference. Each lower layer is the RBM
+    that it was trained as, so both directions share W; `untied()` gives them weights of their own. With a LabelledRBM
+    on top the network classifies, and generates images of a given label.
+    ValueError if the stack is empty or the sizes of neighbouring layers do not match.
     Source: Hinton, Osindero, Teh 2006, A fast learning algorithm for deep belief nets.
     """
 
@@ -37,15 +37,15 @@ class DBN(nn.Module):
                 mend = (
                     "[run.model for run in runs]" if hasattr(layer, "model") else "RBMs, and untied layers below them"
                 )
-                raise ValueError(f"a stack of {type(layer).__name__}s is none: give {mend}.")
-        check_chain([(layer.features, layer.hidden) for layer in layers])
-        for place, (below, above) in enumerate(pairwise(layers), 1):
+                raise ValueError(f"a DBN of {type(layer).__name__}s: give {mend}.")
+        check_stack([(layer.features, layer.hidden) for layer in layers])
+        for number, (below, above) in enumerate(pairwise(layers), 1):
             if isinstance(below, LabelledRBM):
-                raise ValueError(f"layer {place} of {len(layers)} has labels: only the top layer may.")
+                raise ValueError(f"layer {number} of {len(layers)} has labels: only the top layer may.")
             if isinstance(below, CodeRBM):
-                raise ValueError(f"layer {place} of {len(layers)} has linear hidden units: only the top layer may.")
+                raise ValueError(f"layer {number} of {len(layers)} has linear hidden units: only the top layer may.")
             if isinstance(above, GaussianRBM):
-                raise ValueError(f"layer {place + 1} has real-valued visible units: only the lowest layer may.")
+                raise ValueError(f"layer {number + 1} has real-valued visible units: only the lowest layer may.")
         if not isinstance(layers[-1], RBM):
             raise ValueError(f"the top layer is a {type(layers[-1]).__name__}: it must be an RBM.")
         self.layers = nn.ModuleList(layers)
@@ -60,7 +60,10 @@ class DBN(nn.Module):
         std: float = 0.01,
         generator: torch.Generator | None = None,
     ) -> D:
-        """An untrained stack, such as DBN.of([784, 500, 500, 2000], labels=10)."""
+        """An untrained stack, such as DBN.of([784, 500, 500, 2000], labels=10): units of each layer, pixels first.
+
+        `untied`: DirectedLayers below the top. Weights start at N(0, std²).
+        """
         if len(sizes) < 2:
             raise ValueError(f"an empty stack: {list(sizes)} has {len(sizes)} sizes, and an RBM takes two.")
         kind = DirectedLayer if untied else RBM
@@ -71,7 +74,7 @@ class DBN(nn.Module):
 
     @property
     def lower(self) -> list[RBM | DirectedLayer]:
-        """The layers under the top RBM, the one next to the images first."""
+        """The layers below the top RBM, from the bottom up."""
         return list(self.layers)[:-1]  # type: ignore[arg-type]
 
     @property
@@ -80,12 +83,12 @@ class DBN(nn.Module):
 
     @property
     def sizes(self) -> list[int]:
-        """Units of each layer, from the pixels up; label units are not counted."""
+        """Number of units in each layer, from the pixels up, without label units."""
         return [layer.features for layer in self.layers] + [self.top.hidden]  # type: ignore[misc]
 
     @property
     def labels(self) -> int | None:
-        """How many labels the top layer knows, or None."""
+        """Number of label units in the top layer, or None."""
         return self.top.labels
 
     def up(
@@ -94,9 +97,9 @@ class DBN(nn.Module):
         generator: torch.Generator | None = None,
         layers: int | None = None,
     ) -> Float[Tensor, "batch features"]:
-        """What the top RBM sees of the images: means of the layer below it or, with a generator, samples.
+        """Features of the images: means of the units below the top RBM or, with a generator, samples.
 
-        `layers`: how many to climb, by default all but the top one.
+        `layers`: how many layers to go up, by default all but the top one.
         """
         h = images.flatten(1)
         for layer in self.lower if layers is None else [*self.lower, self.top][:layers]:
@@ -108,7 +111,7 @@ class DBN(nn.Module):
     def down(
         self, features: Float[Tensor, "batch features"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "batch pixels"]:
-        """Image means below a state of the layer under the top RBM; with a generator the layers between are sampled."""
+        """Mean of each pixel given the features below the top RBM; with a generator, layers in between are sampled."""
         if features.shape[1:] != (self.top.features,):
             raise ValueError(
                 f"features of shape {tuple(features.shape)} for a top RBM of {self.top.features}: `dbn.up(images)` or "
@@ -123,24 +126,23 @@ class DBN(nn.Module):
     def label_probabilities(
         self, images: Float[Tensor, "batch ..."], generator: torch.Generator | None = None
     ) -> Float[Tensor, "batch labels"]:
-        """p(label | features) by exact free energy, after a mean-field way up or, with a generator, a sampled one."""
+        """p(label | features), exact given the features: their means or, with a generator, a sample."""
         top = self.labelled_top()
-        parts = [top.label_probabilities(self.up(part, generator)) for part in images.split(1000)]
-        return torch.cat(parts)
+        return torch.cat([top.label_probabilities(self.up(rows, generator)) for rows in images.split(1000)])
 
     def labelled_top(self) -> LabelledRBM:
-        """The top RBM. ValueError if it has no labels."""
+        """The top RBM. ValueError if it has no label units."""
         if not isinstance(self.top, LabelledRBM):
             raise ValueError("this DBN has no label units: stack a LabelledRBM on top, DBN.of(sizes, labels=10).")
         return self.top
 
     def untied(self: D) -> D:
-        """A copy whose lower layers have weights of their own for the way up and the way down, equal at first."""
+        """A copy whose lower layers have separate weights for the way up and the way down, equal at first."""
         lower = [layer if isinstance(layer, DirectedLayer) else DirectedLayer.like(layer) for layer in self.lower]
         return copy.deepcopy(type(self)([*lower, self.top]))
 
     def classifier(self, classes: int | None = None, *, generator: torch.Generator | None = None) -> nn.Sequential:
-        """The way up as a plain net that ends in logits: see `unrolled.classifier`."""
+        """The way up as a feed-forward net that ends in logits: see `unrolled.classifier`."""
         return classifier(list(self.layers), classes, generator=generator)  # type: ignore[arg-type]
 
     def autoencoder(self) -> nn.Sequential:

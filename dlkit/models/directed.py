@@ -1,4 +1,4 @@
-"""A layer of a DBN whose way up and way down have been parted."""
+"""A layer of a DBN with separate weights for the way up and the way down."""
 
 import torch
 from jaxtyping import Float
@@ -9,9 +9,10 @@ from dlkit.models.rbm import RBM, check_rows
 
 
 class DirectedLayer(nn.Module):
-    """Binary units with recognition weights R, b to go up and generative weights G, a to go down.
+    """Binary units with recognition weights R, b for the way up and generative weights G, a for the way down.
 
-    R and G are (visible, hidden), as an RBM's W is; up-down learning trains each by what the other one says.
+    R and G are (visible, hidden), like the W of an RBM; a is (visible,), b (hidden,). R starts at N(0, std²), G equal
+    to R, the biases at 0. Up-down learning trains each direction with the other one's samples as targets.
     Source: Hinton, Osindero, Teh 2006, A fast learning algorithm for deep belief nets, §5.
     """
 
@@ -24,7 +25,7 @@ class DirectedLayer(nn.Module):
 
     @classmethod
     def like(cls, rbm: RBM) -> "DirectedLayer":
-        """A layer that goes up and down as the RBM does. ValueError if its units are not all binary."""
+        """A layer with copies of the RBM's weights in both directions. ValueError if its units are not all binary."""
         if not (rbm.binary_visible and rbm.binary_hidden):
             raise ValueError(f"a {type(rbm).__name__} cannot be untied: its units are not all binary.")
         layer = cls(rbm.visible, rbm.hidden).to(rbm.W)
@@ -43,12 +44,12 @@ class DirectedLayer(nn.Module):
         return f"visible={self.features}, hidden={self.hidden}"
 
     def hidden_given(self, v: Float[Tensor, "batch visible"]) -> Float[Tensor, "batch hidden"]:
-        """Probability that recognition turns each hidden unit on."""
+        """Probability that each hidden unit is on, by the recognition weights."""
         check_rows(v, self.R)
         return (matmul(v, self.R) + self.b).sigmoid_()
 
     def visible_given(self, h: Float[Tensor, "batch hidden"]) -> Float[Tensor, "batch visible"]:
-        """Probability that generation turns each visible unit on."""
+        """Probability that each visible unit is on, by the generative weights."""
         return (matmul(h, self.G.T) + self.a).sigmoid_()
 
     def recognition(self) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Gibbs chains of an RBM: from data, from noise, or with part of the image held."""
+"""Gibbs chains of an RBM: started from data or from noise, all units free or some visible units clamped."""
 
 from collections.abc import Iterator
 
@@ -10,10 +10,10 @@ from dlkit.models.rbm import RBM
 
 
 @torch.no_grad()
-def noise(
+def init_chains(
     rbm: RBM, chains: int, generator: torch.Generator | None = None, *, a: Float[Tensor, " visible"] | None = None
 ) -> Float[Tensor, "chains visible"]:
-    """A start for `chains` chains that knows nothing of W: each visible unit drawn from its bias (or `a`) alone."""
+    """Starting states for Gibbs chains: each visible unit is sampled from its bias (or `a`) alone, as if W were 0."""
     a = rbm.a if a is None else a
     return rbm.draw_visible(rbm.visible_mean(a.new_zeros(chains, rbm.visible), a), generator)
 
@@ -25,18 +25,18 @@ def chain(
     generator: torch.Generator | None = None,
     clamped: Bool[Tensor, "..."] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Alternate h ~ p(h|v), v ~ p(v|h) for ever, yielding (v, mean of v given h), both (chains, visible).
+    """Sample h ~ p(h|v), then v ~ p(v|h), without end; yields (v, mean of v given h), both (chains, visible).
 
-    Where `clamped` (visible,) or (chains, visible) is True the first v is held: the rest is inpainted.
+    Where the mask `clamped`, (visible,) or (chains, visible), is True, v keeps its first value: the rest is inpainted.
     """
-    held = v.clone()
+    start = v.clone()
     while True:
         with torch.no_grad():
             h = rbm.draw_hidden(rbm.hidden_given(v), generator)
             mean = rbm.visible_given(h)
             v = rbm.draw_visible(mean, generator)
             if clamped is not None:
-                v, mean = torch.where(clamped, held, v), torch.where(clamped, held, mean)
+                v, mean = torch.where(clamped, start, v), torch.where(clamped, start, mean)
         yield v, mean
 
 
@@ -48,7 +48,7 @@ def gibbs(
     generator: torch.Generator | None = None,
     clamped: Bool[Tensor, "..."] | None = None,
 ) -> tuple[Float[Tensor, "chains visible"], Float[Tensor, "chains visible"]]:
-    """The state after `steps` Gibbs steps from `v`: a sample, and its mean given the hidden units before it."""
+    """State of the chains after `steps` Gibbs steps from `v`: a sample of v, and its mean given the hidden units."""
     if steps < 1:
         raise ValueError(f"{steps} Gibbs steps: at least 1 is needed.")
     states = chain(rbm, v, generator=generator, clamped=clamped)

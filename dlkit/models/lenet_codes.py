@@ -1,4 +1,4 @@
-"""Ten digits drawn on 7x12 pixels: the codes that LeNet-5's output units look for."""
+"""Ten digits drawn on 7x12 pixels: the target codes of LeNet-5's output units."""
 
 import torch
 from jaxtyping import Float
@@ -20,8 +20,8 @@ DIGITS = """
 """
 
 
-def drawings() -> Float[Tensor, "digits pixels"]:
-    """(10, 84), row by row: 1 where there is ink, -1 where there is none."""
+def digit_codes() -> Float[Tensor, "digits pixels"]:
+    """The codes (10, 84), one drawing a row, its pixels line by line: 1 for ink, -1 for background."""
     rows = [line.split() for line in DIGITS.strip().splitlines()]
     ink = [[1.0 if mark == "#" else -1.0 for row in rows for mark in row[digit]] for digit in range(10)]
     return torch.tensor(ink)

@@ -1,4 +1,4 @@
-"""Local receptive fields that share no weights: the layer, and a small network of it."""
+"""Local receptive fields without weight sharing: the layer, and a small network made of it."""
 
 from collections.abc import Sequence
 
@@ -11,15 +11,15 @@ from dlkit.models.convnet import InputPad, NamedSequential
 
 
 class LocallyConnected2d(nn.Module):
-    """As a convolution, but the units of each place (y, x) have kernels of their own.
+    """Like a convolution, but with separate kernels at each position (y, x) of the output.
 
-    `weight` (high, wide, out_maps, in_maps * size * size) is one matrix a place, its columns in the order of a kernel
-    of `nn.Conv2d`: units that share a receptive field are one dense product. `bias` (high, wide, out_maps). First
-    values are uniform, within 1/√inputs of a unit, as torch's are. `input` is the (height, width) of the maps that
-    come in; what the steps leave over, below and to the right, is lost.
-    Given only rows a to b of `weight` and `bias`, it is a band of itself: it takes the rows of the input that these
-    see, from a * stride on (b - a - 1) * stride + size of them, and gives rows a to b of the whole's output.
-    ValueError for kernels larger than the input, or an input that is not one row of places for each row of weights.
+    `weight` (high, wide, out_maps, in_maps * size * size) holds one matrix for each position, its columns ordered as in
+    an nn.Conv2d kernel, so the units that share a receptive field are one matrix product. `bias` is (high, wide,
+    out_maps). Both start uniform in ±1/√fan-in, as nn.Conv2d's do. `input` is the (height, width) of the input maps;
+    rows and columns that are left over below and to the right are ignored.
+    With only rows a to b of `weight` and `bias`, the layer computes rows a to b of the output, from the
+    (b - a - 1) * stride + size input rows that start at a * stride.
+    ValueError for kernels larger than the input, or an input whose size does not fit the weights.
     Sources: Le, Ranzato, Monga, Devin, Chen, Corrado, Dean, Ng 2012, Building high-level features using large scale
     unsupervised learning; Coates, Huval, Wang, Wu, Catanzaro, Ng 2013, Deep learning with COTS HPC systems.
     """
@@ -46,37 +46,38 @@ class LocallyConnected2d(nn.Module):
                 f"kernels of {size}x{size} for maps of {input[0]}x{input[1]}: none fits, make them smaller."
             )
         self.in_maps, self.out_maps, self.size, self.stride = in_maps, out_maps, size, stride
-        inputs = in_maps * size**2
+        fan_in = in_maps * size**2
         shape = (*(num_windows(length, size, stride) for length in input), out_maps)
-        uniform = [2 * torch.rand(each, generator=generator) - 1 for each in ((*shape, inputs), shape)]
-        self.weight = nn.Parameter(uniform[0] * inputs**-0.5)
-        self.bias = nn.Parameter(uniform[1] * inputs**-0.5)
+        uniform = [2 * torch.rand(dims, generator=generator) - 1 for dims in ((*shape, fan_in), shape)]
+        self.weight = nn.Parameter(uniform[0] * fan_in**-0.5)
+        self.bias = nn.Parameter(uniform[1] * fan_in**-0.5)
 
     def extra_repr(self) -> str:
         high, wide = self.weight.shape[:2]
-        return f"{self.in_maps}, {self.out_maps}, size={self.size}, stride={self.stride}, places={high}x{wide}"
+        return f"{self.in_maps}, {self.out_maps}, size={self.size}, stride={self.stride}, positions={high}x{wide}"
 
     def forward(self, x: Float[Tensor, "batch in height width"]) -> Float[Tensor, "batch out high wide"]:
-        high, wide, out_maps, inputs = self.weight.shape
-        there = tuple(num_windows(length, self.size, self.stride) for length in x.shape[2:])
-        if x.ndim != 4 or x.shape[1] != self.in_maps or there != (high, wide):
+        high, wide, out_maps, fan_in = self.weight.shape
+        positions = tuple(num_windows(length, self.size, self.stride) for length in x.shape[2:])
+        if x.ndim != 4 or x.shape[1] != self.in_maps or positions != (high, wide):
             height, width = ((length - 1) * self.stride + self.size for length in (high, wide))
             raise ValueError(
-                f"an input of shape {tuple(x.shape)} for {self.in_maps} maps with weights at {high}x{wide} places: "
+                f"an input of shape {tuple(x.shape)} for {self.in_maps} maps with weights at {high}x{wide} positions: "
                 f"(batch, {self.in_maps}, {height}, {width})."
             )
-        # The batch comes last, so that windows are copied in runs as long as it, and not as a kernel is wide.
+        # The batch is the last dimension, so that windows are copied in runs of its length, not of the kernel's width.
         rows = x.permute(2, 3, 1, 0).contiguous().unfold(0, self.size, self.stride)
         windows = rows.unfold(1, self.size, self.stride).permute(0, 1, 2, 4, 5, 3)
-        patches = windows.reshape(high * wide, inputs, len(x))
-        found = torch.baddbmm(self.bias.flatten(0, 1)[:, :, None], self.weight.flatten(0, 1), patches)
-        return found.view(high, wide, out_maps, len(x)).permute(3, 2, 0, 1)
+        patches = windows.reshape(high * wide, fan_in, len(x))
+        output = torch.baddbmm(self.bias.flatten(0, 1)[:, :, None], self.weight.flatten(0, 1), patches)
+        return output.view(high, wide, out_maps, len(x)).permute(3, 2, 0, 1)
 
 
 class L2Pool(nn.Module):
-    """√(ε + the sum of squares) of each window of size x size of each map; no window sticks out.
+    """L2 pooling: √(ε + the sum of squares) of each window of size x size, for each map; windows lie within the map.
 
-    ε, small, gives it a slope where all is 0. Source: Le et al. 2012, as above: their pooling, and the ε of their cost.
+    The small ε keeps the gradient finite where all values are 0. Source: Le et al. 2012 (as for LocallyConnected2d),
+    pooling layer; their ε is in the cost.
     """
 
     def __init__(self, size: int = 3, stride: int = 2, epsilon: float = 1e-4):
@@ -98,9 +99,9 @@ class L2Pool(nn.Module):
 
 
 class ContrastNorm(nn.Module):
-    """At each place the maps less their mean, over their standard deviation, or over `floor` where that is larger.
+    """Local contrast normalisation over the maps, at each pixel: (x - mean) / max(standard deviation, floor).
 
-    Local contrast normalisation, subtractive and divisive, in windows of one place.
+    Subtractive and divisive.
     Source: Jarrett, Kavukcuoglu, Ranzato, LeCun 2009, What is the best multi-stage architecture for object recognition?
     """
 
@@ -114,16 +115,16 @@ class ContrastNorm(nn.Module):
     def forward(self, x: Float[Tensor, "batch maps height width"]) -> Float[Tensor, "batch maps height width"]:
         centred = x - x.mean(1, keepdim=True)
         variance = centred.square().mean(1, keepdim=True)
-        return centred * variance.clamp(min=self.floor**2).rsqrt()  # the root of 0 would have a slope that is NaN
+        return centred * variance.clamp(min=self.floor**2).rsqrt()  # the gradient of √0 would be NaN
 
 
 class LocalNet(NamedSequential):
-    """Stages of untied filters, L2 pooling and contrast normalisation, as DistBelief's; a fully connected output.
+    """Locally connected network like DistBelief's; gives logits (batch, classes).
 
-    Stage 1 is `filter1`, `pool1`, `norm1`, with maps[0] maps, and so on: maps (batch, maps, height, width). Filters are
-    linear, of size x size; pooling has windows of 3x3 at steps of 2, which overlap. The whole gives logits
-    (batch, classes). `shape` is that of an image, (height, width) or (maps, height, width).
-    ValueError for images too small for it.
+    Each stage has linear filters of size x size that share no weights, L2 pooling in overlapping windows of 3x3 at
+    stride 2, and contrast normalisation; a fully connected layer ends it. Stage 1 is `filter1`, `pool1`, `norm1`, each
+    with output (batch, maps[0], height, width), and so on. `shape` is the shape of an image, (height, width) or (maps,
+    height, width). ValueError if images are too small.
     """
 
     def __init__(
@@ -146,7 +147,7 @@ class LocalNet(NamedSequential):
                 f"pooling: at least {least}x{least}."
             )
         super().__init__()
-        self.frame = InputPad((below, height, width))
+        self.pad = InputPad((below, height, width))
         for stage, count in enumerate(maps, 1):
             self.add_module(f"filter{stage}", LocallyConnected2d(below, count, size, (height, width)))
             self.add_module(f"pool{stage}", L2Pool(3, 2))
@@ -157,5 +158,5 @@ class LocalNet(NamedSequential):
 
 
 def num_windows(length: int, size: int, stride: int) -> int:
-    """How many windows of `size`, at steps of `stride`, lie within `length`."""
+    """Number of windows of `size` pixels, at stride `stride`, within `length` pixels."""
     return max((length - size) // stride + 1, 0)

@@ -1,4 +1,4 @@
-"""Sparse coding: each input as a sum of few parts out of many."""
+"""Sparse coding: each input as a sum of a few dictionary atoms."""
 
 import torch
 from jaxtyping import Float
@@ -9,10 +9,10 @@ from dlkit.models.rbm import check_rows
 
 
 class SparseCoding(nn.Module):
-    """v ≈ h·D with as few parts as will do: h ≥ 0 minimises |v - hD|²/2 + penalty·Σh.
+    """v ≈ hD, where the code h ≥ 0 minimises |v - hD|²/2 + penalty·Σh, so that few of its entries are above 0.
 
-    D (hidden, visible) has rows of length 1, the parts. There is no formula for h: `hidden_given` looks for it, by
-    `steps` steps of FISTA. The units of `penalty` are those of the inputs.
+    The rows of the dictionary D (hidden, visible) are its atoms, of length 1. The code has no closed form:
+    `hidden_given` computes it by `steps` iterations of FISTA. `penalty` has the unit of the inputs.
     Sources: Olshausen, Field 1996, Emergence of simple-cell receptive field properties by learning a sparse code for
     natural images; Beck, Teboulle 2009, A fast iterative shrinkage-thresholding algorithm, §4.
     """
@@ -46,25 +46,25 @@ class SparseCoding(nn.Module):
 
     @torch.no_grad()
     def normalise(self) -> None:
-        """Bring every part back to length 1."""
+        """Scale each atom to length 1."""
         self.D.div_(self.D.norm(dim=1, keepdim=True).clamp_min(1e-8))
 
     @torch.no_grad()
     def hidden_given(self, v: Float[Tensor, "batch visible"]) -> Float[Tensor, "batch hidden"]:
-        """The code of each input, at least 0."""
+        """The code of each input; no entry is below 0."""
         check_rows(v, self.D.T)
         D = self.D.detach()
         gram, drive = matmul(D, D.T), matmul(v, D.T) - self.penalty
-        rate = 1 / float(torch.linalg.eigvalsh(gram)[-1])
-        h = ahead = torch.zeros_like(drive)
+        step_size = 1 / float(torch.linalg.eigvalsh(gram)[-1])
+        h = extrapolated = torch.zeros_like(drive)
         t = 1.0
         for _ in range(self.steps):
-            new = (ahead + rate * (drive - matmul(ahead, gram))).clamp_min_(0)
-            t, before = (1 + (1 + 4 * t * t) ** 0.5) / 2, t
-            ahead = new + (before - 1) / t * (new - h)
+            new = (extrapolated + step_size * (drive - matmul(extrapolated, gram))).clamp_min_(0)
+            t, previous_t = (1 + (1 + 4 * t * t) ** 0.5) / 2, t
+            extrapolated = new + (previous_t - 1) / t * (new - h)
             h = new
         return h
 
     def visible_given(self, h: Float[Tensor, "batch hidden"]) -> Float[Tensor, "batch visible"]:
-        """The sum of the parts."""
+        """Reconstruction of the inputs: hD, the sum of the atoms weighted by the code."""
         return matmul(h, self.D)

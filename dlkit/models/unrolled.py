@@ -1,4 +1,4 @@
-"""A trained stack as a plain feed-forward net: the start of fine-tuning by backprop."""
+"""A trained stack as a plain feed-forward net, to be fine-tuned by backprop."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -13,7 +13,7 @@ from dlkit.models.top_rbms import CodeRBM, LabelledRBM
 
 @runtime_checkable
 class Layer(Protocol):
-    """What a stack is made of: an RBM, a DirectedLayer, an Autoassociator, or a module of yours."""
+    """A layer of a stack: an RBM, a DirectedLayer, an Autoassociator, or any module with these two methods."""
 
     def recognition(self) -> tuple[Tensor, Tensor]:
         """W (visible, hidden) and b (hidden,) of the way up."""
@@ -27,12 +27,13 @@ class Layer(Protocol):
 def classifier(
     layers: Sequence[Layer], classes: int | None = None, *, generator: torch.Generator | None = None
 ) -> nn.Sequential:
-    """Flatten, a Linear and a Sigmoid for each layer, and a Linear to the logits.
+    """Sequential of Flatten, a Linear and a Sigmoid for each layer, and a Linear to the logits (batch, classes).
 
-    The layers' weights going up are copied. The last Linear is drawn from N(0, 0.01²) for `classes`; a LabelledRBM on
-    top has its own, the weights between its hidden and its label units. ValueError if the number of classes is unknown.
+    The weights of the way up are copied; a CodeRBM gets no Sigmoid. The last Linear holds the label weights of a
+    LabelledRBM on top; for another top, or other `classes`, it starts at N(0, 0.01²). ValueError if the stack has no
+    labels and `classes` is not given, or if the sizes of neighbouring layers do not match.
     """
-    check_chain(_shapes(layers))
+    check_stack(_shapes(layers))
     net: list[nn.Module] = [nn.Flatten()]
     for layer in layers:
         W, b = layer.recognition()
@@ -50,12 +51,12 @@ def classifier(
 
 
 def autoencoder(layers: Sequence[Layer]) -> nn.Sequential:
-    """Sequential(encoder, decoder): up through the layers and down again, each way with weights of its own.
+    """Sequential(encoder, decoder): the way up through the layers, then the way down, with separate weights.
 
-    The code, the last layer's hidden units, is linear; pixels come out in rows, as probabilities, or as real values
-    where the lowest layer is a GaussianRBM. ValueError if the layers do not chain.
+    The code (batch, hidden units of the last layer) is linear. The output (batch, pixels) is probabilities, or real
+    values if the lowest layer is a GaussianRBM. ValueError if the sizes of neighbouring layers do not match.
     """
-    check_chain(_shapes(layers))
+    check_stack(_shapes(layers))
     encoder: list[nn.Module] = [nn.Flatten()]
     decoder: list[nn.Module] = []
     for layer in layers:
@@ -68,25 +69,25 @@ def autoencoder(layers: Sequence[Layer]) -> nn.Sequential:
     return nn.Sequential(nn.Sequential(*encoder[:-1]), nn.Sequential(*decoder))
 
 
-def check_chain(shapes: Sequence[tuple[int, int]]) -> None:
-    """Raise ValueError unless there are layers (visible, hidden), and each takes as many as the one below it gives."""
+def check_stack(shapes: Sequence[tuple[int, int]]) -> None:
+    """Raise ValueError for no layers, or layers (visible, hidden) that do not take what the layer below gives."""
     if not shapes:
         raise ValueError("an empty stack: give one layer at least, the one next to the images first.")
-    for place, ((_, hidden), (visible, _)) in enumerate(pairwise(shapes), 1):
+    for number, ((_, hidden), (visible, _)) in enumerate(pairwise(shapes), 1):
         if hidden != visible:
             raise ValueError(
-                f"layer {place} has {hidden} hidden units and layer {place + 1} takes {visible}: "
+                f"layer {number} has {hidden} hidden units and layer {number + 1} takes {visible}: "
                 "each layer must take as many as the one below it gives."
             )
 
 
 def _shapes(layers: Sequence[Layer]) -> list[tuple[int, int]]:
-    """(visible, hidden) of each layer's way up."""
+    """(visible, hidden) of each layer."""
     return [(W.shape[0], W.shape[1]) for W, _ in (layer.recognition() for layer in layers)]
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    """A Linear that holds copies of these."""
+    """A Linear with copies of this weight (out, in) and bias (out,)."""
     linear = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype)
     linear.load_state_dict({"weight": weight.detach(), "bias": bias.detach()})
     return linear

@@ -37,7 +37,7 @@ class DistributedShard(Shard):
         try:
             return self.reduce_grad(batch, generator)
         finally:
-            generator.part = None
+            generator.rows = None
 
     def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> Metrics:
         """Fill .grad from this rank's part, then exchange what makes it the whole's: what a strategy is."""

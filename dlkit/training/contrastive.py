@@ -13,7 +13,7 @@ from dlkit.core.random import sharded
 from dlkit.core.slices import Slice, slice_of
 from dlkit.data import check
 from dlkit.data.batch import Batch
-from dlkit.models.gibbs import noise
+from dlkit.models.gibbs import init_chains
 from dlkit.models.rbm import RBM, GaussianRBM
 from dlkit.training.learner import Learner, Metrics, check_model
 
@@ -169,7 +169,7 @@ class PCD(CD):
     def start(self, model: RBM, data: Batch, batch_size: int, generator: torch.Generator) -> None:
         """As for CD; the chains start from the visible bias alone."""
         super().start(model, data, batch_size, generator)
-        self.state["chains"] = noise(model, self.chains or batch_size, generator)
+        self.state["chains"] = init_chains(model, self.chains or batch_size, generator)
 
     def chain(
         self, model: RBM, positive: Float[Tensor, "batch hidden"], generator: torch.Generator

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from dlkit.core.random import bernoulli
 from dlkit.data.batch import Batch
 from dlkit.data.sources import resolve
-from dlkit.models.unrolled import check_chain
+from dlkit.models.unrolled import check_stack
 from dlkit.training.experiment import Experiment
 from dlkit.training.run import Callback
 
@@ -80,7 +80,7 @@ def _check(layers: Sequence[Experiment], data: Batch) -> None:
                 f"layer {number} has {model.labels} label units, but the data have no labels: give (images, labels)."
             )
     if all(hasattr(model, "features") and hasattr(model, "hidden") for model in models):
-        check_chain([(model.features, model.hidden) for model in models])
+        check_stack([(model.features, model.hidden) for model in models])
 
 
 def layer_experiments(sizes: Sequence[int], kind: Callable[..., nn.Module], like: Experiment) -> list[Experiment]:

@@ -13,7 +13,7 @@ from dlkit.data import check
 from dlkit.data.batch import Batch
 from dlkit.models.dbn import DBN
 from dlkit.models.directed import DirectedLayer
-from dlkit.models.gibbs import noise
+from dlkit.models.gibbs import init_chains
 from dlkit.training.contrastive import difference, keep_chains
 from dlkit.training.learner import Learner, Metrics, check_model
 
@@ -53,7 +53,7 @@ class UpDown(Learner):
             raise ValueError(f"{model.labels} label units, but the data have no labels: give (images, labels).")
         check(data.images, data.labels if model.labels else None, shape=(model.sizes[0],), classes=model.labels)
         if self.persistent:
-            self.state["chains"] = noise(model.top, batch_size, generator)
+            self.state["chains"] = init_chains(model.top, batch_size, generator)
 
     @torch.no_grad()
     def fill_grad(self, model: DBN, batch: Batch, generator: torch.Generator) -> Metrics:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from dlkit.models.gibbs import chain, noise
+from dlkit.models.gibbs import chain
 from dlkit.models.rbm import RBM
 from dlkit.ui.controls.elements import put
 from dlkit.ui.controls.film import WIDTH, Film, held_pixels, tinted

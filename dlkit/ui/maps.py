@@ -99,9 +99,10 @@ class MapExplorer(Viewer):
     def _choose_map(self, change: object = None) -> None:
         """Show another map, and the images that excite it."""
         name, number = self.layer.value, self.map.value
-        best = self.inside.best(name, number)
+        best = self.inside.top_images(name, number)
         fields = [
-            self.inside.field(name, *unit) for unit in zip(best.rows.tolist(), best.columns.tolist(), strict=True)
+            self.inside.receptive_field(name, *unit)
+            for unit in zip(best.rows.tolist(), best.columns.tolist(), strict=True)
         ]
         cut = patches(self.images[best.images], fields, PATCH)
         put(captioned(cut, [f"{value:.2f}" for value in best.values.tolist()], len(cut), PATCH), self.best)

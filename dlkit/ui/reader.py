@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dlkit.analysis.features import layers
 from dlkit.core.evaluation import logits
 from dlkit.data.drawing import as_mnist, shrunk
 from dlkit.ui.controls.drawing_pad import DrawingPad
@@ -37,7 +36,7 @@ class DigitReader(widgets.VBox):
         self.image = torch.zeros(28, 28)
         self.raw: Tensor | None = None  # the drawing, only made smaller
         for net in self.nets.values():
-            layers(net, self.image)
+            map_layers(net, self.image)
         self.pad = DrawingPad()
         self.net = widgets.ToggleButtons(options=list(self.nets), style={"button_width": "150px"})
         self.caption, self.chart = widgets.HTML(), widgets.HTML()

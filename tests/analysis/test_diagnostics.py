@@ -1,5 +1,6 @@
 """Constructed RBMs whose illness is known, hand calculations, and RBMs that are really made ill by training."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -8,7 +9,7 @@ from oracles import number_of, random_gaussian, random_rbm, random_states, seede
 from torch import nn
 
 from dlkit import Experiment, data
-from dlkit.analysis.diagnostics import examine, watch
+from dlkit.analysis.diagnostics import examine, health_metrics
 from dlkit.analysis.rbm_statistics import (
     always_on,
     dead,
@@ -77,11 +78,11 @@ def test_the_kurtosis_of_normal_weights_is_3_and_of_one_large_weight_their_numbe
 
 def test_influence_is_nothing_for_units_that_never_change_and_most_for_the_one_that_changes_most():
     rbm, images = five_kinds()
-    found = influence(rbm, images)
-    assert found[:3].abs().max() < 1e-5
-    assert found[3] == pytest.approx(20 * 0.5, rel=1e-3)  # on for half the images, with a weight of 20
-    assert found[4] == pytest.approx(20 * (0.005 * 0.995) ** 0.5, rel=1e-2)
-    assert found.argsort(descending=True)[:2].tolist() == [3, 4]
+    influences = influence(rbm, images)
+    assert influences[:3].abs().max() < 1e-5
+    assert influences[3] == pytest.approx(20 * 0.5, rel=1e-3)  # on for half the images, with a weight of 20
+    assert influences[4] == pytest.approx(20 * (0.005 * 0.995) ** 0.5, rel=1e-2)
+    assert influences.argsort(descending=True)[:2].tolist() == [3, 4]
 
 
 @pytest.mark.parametrize("make", [random_rbm, random_gaussian])
@@ -273,7 +274,7 @@ def test_a_gaussian_rbm_that_blows_up_is_told_to_start_again(photos):
 def test_watch_adds_its_columns_to_every_row(digits):
     train, validation = digits
     experiment = Experiment(partial(RBM, 784, 16), data=train, learner=CD(), epochs=2, row_every=8)
-    run = experiment.run(callbacks=[watch(train[:300], validation[:300])], progress=False)
+    run = experiment.run(callbacks=[health_metrics(train[:300], validation[:300])], progress=False)
     health = examine(run.model, train[:300], validation[:300])
     assert len(run.history) == 6
     for name in ("free_energy_gap", "dead", "reconstruction", "pseudo_log_likelihood"):
@@ -284,14 +285,14 @@ def test_watch_adds_its_columns_to_every_row(digits):
 def test_watching_does_not_change_what_is_learnt(digits):
     train, validation = digits
     experiment = Experiment(partial(RBM, 784, 16), data=train, learner=PCD(), epochs=1, row_every=5, momentum=0.5)
-    watched = experiment.run(callbacks=[watch(train[:100], validation[:100])], progress=False)
+    watched = experiment.run(callbacks=[health_metrics(train[:100], validation[:100])], progress=False)
     assert torch.equal(watched.model.W, experiment.run(progress=False).model.W)
 
 
 def test_grey_images_have_no_pseudo_log_likelihood(digits):
     grey = digits[0] * 0.5
     experiment = Experiment(partial(RBM, 784, 16), data=grey, learner=CD(), epochs=1)
-    run = experiment.run(callbacks=[watch(grey[:100], grey[100:200])], progress=False)
+    run = experiment.run(callbacks=[health_metrics(grey[:100], grey[100:200])], progress=False)
     assert "free_energy_gap" in run.history
     assert "pseudo_log_likelihood" not in run.history
 
@@ -309,11 +310,11 @@ class Still:
         return {"loss": torch.zeros(())}
 
 
-def test_watch_says_what_it_is_for(digits):
+def test_health_metrics_says_what_it_is_for(digits):
     train, validation = digits
     experiment = Experiment(partial(nn.Linear, 784, 2), data=train, learner=Still(), epochs=1)
     with pytest.raises(TypeError, match="for an RBM, and this run trains a Linear"):
-        experiment.run(callbacks=[watch(train, validation)], progress=False)
+        experiment.run(callbacks=[health_metrics(train, validation)], progress=False)
 
 
 def test_health_shows_the_same_numbers_as_text_and_as_a_table(digits):
@@ -325,3 +326,4 @@ def test_health_shows_the_same_numbers_as_text_and_as_a_table(digits):
         assert f"<th>{name}</th><td>{value}</td>" in html
         assert value in str(health)
     assert f"{health.free_energy_gap:.1f} ± {health.gap_error:.1f} nats" in str(health)
+    assert repr(replace(health, finite=False)) == f"Health({health.hidden} hidden units, 1 problem)"

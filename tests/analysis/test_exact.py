@@ -86,9 +86,13 @@ def test_the_model_is_what_gibbs_steps_leave_as_it_is():
     torch.testing.assert_close(exact.GibbsOperator(rbm)(p), p)
 
 
+def test_the_operator_says_its_sizes():
+    assert repr(exact.GibbsOperator(random_rbm(5, 3))) == "GibbsOperator(32 visible states, 8 hidden states)"
+
+
 def test_saturated_units_do_not_break_the_operator():
     rbm = random_rbm(5, 3, std=500.0)  # the sigmoid rounds to 0 and to 1
-    p = exact.GibbsOperator(rbm)(exact.empirical(random_states(7, 5)), 2)
+    p = exact.GibbsOperator(rbm)(exact.empirical_distribution(random_states(7, 5)), 2)
     assert float(p.sum()) == pytest.approx(1)
     assert not p.isnan().any()
 
@@ -156,9 +160,9 @@ def test_bars_and_stripes_are_all_images_of_uniform_rows_or_columns(size, count)
     every = every_state(size * size).view(-1, size, size)
     rows, columns = (every == every[:, :, :1]).all(2).all(1), (every == every[:, :1, :]).all(2).all(1)
     wanted = {tuple(image.flatten().tolist()) for image in every[rows | columns]}
-    found = bars_and_stripes(size)
-    assert found.shape == (count, size, size)
-    assert {tuple(image.flatten().tolist()) for image in found} == wanted
+    patterns = bars_and_stripes(size)
+    assert patterns.shape == (count, size, size)
+    assert {tuple(image.flatten().tolist()) for image in patterns} == wanted
 
 
 def test_bars_and_stripes_too_large_to_list_are_refused():

@@ -7,7 +7,7 @@ from oracles import seeded
 from torch import nn
 
 from dlkit.analysis.counts import counts
-from dlkit.analysis.features import layers, maps, receptive_field, top_images
+from dlkit.analysis.features import map_layers, module_output, receptive_field, top_images
 from dlkit.core.evaluation import forward_eval
 from dlkit.models import ConvNet, LeNet5
 
@@ -35,45 +35,45 @@ def hooks(net):
 
 def test_maps_are_what_the_module_gives():
     net = LeNet5()
-    by_hand = net.s2(net.c1(net.frame(IMAGES)))
-    assert torch.equal(maps(net, IMAGES, "s2"), by_hand)
-    assert torch.equal(maps(net, IMAGES, "c1.0"), net.c1[0](net.frame(IMAGES)))
+    by_hand = net.s2(net.c1(net.pad(IMAGES)))
+    assert torch.equal(module_output(net, IMAGES, "s2"), by_hand)
+    assert torch.equal(module_output(net, IMAGES, "c1.0"), net.c1[0](net.pad(IMAGES)))
     own = Own()
-    torch.testing.assert_close(maps(own, IMAGES, "first"), own.first(IMAGES[:, None]))
+    torch.testing.assert_close(module_output(own, IMAGES, "first"), own.first(IMAGES[:, None]))
 
 
 def test_nothing_stays_behind():
     net = Own()
-    maps(net, IMAGES, "second")
+    module_output(net, IMAGES, "second")
     with pytest.raises(ValueError, match="does not take images"):
-        maps(net, torch.rand(2, 3, 4, 5), "second")
+        module_output(net, torch.rand(2, 3, 4, 5), "second")
     assert net.training
     assert not hooks(net)
 
 
 def test_the_layers_of_a_net_are_those_that_give_maps():
-    assert layers(ConvNet(), IMAGES[0]) == ["c1", "s1", "c2", "s2"]
-    assert layers(LeNet5(), IMAGES[0]) == ["c1", "s2", "c3", "s4", "c5"]
-    assert layers(Own(), IMAGES[0]) == ["first", "drop", "second"]
+    assert map_layers(ConvNet(), IMAGES[0]) == ["c1", "s1", "c2", "s2"]
+    assert map_layers(LeNet5(), IMAGES[0]) == ["c1", "s2", "c3", "s4", "c5"]
+    assert map_layers(Own(), IMAGES[0]) == ["first", "drop", "second"]
     within = nn.Sequential(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()), nn.Linear(2 * 26 * 26, 10))
-    assert layers(within, IMAGES[0][None]) == ["0.0"]
+    assert map_layers(within, IMAGES[0][None]) == ["0.0"]
 
 
 def test_a_net_without_convolutions_and_images_that_do_not_fit_are_refused():
     plain = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
-    with pytest.raises(ValueError, match=r"Sequential gives no maps of images of shape .* it has no convolutions"):
-        layers(plain, IMAGES[0])
+    with pytest.raises(ValueError, match=r"Sequential gives no maps for images of shape .* it has no convolutions"):
+        map_layers(plain, IMAGES[0])
     with pytest.raises(ValueError, match=r"does not take images of shape \(28, 28\) .*give images\[:, None\] if it"):
-        layers(nn.Sequential(nn.Conv2d(3, 4, 5)), IMAGES[0])
+        map_layers(nn.Sequential(nn.Conv2d(3, 4, 5)), IMAGES[0])
     with pytest.raises(ValueError, match=r"images of shape \(6, 3, 28, 28\) for a net that takes 1x28x28"):
-        maps(ConvNet(), IMAGES[:, None].repeat(1, 3, 1, 1), "c1")
+        module_output(ConvNet(), IMAGES[:, None].repeat(1, 3, 1, 1), "c1")
 
 
 def test_a_part_that_was_frozen_stays_so():
     """A student who fine-tunes the rest keeps batch normalisation in evaluation mode."""
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout(0.5))
     net[1].eval()
-    maps(net, IMAGES[:, None], "1")
+    module_output(net, IMAGES[:, None], "1")
     counts(net, IMAGES[:, None])
     assert [module.training for module in net.modules()] == [True, True, False, True]
 
@@ -88,9 +88,9 @@ def test_a_part_that_was_frozen_stays_so():
 )
 def test_a_name_that_leads_nowhere_is_answered(name, message):
     with pytest.raises(ValueError, match=message.replace("?", r"\?")):
-        maps(Own(), IMAGES, name)
+        module_output(Own(), IMAGES, name)
     with pytest.raises(ValueError, match="a Linear has no modules inside"):
-        maps(nn.Linear(3, 2), torch.zeros(1, 3), "c1")
+        module_output(nn.Linear(3, 2), torch.zeros(1, 3), "c1")
 
 
 @pytest.mark.parametrize(
@@ -117,13 +117,13 @@ def test_a_unit_changes_with_its_field_and_with_nothing_else(net):
     inside = torch.zeros(28, 28, dtype=torch.bool)
     inside[where.rows, where.columns] = True
     other = torch.rand(200, 28, 28, generator=seeded(1))
-    base = maps(net, IMAGES[:1], name)[0, :, 3, 2]
-    outside_changed = maps(net, torch.where(inside, IMAGES[:1], other), name)[:, :, 3, 2]
+    base = module_output(net, IMAGES[:1], name)[0, :, 3, 2]
+    outside_changed = module_output(net, torch.where(inside, IMAGES[:1], other), name)[:, :, 3, 2]
     torch.testing.assert_close(outside_changed, base.expand_as(outside_changed))
     for edge in (where.rows.start, where.rows.stop - 1):
         changed = IMAGES[:1].expand(200, 28, 28).clone()
         changed[:, edge, where.columns] = other[:, edge, where.columns]
-        assert ((maps(net, changed, name)[:, :, 3, 2] - base).abs() > 1e-6).any()
+        assert ((module_output(net, changed, name)[:, :, 3, 2] - base).abs() > 1e-6).any()
 
 
 def test_units_that_are_not_there_are_refused():
@@ -141,11 +141,12 @@ def test_top_images_are_those_of_the_largest_unit():
     net, images = ConvNet(), torch.rand(1_200, 28, 28, generator=seeded(2))
     best = top_images(net, images, "c2", 4, count=5)
     with torch.no_grad():
-        found = net.c2(net.s1(net.c1(net.frame(images))))[:, 4]
-    order = sorted(range(len(images)), key=lambda i: -float(found[i].max()))
+        maps = net.c2(net.s1(net.c1(net.pad(images))))[:, 4]
+    order = sorted(range(len(images)), key=lambda i: -float(maps[i].max()))
     assert best.images.tolist() == order[:5]
     for i, row, column, value in zip(*best, strict=True):
-        assert found[i, row, column] == value == found[i].max()
+        assert maps[i, row, column] == value == maps[i].max()
+    assert repr(best) == f"TopImages(images {', '.join(map(str, order[:5]))})"
     assert len(top_images(net, images[:3], "c2", 0).images) == 3
 
 
@@ -165,12 +166,12 @@ class Reused(nn.Module):
 def test_what_works_in_place_and_is_used_twice_deceives_nobody():
     torch.manual_seed(0)
     net, images = Reused(), IMAGES[:, None]
-    torch.testing.assert_close(maps(net, images, "c1"), net.c1(images))
-    assert maps(net, images, "c1").min() < 0
-    torch.testing.assert_close(maps(net, images, "act"), net.c1(images).relu())
-    assert layers(net, images[0]) == ["c1", "act", "pool", "c2"]
+    torch.testing.assert_close(module_output(net, images, "c1"), net.c1(images))
+    assert module_output(net, images, "c1").min() < 0
+    torch.testing.assert_close(module_output(net, images, "act"), net.c1(images).relu())
+    assert map_layers(net, images[0]) == ["c1", "act", "pool", "c2"]
     again = nn.Sequential(nn.Conv2d(1, 1, 3), squash := nn.Tanh(), nn.Conv2d(1, 1, 3), squash)
-    assert maps(again, images, "3").shape == maps(again, images, "1").shape
+    assert module_output(again, images, "3").shape == module_output(again, images, "1").shape
 
 
 def test_a_convolution_without_a_module_leaves_what_comes_after_it():
@@ -182,7 +183,7 @@ def test_a_convolution_without_a_module_leaves_what_comes_after_it():
         def forward(self, images):
             return self.pool(F.conv2d(images, self.W)).flatten(1)
 
-    assert layers(Functional(), IMAGES[0][None]) == ["pool"]
+    assert map_layers(Functional(), IMAGES[0][None]) == ["pool"]
 
 
 @pytest.mark.filterwarnings("ignore:TF32 acceleration")  # of Intel GPUs, which is not the point
@@ -207,7 +208,7 @@ def test_convolutions_by_transforms_spread_nothing():
 @pytest.mark.usefixtures("unchecked")
 def test_images_and_outputs_of_another_kind_are_told(net, images, message):
     with pytest.raises(ValueError, match=message):
-        maps(net, images, next(name for name, _ in net.named_modules() if name))
+        module_output(net, images, next(name for name, _ in net.named_modules() if name))
 
 
 def test_a_compiled_net_has_a_forward():

@@ -94,10 +94,10 @@ def test_the_smaller_side_may_be_small_whatever_the_other():
 
 
 def test_states_are_all_there_once_and_join_at_any_cut():
-    found = states(5)
-    assert torch.equal(found.unique(dim=0), every_state(5))
-    assert torch.equal(torch.cat([states(5, 0, 7), states(5, 7, 30), states(5, 30)]), found)
-    assert torch.equal(found[6], torch.tensor([0.0, 1.0, 1.0, 0.0, 0.0]).double())  # lowest bit first
+    all_states = states(5)
+    assert torch.equal(all_states.unique(dim=0), every_state(5))
+    assert torch.equal(torch.cat([states(5, 0, 7), states(5, 7, 30), states(5, 30)]), all_states)
+    assert torch.equal(all_states[6], torch.tensor([0.0, 1.0, 1.0, 0.0, 0.0]).double())  # lowest bit first
 
 
 def test_the_probabilities_of_all_states_sum_to_one():
@@ -111,9 +111,9 @@ def test_log_probability_is_the_enumerated_mean():
     rbm = random_rbm(4, 3)
     v = every_state(4)[[1, 5, 5, 14]]
     expected = float(visible_distribution(rbm)[[1, 5, 5, 14]].log().mean())
-    found = log_probability(rbm, v.float(), logz(rbm))
-    assert found.value == pytest.approx(expected, abs=1e-5)
-    assert found.low == found.value == found.high
+    result = log_probability(rbm, v.float(), logz(rbm))
+    assert result.value == pytest.approx(expected, abs=1e-5)
+    assert result.low == result.value == result.high
 
 
 def test_log_probability_is_a_mean_over_images_and_not_over_the_chunks_they_come_in():
@@ -127,8 +127,8 @@ def test_log_probability_is_a_mean_over_images_and_not_over_the_chunks_they_come
 
 def test_the_interval_of_log_z_is_turned_round_for_log_probability():
     rbm = RBM(3, 2, std=0.0)  # F = -2 log 2 everywhere
-    found = log_probability(rbm, torch.zeros(1, 3), LogZ(5.0, 4.0, 7.0, torch.zeros(2, dtype=torch.float64)))
-    assert (found.value, found.low, found.high) == pytest.approx([2 * math.log(2) - z for z in (5.0, 7.0, 4.0)])
+    result = log_probability(rbm, torch.zeros(1, 3), LogZ(5.0, 4.0, 7.0, torch.zeros(2, dtype=torch.float64)))
+    assert (result.value, result.low, result.high) == pytest.approx([2 * math.log(2) - z for z in (5.0, 7.0, 4.0)])
 
 
 # Annealed
@@ -173,11 +173,13 @@ def test_the_interval_of_ais_is_three_standard_errors(direction):
     exact, betas, scores = enumerated_log_z(rbm), torch.linspace(0, 1, 9), []
     for seed in range(40):
         if direction == "forward":
-            found = ais(rbm, chains=200, betas=betas, seed=seed, progress=False)
-            z, high = math.exp(found.value - exact), math.exp(found.high - exact)
+            result = ais(rbm, chains=200, betas=betas, seed=seed, progress=False)
+            z, high = math.exp(result.value - exact), math.exp(result.high - exact)
         else:  # the mean is of 1/Z
-            found = reverse_ais(rbm, samples(rbm, 200, seed).float(), burn_in=1, betas=betas, seed=seed, progress=False)
-            z, high = math.exp(exact - found.value), math.exp(exact - found.low)
+            result = reverse_ais(
+                rbm, samples(rbm, 200, seed).float(), burn_in=1, betas=betas, seed=seed, progress=False
+            )
+            z, high = math.exp(exact - result.value), math.exp(exact - result.low)
         scores.append((z - 1) / ((high - z) / 3))
     square = sum(score**2 for score in scores) / 40  # χ² of 40 degrees over 40: 1 ± 0.22
     assert 0.4 < square < 1.9
@@ -191,11 +193,11 @@ def test_z_is_right_on_average_even_with_four_temperatures(direction):
     exact, images = enumerated_log_z(rbm), random_states(100, 5, probability=0.7)
     arguments = {"images": images, "betas": torch.tensor([0.0, 0.3, 0.6, 1.0]), "progress": False}
     if direction == "forward":
-        found = ais(rbm, chains=chains, **arguments)
+        result = ais(rbm, chains=chains, **arguments)
     else:
-        found = reverse_ais(rbm, samples(rbm, chains).float(), burn_in=1, **arguments)
-    assert found.low <= exact <= found.high
-    assert found.high - found.low < 0.1
+        result = reverse_ais(rbm, samples(rbm, chains).float(), burn_in=1, **arguments)
+    assert result.low <= exact <= result.high
+    assert result.high - result.low < 0.1
 
 
 def test_with_few_temperatures_ais_errs_low_and_reverse_ais_high():
@@ -231,9 +233,9 @@ def test_ais_holds_for_gaussian_units(seed):
     rbm = random_gaussian(4, 3, seed=seed, std=0.7)
     estimate = ais(rbm, chains=500, betas=BETAS, seed=seed, progress=False)
     back = reverse_ais(rbm, torch.zeros(500, 4), burn_in=100, betas=BETAS, seed=seed, progress=False)
-    for found in (estimate, back):
-        assert found.low <= logz(rbm) <= found.high
-        assert found.high - found.low < 1
+    for result in (estimate, back):
+        assert result.low <= logz(rbm) <= result.high
+        assert result.high - result.low < 1
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
@@ -241,19 +243,19 @@ def test_ais_may_start_from_the_means_of_images(direction):
     rbm, images = random_rbm(6, 4), random_states(100, 6, probability=0.9)
     arguments = {"betas": BETAS, "progress": False}
     if direction == "forward":
-        found, plain = (ais(rbm, images=of, chains=500, **arguments) for of in (images, None))
+        result, plain = (ais(rbm, images=of, chains=500, **arguments) for of in (images, None))
     else:
         start = samples(rbm, 500).float()
-        found, plain = (reverse_ais(rbm, start, images=of, burn_in=1, **arguments) for of in (images, None))
-    assert found.low <= enumerated_log_z(rbm) <= found.high
-    assert found.value != plain.value
+        result, plain = (reverse_ais(rbm, start, images=of, burn_in=1, **arguments) for of in (images, None))
+    assert result.low <= enumerated_log_z(rbm) <= result.high
+    assert result.value != plain.value
 
 
 def test_chains_burn_in_from_wherever_they_start():
     rbm = random_rbm(6, 4)
     start = torch.zeros(500, 6)
-    found = reverse_ais(rbm, start, burn_in=100, betas=BETAS, progress=False)
-    assert found.low <= enumerated_log_z(rbm) <= found.high
+    result = reverse_ais(rbm, start, burn_in=100, betas=BETAS, progress=False)
+    assert result.low <= enumerated_log_z(rbm) <= result.high
     assert not start.any()
 
 
@@ -301,7 +303,10 @@ def test_effective_chains_are_all_of_equals_and_one_where_one_outweighs_the_rest
 def test_estimates_show_their_intervals():
     estimate = LogZ(5.0, 4.0, 7.0, torch.zeros(8, dtype=torch.float64))
     assert repr(estimate) == "LogZ(5.00, 4.00 to 7.00, 8 of 8 chains count)"
-    assert "nats" in repr(log_probability(RBM(3, 2), torch.zeros(1, 3), estimate))
+    assert "<td>log Z</td><td>5.00</td><td>4.00</td><td>7.00</td><td>8 of 8</td>" in estimate._repr_html_()
+    result = log_probability(RBM(3, 2, std=0.0), torch.zeros(1, 3), estimate)  # -F is 2 log 2
+    assert repr(result) == "-3.61 nats (-5.61 to -2.61)"
+    assert "<td>-3.61</td><td>-5.61</td><td>-2.61</td>" in result._repr_html_()
 
 
 @pytest.mark.cuda
@@ -327,18 +332,18 @@ def test_pseudo_log_likelihood_is_the_sum_of_the_enumerated_conditionals():
     for i in range(5):
         flipped = torch.arange(32) ^ (1 << (4 - i))
         expected += log_p - torch.logaddexp(log_p, log_p[flipped])
-    found = pseudo_log_likelihood(rbm, v.float())
-    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    result = pseudo_log_likelihood(rbm, v.float())
+    torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_estimate_from_one_unit_an_image_has_the_exact_mean():
     rbm = random_rbm(5, 4)
     copies = 4_000
     v = random_states(8, 5)
-    found = pseudo_log_likelihood(rbm, v.repeat(copies, 1), generator=seeded()).reshape(copies, 8)
-    error = found.std(0) / copies**0.5
+    result = pseudo_log_likelihood(rbm, v.repeat(copies, 1), generator=seeded()).reshape(copies, 8)
+    error = result.std(0) / copies**0.5
     assert (error > 0).all()
-    assert ((found.mean(0) - pseudo_log_likelihood(rbm, v)).abs() < 5 * error).all()
+    assert ((result.mean(0) - pseudo_log_likelihood(rbm, v)).abs() < 5 * error).all()
 
 
 def test_pseudo_log_likelihood_of_independent_units_is_their_log_likelihood():
@@ -352,8 +357,8 @@ def test_pseudo_log_likelihood_of_independent_units_is_their_log_likelihood():
 def test_pseudo_log_likelihood_of_a_model_that_knows_nothing_is_one_bit_a_pixel():
     rbm, v = RBM(784, 10, std=0.0), random_states(3, 784)
     for generator in (None, seeded()):
-        found = pseudo_log_likelihood(rbm, v, generator=generator)
-        torch.testing.assert_close(found, torch.full((3,), -784 * math.log(2)))
+        result = pseudo_log_likelihood(rbm, v, generator=generator)
+        torch.testing.assert_close(result, torch.full((3,), -784 * math.log(2)))
 
 
 def test_pixels_that_are_not_binary_are_refused_with_the_mend():

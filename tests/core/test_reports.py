@@ -14,8 +14,8 @@ PAPER = PaperRow("CD-25, AIS", "-86.34", "Salakhutdinov & Murray 2008", "-90.1",
 @pytest.mark.parametrize("row", [BENCH, PAPER])
 def test_the_json_holds_the_columns_of_the_table_and_their_values(row, capsys):
     emit([row], "a title", as_json=True)
-    (found,) = json.loads(capsys.readouterr().out)
-    assert type(row)(**found) == row
+    (printed,) = json.loads(capsys.readouterr().out)
+    assert type(row)(**printed) == row
 
 
 def test_columns_have_the_names_that_every_bench_and_paper_shares(capsys):

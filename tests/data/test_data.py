@@ -20,6 +20,7 @@ import torch
 from dlkit import data
 from dlkit.core import installation
 from dlkit.data import files
+from dlkit.data.batch import Batch
 
 REPOSITORY = Path(__file__).parents[2]
 DATA = REPOSITORY / "data"
@@ -132,6 +133,10 @@ def test_a_dataset_and_its_splits_say_what_they_hold(mnist):
     assert repr(mnist.train) == "Split(50,000 images of 28x28, labelled)"
     assert repr(data.Split(torch.zeros(2, 500))) == "Split(2 images of 500, no labels)"
     assert repr(mnist).startswith("Dataset('mnist', train=Split(50,000")
+    assert "<td>validation</td><td>10,000</td><td>28x28</td><td>yes</td>" in mnist._repr_html_()
+    assert repr(Batch(torch.zeros(5, 3, 4), torch.zeros(5).long())) == "Batch(5 images of 3x4, labelled)"
+    last = Batch(torch.zeros(2, 500), rows=Slice(3, 5, 5))
+    assert repr(last) == "Batch(2 images of 500, no labels, rows 3 to 5 of 5)"
 
 
 def test_threshold_turns_on_what_is_above_one_half(mnist):
@@ -158,9 +163,9 @@ def test_the_splits_are_sampled_independently(mnist, sampled):
         (getattr(sampled, part).images - getattr(mnist, part).images).flatten() for part in ("validation", "test")
     )
     train = (sampled.train.images[:10_000] - mnist.train.images[:10_000]).flatten()
-    for one, other in ((validation, test), (train, test), (train, validation)):
-        both = (one != 0) & (other != 0)
-        assert abs(torch.corrcoef(torch.stack([one[both], other[both]]))[0, 1]) < 5 / both.sum().sqrt()
+    for first, second in ((validation, test), (train, test), (train, validation)):
+        both = (first != 0) & (second != 0)
+        assert abs(torch.corrcoef(torch.stack([first[both], second[both]]))[0, 1]) < 5 / both.sum().sqrt()
 
 
 def test_sampled_bits_are_the_same_on_every_machine(sampled):
@@ -301,7 +306,7 @@ def test_an_installation_without_its_data_says_so(tmp_path, monkeypatch):
         (partial(data.load, "MNIST"), "no data set is called 'MNIST': .* did you mean 'mnist'"),
         (partial(data.load, "fashion_mnist"), "did you mean 'fashion-mnist'"),
         (partial(data.load, "imagenet"), "no data set is called 'imagenet': there are 'mnist', 'fashion-mnist'[.]$"),
-        (partial(data.load, "photos"), r"'photos' are no labelled images: data\.patches\(\) cuts patches from them"),
+        (partial(data.load, "photos"), r"'photos' are not labelled images: data\.patches\(\) cuts patches from them"),
         (partial(data.load, binarise="smaple"), "binarise='smaple' is not known: use None, 'sample' or 'threshold'"),
         (
             partial(data.verify, "fashion-mnist"),

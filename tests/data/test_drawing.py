@@ -23,10 +23,10 @@ def test_an_mnist_digit_drawn_large_and_off_the_middle_comes_back():
 def test_a_drawing_comes_out_the_same_wherever_and_however_large_it_is():
     pad = torch.zeros(140, 140)
     pad[20:60, 30:50] = 1  # 40 high, 20 wide
-    found = as_mnist(pad)
+    digit = as_mnist(pad)
     expected = torch.zeros(28, 28)
     expected[4:24, 9:19] = 1
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(digit, expected)
     moved, larger = torch.zeros(140, 140), torch.zeros(140, 140)
     moved[90:130, 100:120] = 1
     larger[10:130, 30:90] = 1
@@ -38,11 +38,11 @@ def test_the_centre_of_mass_is_in_the_middle_and_nothing_leaves_the_image():
     pad = torch.zeros(140, 140)
     pad[20:120, 20:30] = 1  # an L: heavy at the left and below
     pad[110:120, 20:100] = 1
-    found = as_mnist(pad)
-    place = torch.arange(28) + 0.5
-    middle = [float((found.sum(1 - axis) * place).sum() / found.sum()) for axis in (0, 1)]
+    digit = as_mnist(pad)
+    position = torch.arange(28) + 0.5
+    middle = [float((digit.sum(1 - axis) * position).sum() / digit.sum()) for axis in (0, 1)]
     assert middle == pytest.approx([14.5, 14.5], abs=0.51)
-    assert float(found.sum()) == pytest.approx(float(pad.sum()) / 25, rel=0.02)
+    assert float(digit.sum()) == pytest.approx(float(pad.sum()) / 25, rel=0.02)
     pan = torch.zeros(140, 140)  # so heavy at the left that its handle would leave the image
     pan[50:90, 20:30] = 1
     pan[68:72, 20:120] = 1

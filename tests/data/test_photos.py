@@ -66,16 +66,16 @@ def test_a_filter_weighs_pixels_by_whitening(zca):
 
 
 def test_the_seed_decides_the_patches():
-    one, same, other = (data.patches(size=4, count=100, seed=seed) for seed in (0, 0, 1))
-    assert torch.equal(one.images, same.images)
-    assert not torch.equal(one.images, other.images)
+    first, same, other = (data.patches(size=4, count=100, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(first.images, same.images)
+    assert not torch.equal(first.images, other.images)
 
 
 def test_each_photograph_gives_as_many_patches_as_the_next(grey):
     single = data.patches(size=1, count=30_000, whiten=None)
-    found, _ = np.histogram(single.to_pixels(single.images), bins=32, range=(0, 1))
+    histogram, _ = np.histogram(single.to_pixels(single.images), bins=32, range=(0, 1))
     shares = [np.histogram(photo, bins=32, range=(0, 1))[0] / photo.size for photo in grey]
-    assert abs(found / 30_000 - np.mean(shares, axis=0)).sum() < 0.03  # 0.046 if by their areas
+    assert abs(histogram / 30_000 - np.mean(shares, axis=0)).sum() < 0.03  # 0.046 if by their areas
 
 
 def test_a_slice_of_patches_keeps_the_way_back(zca):

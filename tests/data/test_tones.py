@@ -17,12 +17,12 @@ CLEAN = tones(200, noise=0)
 
 def pitch(pictures, column):
     """Mean height of the lowest harmonic, in rows from the bottom: of the ink around the lowest bright row."""
-    found = []
+    frequencies = []
     for picture in pictures.flip(1)[:, :, column - 1 : column + 2].mean(2):
         lowest = int((picture > 0.5 * picture.max()).nonzero()[0])
         near = torch.arange(max(0, lowest - 1), lowest + 3)
-        found.append(float((picture[near] * near).sum() / picture[near].sum()))
-    return torch.tensor(found)
+        frequencies.append(float((picture[near] * near).sum() / picture[near].sum()))
+    return torch.tensor(frequencies)
 
 
 def test_pictures_are_in_range_and_every_tone_occurs():

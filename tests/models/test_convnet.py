@@ -11,7 +11,7 @@ from dlkit.analysis.counts import LayerCount, counts
 from dlkit.models import ConvNet, LeNet5
 from dlkit.models.convnet import ACTIVATIONS, LENET_TABLE, SURVEY_TABLE
 from dlkit.models.convolution import KINDS
-from dlkit.models.lenet_codes import drawings
+from dlkit.models.lenet_codes import digit_codes
 from dlkit.training import CrossEntropy
 
 IMAGES = torch.rand(5, 28, 28, generator=seeded())
@@ -23,8 +23,8 @@ def published(net, images=IMAGES):
 
 def test_lenet_has_the_published_parameters_and_connections():
     """LeCun 1998, section II.B, gives each of these."""
-    found = published(LeNet5())
-    assert found == {
+    measured = published(LeNet5())
+    assert measured == {
         "c1": (156, 122_304),
         "s2": (12, 5_880),
         "c3": (1_516, 151_600),
@@ -33,8 +33,11 @@ def test_lenet_has_the_published_parameters_and_connections():
         "f6": (10_164, 10_164),
         "output": (0, 840),
     }
-    assert sum(parameters for parameters, _ in found.values()) == 60_000
-    assert sum(connections for _, connections in found.values()) == 340_908
+    assert sum(parameters for parameters, _ in measured.values()) == 60_000
+    assert sum(connections for _, connections in measured.values()) == 340_908
+    rows = counts(LeNet5(), IMAGES)
+    assert repr(rows) == "LayerCounts(7 layers, 60,000 parameters, 340,908 connections)"
+    assert "<td>c3.0</td><td>16x10x10</td><td>1,516</td><td>151,600</td>" in rows._repr_html_()
 
 
 def test_lenets_table_is_the_published_one():
@@ -90,7 +93,7 @@ def test_every_choice_trains(kind, activation):
 
 
 def test_the_rbf_output_is_less_the_squared_distance_to_the_drawings():
-    net, codes = LeNet5(), drawings()
+    net, codes = LeNet5(), digit_codes()
     assert codes.shape == (10, 84)
     assert set(codes.flatten().tolist()) == {-1.0, 1.0}
     assert len({tuple(code.tolist()) for code in codes}) == 10
@@ -101,7 +104,7 @@ def test_the_rbf_output_is_less_the_squared_distance_to_the_drawings():
 
 
 def test_lenet_sees_a_frame_and_pixels_of_mean_0_as_published():
-    framed = LeNet5().frame(torch.tensor([0.0, 1.0]).repeat(28 * 14).view(1, 28, 28))
+    framed = LeNet5().pad(torch.tensor([0.0, 1.0]).repeat(28 * 14).view(1, 28, 28))
     assert framed.shape == (1, 1, 32, 32)
     torch.testing.assert_close(framed[0, 0, 2, 2:4], torch.tensor([-0.1, 1.175]))
     assert (framed[0, 0, :2] == -0.1).all()

@@ -32,11 +32,11 @@ def by_loops(x, layer):
 def test_it_is_the_sum_of_the_connections_there_are(name):
     layer = SparseConv2d(TABLES[name], 3, generator=seeded()).double()
     x = torch.randn(4, layer.in_maps, 7, 6, dtype=torch.float64, generator=seeded(1))
-    found, wanted = layer(x), by_loops(x, layer)
-    torch.testing.assert_close(found, wanted)
-    weights = torch.randn(found.shape, dtype=torch.float64, generator=seeded(2))
-    ours = torch.autograd.grad((found * weights).sum(), layer.weight)[0]
-    theirs = torch.autograd.grad((wanted * weights).sum(), layer.weight)[0]
+    output, expected = layer(x), by_loops(x, layer)
+    torch.testing.assert_close(output, expected)
+    weights = torch.randn(output.shape, dtype=torch.float64, generator=seeded(2))
+    ours = torch.autograd.grad((output * weights).sum(), layer.weight)[0]
+    theirs = torch.autograd.grad((expected * weights).sum(), layer.weight)[0]
     torch.testing.assert_close(ours, theirs)
 
 

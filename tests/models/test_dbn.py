@@ -48,12 +48,14 @@ def energies(top, features):
 
 def test_up_and_down_go_through_the_layers_in_order():
     dbn = stack(5, 4, 3, 2)
-    v, (one, two, top) = torch.rand(6, 5, generator=seeded()), dbn.layers
-    h = torch.sigmoid(torch.sigmoid(v @ one.W + one.b) @ two.W + two.b)
+    v, (first, second, top) = torch.rand(6, 5, generator=seeded()), dbn.layers
+    h = torch.sigmoid(torch.sigmoid(v @ first.W + first.b) @ second.W + second.b)
     torch.testing.assert_close(dbn.up(v), h)
     torch.testing.assert_close(dbn.up(v, layers=3), torch.sigmoid(h @ top.W + top.b))
     torch.testing.assert_close(dbn.up(v, layers=0), v)
-    torch.testing.assert_close(dbn.down(h), torch.sigmoid(torch.sigmoid(h @ two.W.T + two.a) @ one.W.T + one.a))
+    torch.testing.assert_close(
+        dbn.down(h), torch.sigmoid(torch.sigmoid(h @ second.W.T + second.a) @ first.W.T + first.a)
+    )
 
 
 def test_a_sampled_way_up_is_binary_and_has_the_means_of_one_layer():
@@ -88,8 +90,8 @@ def test_the_bound_lies_under_the_exact_log_probability_and_not_far(labels):
     log_z = exact_log_z(dbn.top, progress=False)
     assert image_distribution(dbn).sum().item() == pytest.approx(1)
     for i in range(len(v)):
-        found = lower_bound(dbn, v[i : i + 1], log_z, samples=2000)
-        gap = exact[i].item() - found.value
+        bound = lower_bound(dbn, v[i : i + 1], log_z, samples=2000)
+        gap = exact[i].item() - bound.value
         assert -0.05 < gap < 1.5
 
 
@@ -101,8 +103,8 @@ def test_the_bound_is_the_elbo_of_its_definition():
     p_below = probability(dbn.layers[0].visible_given(h.float()), v)[:, 0]
     p_above = torch.logsumexp(-energies(dbn.top, h), 1).log_softmax(0)
     expected = (q * (p_below.log() + p_above - q.log())).sum().item()
-    found = lower_bound(dbn, v.float(), exact_log_z(dbn.top, progress=False), samples=20_000)
-    assert found.value == pytest.approx(expected, abs=0.03)
+    bound = lower_bound(dbn, v.float(), exact_log_z(dbn.top, progress=False), samples=20_000)
+    assert bound.value == pytest.approx(expected, abs=0.03)
 
 
 def test_the_bound_is_tight_where_the_top_is_the_layer_below_upside_down():
@@ -112,9 +114,9 @@ def test_the_bound_is_tight_where_the_top_is_the_layer_below_upside_down():
     top.load_state_dict({"W": rbm.W.T, "a": rbm.b, "b": rbm.a})
     v = every_state(4).float()
     log_z = exact_log_z(rbm, progress=False)
-    found = lower_bound(DBN([rbm, top]), v, log_z, samples=5)
+    bound = lower_bound(DBN([rbm, top]), v, log_z, samples=5)
     expected = (-rbm.free_energy(v) - log_z).mean().item()
-    assert found.value == pytest.approx(expected, abs=1e-5)
+    assert bound.value == pytest.approx(expected, abs=1e-5)
 
 
 def test_grey_pixels_have_no_bound():
@@ -167,6 +169,12 @@ def test_a_dream_from_images_starts_at_their_features_and_label():
     torch.testing.assert_close(state[:, 3:], dbn.label_probabilities(images))
 
 
+def test_a_dream_says_its_sizes_and_prints_no_tensor():
+    labelled, plain = stack(4, 3, 2, labels=3), stack(4, 3, 2)
+    reprs = [repr(next(dream(dbn, init_dream(dbn, chains=2)))) for dbn in (labelled, plain)]
+    assert reprs == ["Dream(2 chains, images of 4 pixels, 3 labels)", "Dream(2 chains, images of 4 pixels, no labels)"]
+
+
 @pytest.mark.parametrize("label", [-1, 2, torch.tensor([0, 2])])
 def test_dreaming_of_a_label_out_of_range_is_refused(label):
     dbn = stack(4, 3, 2, labels=2)
@@ -213,9 +221,9 @@ def test_a_stack_that_is_none_is_refused(layers, message):
 
 def test_runs_are_no_layers(unchecked):
     """The commonest slip: what `pretrain` gives are runs."""
-    with pytest.raises(ValueError, match=r"a stack of SimpleNamespaces is none: give \[run.model for run in runs\]"):
+    with pytest.raises(ValueError, match=r"a DBN of SimpleNamespaces: give \[run.model for run in runs\]"):
         DBN([SimpleNamespace(model=RBM(4, 3))])
-    with pytest.raises(ValueError, match="a stack of Linears is none: give RBMs"):
+    with pytest.raises(ValueError, match="a DBN of Linears: give RBMs"):
         DBN([torch.nn.Linear(3, 3)])
 
 
@@ -288,7 +296,7 @@ def test_the_file_of_another_model_is_refused(tmp_path):
 def test_a_state_of_another_width_is_refused():
     dbn = stack(6, 4, 3, labels=2)
     for width in (4, 7):
-        with pytest.raises(ValueError, match=rf"a state of {width} units for a top of 6: make one by `asleep"):
+        with pytest.raises(ValueError, match=rf"a state of {width} units for a top of 6: make one by `init_dream"):
             next(dream(dbn, torch.zeros(2, width), label=1))
     with pytest.raises(ValueError, match="0 chains: at least 1"):
         init_dream(dbn, chains=0)

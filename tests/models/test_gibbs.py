@@ -13,7 +13,7 @@ from oracles import (
     visible_distribution,
 )
 
-from dlkit.models.gibbs import chain, gibbs, noise
+from dlkit.models.gibbs import chain, gibbs, init_chains
 
 CHAINS = 20_000  # independent of one another, so that χ² holds
 
@@ -60,7 +60,7 @@ def test_long_gaussian_chains_have_the_enumerated_mean_and_covariance():
 
 def test_chains_from_noise_start_at_the_bias_alone():
     rbm = random_rbm(3, 4)
-    v = noise(rbm, CHAINS, seeded())
+    v = init_chains(rbm, CHAINS, seeded())
     p = parameters(rbm)["a"].sigmoid()
     states = every_state(3)
     assert chi_square(v, (states * p + (1 - states) * (1 - p)).prod(1)) < chi_square_bound(8)

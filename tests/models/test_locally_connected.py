@@ -8,7 +8,7 @@ from torch import nn
 
 from dlkit import Experiment, data
 from dlkit.analysis.counts import counts
-from dlkit.analysis.features import layers, receptive_field
+from dlkit.analysis.features import map_layers, receptive_field
 from dlkit.models.convnet import channels_last
 from dlkit.models.locally_connected import ContrastNorm, L2Pool, LocallyConnected2d, LocalNet
 from dlkit.training import CrossEntropy
@@ -33,25 +33,25 @@ def made(name, dtype=torch.float64):
 def by_loops(x, layer):
     """One place after the other, each a matrix of its own."""
     high, wide, out_maps, _ = layer.weight.shape
-    found = torch.empty(len(x), out_maps, high, wide, dtype=x.dtype)
+    output = torch.empty(len(x), out_maps, high, wide, dtype=x.dtype)
     for i in range(high):
         for j in range(wide):
             top, left = i * layer.stride, j * layer.stride
             seen = x[:, :, top : top + layer.size, left : left + layer.size].flatten(1)
-            found[:, :, i, j] = seen @ layer.weight[i, j].T + layer.bias[i, j]
-    return found
+            output[:, :, i, j] = seen @ layer.weight[i, j].T + layer.bias[i, j]
+    return output
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_one_product_a_place(name):
     layer, x = made(name)
     x.requires_grad_()
-    found, wanted = layer(x), by_loops(x, layer)
-    torch.testing.assert_close(found, wanted)
-    weights = torch.randn(found.shape, dtype=torch.float64, generator=seeded(2))
+    output, expected = layer(x), by_loops(x, layer)
+    torch.testing.assert_close(output, expected)
+    weights = torch.randn(output.shape, dtype=torch.float64, generator=seeded(2))
     leaves = [x, layer.weight, layer.bias]
-    ours = torch.autograd.grad((found * weights).sum(), leaves)
-    theirs = torch.autograd.grad((wanted * weights).sum(), leaves)
+    ours = torch.autograd.grad((output * weights).sum(), leaves)
+    theirs = torch.autograd.grad((expected * weights).sum(), leaves)
     torch.testing.assert_close(ours, theirs)
 
 
@@ -99,8 +99,8 @@ def test_bands_of_rows_make_the_whole(name):
         band = {"weight": layer.weight[first:last], "bias": layer.bias[first:last]}
         assert all(part.is_contiguous() for part in band.values())
         start, rows = first * stride, (last - first - 1) * stride + size
-        found = torch.func.functional_call(layer, band, x[:, :, start : start + rows])
-        torch.testing.assert_close(found, whole[:, :, first:last])
+        output = torch.func.functional_call(layer, band, x[:, :, start : start + rows])
+        torch.testing.assert_close(output, whole[:, :, first:last])
 
 
 def test_a_band_is_a_module_too():
@@ -108,7 +108,7 @@ def test_a_band_is_a_module_too():
     whole = layer(x)
     layer.weight, layer.bias = nn.Parameter(layer.weight[2:5].detach()), nn.Parameter(layer.bias[2:5].detach())
     torch.testing.assert_close(layer(x[:, :, 2:7]), whole[:, :, 2:5])
-    assert "places=3x4" in repr(layer)
+    assert "positions=3x4" in repr(layer)
 
 
 def test_the_layout_of_memory_changes_nothing():
@@ -159,7 +159,7 @@ def test_what_cannot_be_made_is_refused(arguments, message, unchecked):
 )
 def test_another_input_is_refused(shape, unchecked):
     layer = made("steps", torch.float32)[0]
-    with pytest.raises(ValueError, match=r"for 2 maps with weights at 4x3 places: \(batch, 2, 9, 7\)"):
+    with pytest.raises(ValueError, match=r"for 2 maps with weights at 4x3 positions: \(batch, 2, 9, 7\)"):
         layer(torch.zeros(shape))
 
 
@@ -169,19 +169,19 @@ def test_another_input_is_refused(shape, unchecked):
 @pytest.mark.parametrize(("size", "stride"), [(3, 2), (2, 2), (3, 1), (1, 1)])
 def test_l2_pooling_is_the_length_of_each_window(size, stride):
     x = torch.randn(2, 3, 8, 7, dtype=torch.float64, generator=seeded())
-    found = L2Pool(size, stride, epsilon=0.01)(x)
-    for i in range(found.shape[2]):
-        for j in range(found.shape[3]):
+    output = L2Pool(size, stride, epsilon=0.01)(x)
+    for i in range(output.shape[2]):
+        for j in range(output.shape[3]):
             window = x[:, :, i * stride : i * stride + size, j * stride : j * stride + size].flatten(2)
-            torch.testing.assert_close(found[:, :, i, j], torch.hypot(window.norm(dim=2), torch.tensor(0.1).double()))
-    assert found.shape[2:] == ((8 - size) // stride + 1, (7 - size) // stride + 1)
+            torch.testing.assert_close(output[:, :, i, j], torch.hypot(window.norm(dim=2), torch.tensor(0.1).double()))
+    assert output.shape[2:] == ((8 - size) // stride + 1, (7 - size) // stride + 1)
     torch.testing.assert_close(L2Pool(size, stride, epsilon=0)(x), F.lp_pool2d(x, 2, size, stride))
 
 
 def test_normalised_maps_have_mean_0_and_variance_1_at_each_place():
     x = 3 + 5 * torch.randn(4, 6, 3, 2, dtype=torch.float64, generator=seeded())
-    found = ContrastNorm()(x)
-    torch.testing.assert_close(found, (x - x.mean(1, True)) / x.std(1, unbiased=False, keepdim=True))
+    output = ContrastNorm()(x)
+    torch.testing.assert_close(output, (x - x.mean(1, True)) / x.std(1, unbiased=False, keepdim=True))
     faint = 1 + 1e-4 * (x - 3)
     torch.testing.assert_close(ContrastNorm(0.5)(faint), (faint - faint.mean(1, True)) / 0.5)
 
@@ -214,7 +214,7 @@ def test_its_maps_have_their_number_and_size():
         x = module(x)
         sizes[name] = tuple(x.shape[1:])
     assert sizes == {
-        "frame": (1, 28, 28),
+        "pad": (1, 28, 28),
         **{"filter1": (4, 25, 25), "pool1": (4, 12, 12), "norm1": (4, 12, 12)},
         **{"filter2": (8, 9, 9), "pool2": (8, 4, 4), "norm2": (8, 4, 4)},
         **{"flatten": (128,), "output": (10,)},
@@ -226,7 +226,7 @@ def test_its_maps_have_their_number_and_size():
 def test_a_unit_sees_what_its_stages_see():
     """norm2 at (1, 2) pools rows 2 to 4 of filter2, of rows 2 to 7 of pool1, of rows 4 to 16 of filter1."""
     net, image = LocalNet(), torch.rand(28, 28, generator=seeded())
-    assert layers(net, image) == ["filter1", "pool1", "norm1", "filter2", "pool2", "norm2"]
+    assert map_layers(net, image) == ["filter1", "pool1", "norm1", "filter2", "pool2", "norm2"]
     assert receptive_field(net, image, "norm2", 1, 2) == (slice(4, 20), slice(8, 24))
 
 

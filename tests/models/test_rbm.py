@@ -128,10 +128,10 @@ def test_energy_gradient_is_autograd_s(learn_variance):
     trained = {name: parameter for name, parameter in rbm.named_parameters() if parameter.requires_grad}
     expected = torch.autograd.grad((weight * rbm.energy(v, h)).sum(), list(trained.values()))
     with torch.no_grad():
-        found = rbm.energy_gradient(v, h, weight)
-    assert set(found) == set(trained)
+        computed = rbm.energy_gradient(v, h, weight)
+    assert set(computed) == set(trained)
     for name, gradient in zip(trained, expected, strict=True):
-        torch.testing.assert_close(found[name], gradient, msg=name)
+        torch.testing.assert_close(computed[name], gradient, msg=name)
 
 
 @BOTH
@@ -279,9 +279,9 @@ def test_a_model_on_the_gpu_computes_what_it_computes_on_the_cpu(kind):
     v, h = visible_states(kind), every_state(3)
     expected = rbm.free_energy(v), rbm.hidden_given(v), rbm.visible_given(h)
     rbm = rbm.cuda()
-    found = rbm.free_energy(v.cuda()), rbm.hidden_given(v.cuda()), rbm.visible_given(h.cuda())
-    torch.testing.assert_close([result.cpu() for result in found], list(expected))
-    drawn = rbm.draw_visible(found[2], seeded())  # the CPU's numbers, on the GPU
+    on_gpu = rbm.free_energy(v.cuda()), rbm.hidden_given(v.cuda()), rbm.visible_given(h.cuda())
+    torch.testing.assert_close([result.cpu() for result in on_gpu], list(expected))
+    drawn = rbm.draw_visible(on_gpu[2], seeded())  # the CPU's numbers, on the GPU
     torch.testing.assert_close(drawn.cpu(), rbm.cpu().draw_visible(expected[2], seeded()))
 
 
@@ -298,9 +298,9 @@ def test_a_saved_model_comes_back_to_the_bit(kind, dtype, tmp_path):
     rbm.save(tmp_path / "deep" / "rbm.safetensors")
     twin = kind.load(tmp_path / "deep" / "rbm.safetensors")
     assert type(twin) is kind
-    for (name, mine), (_, theirs) in zip(rbm.named_parameters(), twin.named_parameters(), strict=True):
-        assert theirs.dtype == dtype
-        assert torch.equal(mine, theirs), name
+    for (name, original), (_, loaded) in zip(rbm.named_parameters(), twin.named_parameters(), strict=True):
+        assert loaded.dtype == dtype
+        assert torch.equal(original, loaded), name
 
 
 @pytest.mark.parametrize("learn_variance", [True, False])

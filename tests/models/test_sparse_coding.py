@@ -68,8 +68,8 @@ def test_it_finds_the_parts_that_the_data_are_made_of():
     data = (
         (torch.rand(500, 6, generator=seeded()) < 0.2).float() * (1 + torch.rand(500, 6, generator=seeded(1))) @ parts
     )
-    found = partial(SparseCoding, 6, 6, penalty=0.1, generator=seeded(3))
-    run = Experiment(found, data, DictionaryLearning(), 50, 60, lr=2.0).run(progress=False)
+    make = partial(SparseCoding, 6, 6, penalty=0.1, generator=seeded(3))
+    run = Experiment(make, data, DictionaryLearning(), 50, 60, lr=2.0).run(progress=False)
     overlap = run.model.D.detach() @ parts.T
     assert overlap.max(0).values.min() > 0.95
 

@@ -56,8 +56,8 @@ def test_exact_log_z_counts_one_label_at_a_time():
 
 def test_ais_knows_the_label_unit():
     rbm = labelled().float()
-    found = ais(rbm, chains=500, betas=torch.linspace(0, 1, 301), progress=False)
-    assert found.low <= exact_log_z(rbm, progress=False) <= found.high
+    estimate = ais(rbm, chains=500, betas=torch.linspace(0, 1, 301), progress=False)
+    assert estimate.low <= exact_log_z(rbm, progress=False) <= estimate.high
 
 
 def test_samples_follow_the_conditional():
@@ -150,8 +150,8 @@ def test_exact_log_z_and_ais_of_a_code_agree_with_the_sum_over_the_pixels():
     rbm = code()
     expected = torch.logsumexp(-rbm.free_energy(every_state(4)), 0).item()
     assert exact_log_z(rbm, progress=False) == pytest.approx(expected)
-    found = ais(rbm.float(), chains=1000, betas=torch.linspace(0, 1, 301), progress=False)
-    assert found.low <= expected <= found.high
+    estimate = ais(rbm.float(), chains=1000, betas=torch.linspace(0, 1, 301), progress=False)
+    assert estimate.low <= expected <= estimate.high
 
 
 def test_a_code_given_the_pixels_is_normal_around_its_input():

@@ -11,8 +11,8 @@ from PIL import ImageColor
 from seen import changes, framed, pixels
 from torch import nn
 
-from dlkit.analysis.feature_maps import Inside, connections
-from dlkit.analysis.features import maps, receptive_field, top_images
+from dlkit.analysis.feature_maps import FeatureMaps, map_connections
+from dlkit.analysis.features import module_output, receptive_field, top_images
 from dlkit.models import ConvNet, LeNet5
 from dlkit.models.convnet import LENET_TABLE, SURVEY_TABLE
 from dlkit.models.convolution import SparseConv2d
@@ -84,42 +84,46 @@ def in_table(table, below):
 
 def test_connections_are_those_of_the_tables(lenet):
     for name in ("c3", "c3.0"):
-        assert torch.equal(connections(lenet, IMAGES[0], name), in_table(LENET_TABLE, 6))
-    assert torch.equal(connections(ConvNet(), IMAGES[0], "c2"), in_table(SURVEY_TABLE, 4))
-    assert torch.equal(connections(lenet, IMAGES[0], "s4"), torch.eye(16, dtype=torch.bool))
-    assert connections(lenet, IMAGES[0], "c5").all()
-    assert connections(lenet, IMAGES[0], "c1").shape == (6, 1)
-    assert connections(lenet, IMAGES[0], "frame") is None
+        assert torch.equal(map_connections(lenet, IMAGES[0], name), in_table(LENET_TABLE, 6))
+    assert torch.equal(map_connections(ConvNet(), IMAGES[0], "c2"), in_table(SURVEY_TABLE, 4))
+    assert torch.equal(map_connections(lenet, IMAGES[0], "s4"), torch.eye(16, dtype=torch.bool))
+    assert map_connections(lenet, IMAGES[0], "c5").all()
+    assert map_connections(lenet, IMAGES[0], "c1").shape == (6, 1)
+    assert map_connections(lenet, IMAGES[0], "pad") is None
 
 
 def test_connections_of_groups_and_of_a_block_with_a_skip(own, own_images):
-    assert torch.equal(connections(own, own_images[0], "grouped"), in_table(((0,), (0,), (1,), (1,), (2,), (2,)), 3))
+    assert torch.equal(
+        map_connections(own, own_images[0], "grouped"), in_table(((0,), (0,), (1,), (1,), (2,), (2,)), 3)
+    )
     by_hand = (((0,), (2,), (1, 2)), ((0,), (0, 1), (2,)))  # out_of, into
     through = in_table(by_hand[0], 3).int() @ in_table(by_hand[1], 3).int() > 0
-    assert torch.equal(connections(own, own_images[0], "block"), through | torch.eye(3, dtype=torch.bool))
+    assert torch.equal(map_connections(own, own_images[0], "block"), through | torch.eye(3, dtype=torch.bool))
     assert own.training
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in own.modules())
 
 
 def test_a_look_is_what_each_layer_gives_before_the_next_works_in_place(own, own_images):
-    looks = Inside(own, own_images).look(own_images[4])
+    looks = FeatureMaps(own, own_images).views(own_images[4])
     assert list(looks) == ["first", "relu", "block", "grouped", "drop"]
     first = own.first(own_images[4:5]).detach()
-    torch.testing.assert_close(looks["first"].given, first[0])
+    torch.testing.assert_close(looks["first"].output, first[0])
     torch.testing.assert_close(looks["block"].inputs, first[0].relu())
     assert [look.below for look in looks.values()] == [None, "first", "relu", "block", "grouped"]
-    lenet_looks = Inside(LeNet5(), IMAGES).look(IMAGES[0])
+    lenet_looks = FeatureMaps(LeNet5(), IMAGES).look(IMAGES[0])
     assert lenet_looks["c3"].below == "s2"
-    assert torch.equal(lenet_looks["c3"].inputs, lenet_looks["s2"].given)
+    assert torch.equal(lenet_looks["c3"].inputs, lenet_looks["s2"].output)
+    assert repr(lenet_looks["c3"]) == "LayerView(16 maps of 10x10, inputs from s2)"
+    assert repr(FeatureMaps(LeNet5(), IMAGES)) == "FeatureMaps(LeNet5: c1, s2, c3, s4, c5)"
 
 
 def test_fields_are_receptive_fields(own, own_images):
     for net, images in ((LeNet5(sub_sampling="max", window=3), IMAGES), (own, own_images)):
-        inside = Inside(net, images)
-        for name, look in inside.look(images[0]).items():
-            _, high, wide = look.given.shape
+        inside = FeatureMaps(net, images)
+        for name, look in inside.views(images[0]).items():
+            _, high, wide = look.output.shape
             for row, column in {(0, 0), (high - 1, 0), (high // 2, wide // 3), (high - 1, wide - 1)}:
-                assert inside.field(name, row, column) == receptive_field(net, images[0], name, row, column)
+                assert inside.receptive_field(name, row, column) == receptive_field(net, images[0], name, row, column)
 
 
 def test_a_unit_that_sees_only_the_margin_sees_nothing():
@@ -134,7 +138,7 @@ def test_a_unit_that_sees_only_the_margin_sees_nothing():
 def test_the_best_images_are_those_of_top_images(lenet):
     images = torch.rand(2_030, 28, 28, generator=seeded(4))
     images[2_000:] = images[top_images(lenet, images[:2_000], "c1.0", 2).images[0]]  # not searched
-    inside = Inside(lenet, images)
+    inside = FeatureMaps(lenet, images)
     assert inside.searched == 2_000
     for name, number in (("c1", 2), ("c3", 15), ("c5", 100)):
         best, expected = inside.best(name, number), top_images(lenet, images[:2_000], f"{name}.0", number)
@@ -148,8 +152,8 @@ def test_the_best_images_are_those_of_top_images(lenet):
 def test_patches_are_enlarged_alike():
     image = torch.zeros(2, 6, 6)
     image[:, :, :3] = 1
-    inside = Inside(nn.Sequential(nn.Conv2d(1, 1, 3, padding=1)), image[:, None])
-    drawn = patches(image, [inside.field("0", 2, 2), inside.field("0", 0, 0)], 48)
+    inside = FeatureMaps(nn.Sequential(nn.Conv2d(1, 1, 3, padding=1)), image[:, None])
+    drawn = patches(image, [inside.receptive_field("0", 2, 2), inside.receptive_field("0", 0, 0)], 48)
     assert drawn.shape == (2, 48, 48, 3)
     assert (drawn[0, 8:40, 2:30] == 255).all()  # 3x3: columns 1 and 2 of white, and 3 of black
     assert (drawn[0, 8:40, 34:46] == 0).all()
@@ -170,7 +174,7 @@ def test_the_table_has_a_dot_for_each_connection_and_lights_a_column():
 
 def test_the_sheet_has_all_maps_on_one_scale(explorer, lenet):
     explorer.layer.value, explorer.map.value, explorer.image.value = "s4", 9, 5
-    given = maps(lenet, IMAGES[5:6], "s4")[0].detach()
+    given = module_output(lenet, IMAGES[5:6], "s4")[0].detach()
     largest = float(given.abs().max())
     assert f"white and black are {largest:.2f} and {-largest:.2f}" in explorer.caption.value
     shown = pixels(explorer.maps)
@@ -316,9 +320,9 @@ def test_units_are_ranked_before_they_are_squashed():
     net = ConvNet()
     with torch.no_grad():
         net.c1[0].weight *= 1000  # all of its maps are squashed to the limit
-    inside = Inside(net, IMAGES)
+    inside = FeatureMaps(net, IMAGES)
     assert inside.ranked_by == {"c1": "c1.0", "s1": "s1", "c2": "c2.0", "s2": "s2"}
-    best = inside.best("c1", 2)
+    best = inside.top_images("c1", 2)
     expected = top_images(net, IMAGES, "c1.0", 2)
     assert torch.equal(best.images, expected.images)
     torch.testing.assert_close(best.values, expected.values)
@@ -335,7 +339,7 @@ def test_a_module_that_is_used_twice_is_explored_at_its_first_use():
             return self.act(self.c2(self.act(self.c1(images[:, None])))).flatten(1)
 
     net = Reused()
-    assert torch.equal(connections(net, IMAGES[0], "act"), torch.eye(2, dtype=torch.bool))
+    assert torch.equal(map_connections(net, IMAGES[0], "act"), torch.eye(2, dtype=torch.bool))
     explorer = MapExplorer(net, IMAGES)
     explorer.layer.value = "act"
     assert "act" in explorer.caption.value

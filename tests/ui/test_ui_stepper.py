@@ -262,9 +262,9 @@ def test_both_nets_go_in_as_they_are(images):
     assert repr(ConvolutionStepper(digits, net.c1[0], net.c1[1], net.s1[0])) == (
         "ConvolutionStepper(3 images of 28×28, 4 maps)"
     )
-    stepper = ConvolutionStepper(lenet.frame(digits)[:, 0], lenet.c1[0], lenet.c1[1], lenet.s2[0])
+    stepper = ConvolutionStepper(lenet.pad(digits)[:, 0], lenet.c1[0], lenet.c1[1], lenet.s2[0])
     stepper.map.value = 5
-    value = lenet.c1(lenet.frame(digits))[0, 5][stepper.cell]
+    value = lenet.c1(lenet.pad(digits))[0, 5][stepper.cell]
     assert amounts(stepper.arithmetic.value)[-1] == pytest.approx(float(value.detach()), abs=0.0051)
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from dlkit.analysis.features import Field
+from dlkit.analysis.features import Region
 from dlkit.ui.draw.pictures import EDGE, GAP, GREY, LINE, ORANGE, captioned, fitted, grey, photo
 
 PITCH = 20  # pixels: a row or column of the connection table
@@ -50,7 +50,7 @@ def framed(pixels: UInt8[np.ndarray, "height width"], field: Field, zoom: int) -
 
 
 def patches(
-    images: Float[Tensor, "images *maps height width"], fields: list[Field], side: int
+    images: Float[Tensor, "images *maps height width"], fields: list[Region], side: int
 ) -> UInt8[np.ndarray, "images side side 3"]:
     """The field of each image, all enlarged by one factor: the longest becomes `side` pixels long."""
     cut = np.full((len(fields), side, side, 3), GREY, dtype=np.uint8)

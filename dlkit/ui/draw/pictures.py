@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from dlkit.analysis.features import Field
+from dlkit.analysis.features import Region
 
 # Okabe and Ito's colours, which people with any colour vision tell apart. https://jfly.uni-koeln.de/color/
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, BLACK = (
@@ -102,7 +102,7 @@ def photo(image: Float[Tensor, "*maps height width"]) -> UInt8[np.ndarray, "heig
 
 
 def fitted(
-    pixels: UInt8[np.ndarray, "height width 3"], side: int, *frames: Field, colour: str = ORANGE
+    pixels: UInt8[np.ndarray, "height width 3"], side: int, *frames: Region, colour: str = ORANGE
 ) -> UInt8[np.ndarray, "rows columns 3"]:
     """The picture, scaled until its longer side has `side` pixels, with a frame around each field."""
     height, width = pixels.shape[:2]

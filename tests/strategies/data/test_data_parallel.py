@@ -91,7 +91,7 @@ def test_a_rank_takes_no_more_than_its_part_of_a_batch():
         experiment = Experiment(LeNet5, digits(10), CrossEntropy(), batch_size=10)
         shard = experiment.run(strategy=DataParallel(), steps=1, progress=False, device="cpu").shard
         batch = shard.select(Batch(*digits(10)), torch.tensor([7, 1, 4]))
-        return batch.images, batch.labels, batch.weight, batch.part
+        return batch.images, batch.labels, batch.weight, batch.rows
 
     images, labels = digits(10)
     for found, rows, part in zip(team(2).call(taken), ([7, 1], [4]), (Slice(0, 2, 3), Slice(2, 3, 3)), strict=True):

@@ -82,7 +82,7 @@ def test_what_is_drawn_or_added_to_a_batch_is_so_here(learner):
 
 @pytest.mark.parametrize(
     ("stages", "begins"),
-    [(["c3", "f6"], ["frame", "c3.0", "f6.0"]), ([2, 5], ["frame", "s2.0", "c5.0"]), (["c3.0", 4], None)],
+    [(["c3", "f6"], ["pad", "c3.0", "f6.0"]), ([2, 5], ["pad", "s2.0", "c5.0"]), (["c3.0", 4], None)],
     ids=["names", "positions", "both"],
 )
 def test_stages_begin_where_they_are_asked_to(stages, begins, alone):
@@ -92,7 +92,7 @@ def test_stages_begin_where_they_are_asked_to(stages, begins, alone):
     assert sum(sum(kept.values()) for _, kept, _ in found) == sum(whole.values())
     trained = sum(p.nbytes for p in LeNet5().parameters())
     assert sum(momentum for _, _, momentum in found) == trained
-    for (_, kept, _), begin in zip(found[1:], (begins or ["frame", "c3.0", "s4.0"])[1:], strict=True):
+    for (_, kept, _), begin in zip(found[1:], (begins or ["pad", "c3.0", "s4.0"])[1:], strict=True):
         assert next(iter(kept)).startswith(f"{begin}.")
 
 

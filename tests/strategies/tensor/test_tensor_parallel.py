@@ -436,7 +436,7 @@ def test_what_torchs_own_does_not_split_is_refused_with_the_reason():
     maps = Experiment(convolutions, digits(200), Silent(), **unfused)
     cases = [
         (maps, "0, a Conv2d: DTensor's conv2d gathers everything first and splits nothing: TensorParallel() splits it"),
-        (replace(EXPERIMENTS["LeNet-5"], **unfused), 'frame, a Frame: "dtensor" is for chains of Linear layers'),
+        (replace(EXPERIMENTS["LeNet-5"], **unfused), 'pad, a InputPad: "dtensor" is for chains of Linear layers'),
         (replace(EXPERIMENTS["CD"], **unfused), 'the model, a RBM: "dtensor" is for chains of Linear layers'),
         (EXPERIMENTS["DBN"], "torch's fused SGD takes no DTensors: give the Experiment optimizer=torch.optim.SGD"),
     ]
