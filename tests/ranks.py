@@ -1,4 +1,4 @@
-"""Processes of a torch.distributed group, for tests: started once, and used by all tests that ask for so many."""
+"""Processes of a torch.distributed group, for tests: started once, and used by all tests that ask for some of them."""
 
 import atexit
 import os
@@ -14,46 +14,66 @@ import torch.multiprocessing as mp
 
 ALONE = 10.0  # seconds that ranks may go on after one has failed
 
-_teams: dict[int, "Team"] = {}
+_started: list["Rank"] = []
+_team: "Team | None" = None
 
 
 def team(n: int) -> "Team":
     """`n` ranks, over gloo on loopback, that met by a file."""
-    if n not in _teams or not _teams[n].alive():
-        _teams[n] = Team(n)
-    return _teams[n]
+    global _team
+    if _team is None or len(_team.ranks) != n or not _team.alive():
+        _team = Team(n)
+    return _team
 
 
+@atexit.register
 def stop_all() -> None:
-    while _teams:
-        _teams.popitem()[1].stop()
+    while _started:
+        _started.pop().stop()
+
+
+class Rank:
+    """A process that calls what it is sent, in one team after the other: half a gigabyte, and seconds to start."""
+
+    def __init__(self):
+        context = mp.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs,), daemon=True)
+        self.process.start()
+
+    def alive(self) -> bool:
+        return self in _started and self.process.is_alive()
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.join()
 
 
 class Team:
     def __init__(self, n: int):
-        context = mp.get_context("spawn")
-        self.folder = tempfile.TemporaryDirectory(prefix="dlkit-ranks-")
-        self.pipes, self.processes = [], []
-        for rank in range(n):
-            mine, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(theirs, rank, n, self.folder.name), daemon=True)
-            process.start()
-            self.pipes.append(mine)
-            self.processes.append(process)
-        atexit.register(self.stop)
+        if not all(rank.alive() for rank in _started):
+            stop_all()
+        _started.extend(Rank() for _ in range(n - len(_started)))
+        self.ranks = _started[:n]
+        with tempfile.TemporaryDirectory(prefix="dlkit-ranks-") as folder:
+            self._answers([(meet, (f"{folder}/rendezvous", rank, n), {}) for rank in range(n)])
 
     def alive(self) -> bool:
-        return all(process.is_alive() for process in self.processes)
+        return all(rank.alive() for rank in self.ranks)
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Any]:
         """What the function gives on each rank. The error of the lowest rank that has one is raised here."""
-        for pipe in self.pipes:
-            pipe.send_bytes(cloudpickle.dumps((function, args, kwargs)))
+        return self._answers([(function, args, kwargs)] * len(self.ranks))
+
+    def _answers(self, calls: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]) -> list[Any]:
+        pipes = [rank.pipe for rank in self.ranks]
+        for pipe, call in zip(pipes, calls, strict=True):
+            pipe.send_bytes(cloudpickle.dumps(call))
         answers: dict[int, tuple[Any, str]] = {}
         patience = None
-        while len(answers) < len(self.pipes):
-            ready = wait([pipe for rank, pipe in enumerate(self.pipes) if rank not in answers], patience)
-            for rank, pipe in enumerate(self.pipes):
+        while len(answers) < len(pipes):
+            ready = wait([pipe for rank, pipe in enumerate(pipes) if rank not in answers], patience)
+            for rank, pipe in enumerate(pipes):
                 if pipe in ready:
                     answers[rank] = cloudpickle.loads(pipe.recv_bytes())
             if any(text for _, text in answers.values()):
@@ -64,24 +84,24 @@ class Team:
         if failed:
             error, text = failed[0]
             error.add_note(text)
-            if {str(one) for one, _ in failed} != {str(error)} or len(failed) < len(self.pipes):
-                self.stop()  # collectives may be out of step now: not so if all refused the same
+            if {str(one) for one, _ in failed} != {str(error)} or len(failed) < len(pipes):
+                stop_all()  # collectives may be out of step now: not so if all refused the same
             raise error
-        return [answers[rank][0] for rank in range(len(self.pipes))]
-
-    def stop(self) -> None:
-        for process in self.processes:
-            process.kill()
-            process.join()
-        self.folder.cleanup()
+        return [answers[rank][0] for rank in range(len(pipes))]
 
 
-def serve(pipe: Any, rank: int, n: int, folder: str) -> None:
+def meet(file: str, rank: int, world_size: int) -> None:
+    """Leave the group of the team before and join this one's."""
     import torch.distributed as dist
 
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    dist.init_process_group("gloo", store=dist.FileStore(file, world_size), rank=rank, world_size=world_size)
+
+
+def serve(pipe: Any) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/rendezvous", n), rank=rank, world_size=n)
     while True:
         try:
             function, args, kwargs = cloudpickle.loads(pipe.recv_bytes())
