@@ -55,8 +55,8 @@ class Team:
             stop_all()
         _started.extend(Rank() for _ in range(n - len(_started)))
         self.ranks = _started[:n]
-        with tempfile.TemporaryDirectory(prefix="dlkit-ranks-") as folder:
-            self._answers([(meet, (f"{folder}/rendezvous", rank, n), {}) for rank in range(n)])
+        self.folder = tempfile.TemporaryDirectory(prefix="dlkit-ranks-")  # groups inside this one meet in it too
+        self._answers([(meet, (f"{self.folder.name}/rendezvous", rank, n), {}) for rank in range(n)])
 
     def alive(self) -> bool:
         return all(rank.alive() for rank in self.ranks)
