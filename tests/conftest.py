@@ -1,7 +1,6 @@
 """Every test runs dlkit with its tensor shapes and types checked, and can be interrupted."""
 
 import signal
-import sys
 
 import jaxtyping
 import pytest
@@ -12,12 +11,11 @@ torch.set_num_threads(1)  # the tensors here are small: a second thread would on
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to Ctrl-C
 
 
-@pytest.fixture(scope="module", autouse=True)
-def ranks_end_with_their_module():
-    """A rank takes half a gigabyte."""
-    yield
-    if "ranks" in sys.modules:
-        sys.modules["ranks"].stop_all()
+def pytest_collection_modifyitems(items):
+    """A file's tests go to one worker, to share what they start; those in the browser, by notebook: see its conftest."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture

@@ -10,17 +10,23 @@ from dlkit.browser import find_browser
 
 from .lab import Lab, press
 from .server import server_and_browser
+from .stored import TAGS
 
 HERE = Path(__file__).resolve().parent
 NOTEBOOKS = HERE.parents[1] / "notebooks"
 SECONDS = pytest.StashKey[dict[str, float]]()
+CELLS = pytest.StashKey[dict[str, Counter[str]]]()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    """The longest first, so that at the end no worker waits for long; one worker has all the tests of a notebook."""
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker("browser")
-    items.sort(key=lambda item: item.path.is_relative_to(HERE))  # the quick tests first
+            params = item.callspec.params if hasattr(item, "callspec") else {}
+            item.add_marker(pytest.mark.xdist_group(params.get("notebook", item.path.stem)))
+    items.sort(key=lambda item: not item.path.is_relative_to(HERE))
 
 
 # Not of the session: Playwright keeps an asyncio loop running, in which other tests could not run theirs.
@@ -72,3 +78,10 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.section("notebooks run in JupyterLab")
         for name, taken in seconds.items():
             terminalreporter.write_line(f"{name}: {taken:.0f} s")
+    if cells := config.stash.get(CELLS, {}):
+        terminalreporter.section("notebook cells")
+        width = max(len(Path(name).stem) for name in cells)
+        for name, count in [*cells.items(), ("all", sum(cells.values(), Counter()))]:
+            strict = f"cells compared strictly: {count['strict']} of {count['cells']} ({count['empty']} with no output)"
+            tagged = [f"{count[tag]} tagged {tag}" for tag in ("nbval-ignore-output", *TAGS.values()) if count[tag]]
+            terminalreporter.write_line("; ".join([f"{Path(name).stem:{width}}  {strict}", *tagged]))

@@ -109,11 +109,12 @@ class Lab:
 
 
 class Notebook:
-    """A notebook open in JupyterLab; `seconds` is what its last run took."""
+    """A notebook open in JupyterLab; `seconds` is what its last run took, `ran` its cells as that run left them."""
 
     def __init__(self, name: str, page: Page, panel: JSHandle):
         self.name, self.page, self._panel = name, page, panel
         self.seconds = 0.0
+        self.ran: list[dict[str, Any]] = []
         self._page_errors: list[str] = []
         page.on("pageerror", lambda error: self._page_errors.append(str(error)))
 
@@ -127,6 +128,7 @@ class Notebook:
         except TimeoutError:
             end = f"had not ended after {limit:g} s"
         self.seconds = time.monotonic() - began
+        self.ran = self.cells()
         if waiting := [i for i, cell in self._code() if cell["source"].strip() and cell["execution_count"] is None]:
             first = f"{self.name}: the run {end}, and {self._name(waiting[0])} is the first that was not run to its end"
             raise AssertionError("\n".join([first, *self.outputs_with_errors()]))

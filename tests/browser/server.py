@@ -61,6 +61,7 @@ def jupyter_server(notebooks: Path, folder: Path) -> Iterator[tuple[str, str]]:
     token = secrets.token_hex(16)
     own = {f"{name}_DIR": str(folder / name.split("_")[1].lower()) for name in FOLDERS}
     own |= {"IPYTHONDIR": str(folder / "ipython"), "JUPYTER_TOKEN": token, "OMP_NUM_THREADS": "2"}
+    own |= {"OMP_WAIT_POLICY": "passive"}  # a thread that waits leaves its core to the other notebook that is run
     options = ["--no-browser", "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0", f"--ServerApp.root_dir={served}"]
     options += ["--LabApp.expose_app_in_browser=True"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:

@@ -3,7 +3,8 @@
 import pytest
 from playwright.sync_api import expect
 
-from .conftest import NOTEBOOKS
+from .conftest import CELLS, NOTEBOOKS
+from .stored import differences, kinds, stored_cells
 
 NAMES = [path.name for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
 pytestmark = pytest.mark.parametrize("notebook", NAMES, indirect=True)
@@ -12,6 +13,13 @@ pytestmark = pytest.mark.parametrize("notebook", NAMES, indirect=True)
 def test_runs_from_top_to_bottom_without_an_error(notebook):
     errors = notebook.outputs_with_errors()
     assert not errors, "\n".join(errors)
+
+
+def test_shows_what_is_stored_in_its_file(notebook, request):
+    stored = stored_cells(request.session, NOTEBOOKS / notebook.name)
+    request.config.stash.setdefault(CELLS, {})[notebook.name] = kinds(stored)
+    differ = differences(stored, notebook.ran)
+    assert not differ, "\n\n".join(differ)
 
 
 def test_every_picture_has_an_alt_text(notebook):
