@@ -12,7 +12,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 
 
 def pytest_collection_modifyitems(items):
-    """A file's tests go to one worker, to share what they start; those in the browser, by notebook: see its conftest."""
+    """A file's tests go to one worker, to share what they start; browser tests by notebook (its conftest)."""
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dlkit.analysis.features import Field
+from dlkit.analysis.features import Region
 from dlkit.models.convolution import Subsample
 
 
@@ -23,13 +23,13 @@ class CellWindows(NamedTuple):
     stride: tuple[int, int]
     cells: tuple[int, int]
 
-    def field(self, row: int, column: int) -> Field:
+    def field(self, row: int, column: int) -> Region:
         """The part of the map below that is in the window of the cell (row, column)."""
         rows, columns = (
             slice(index * stride, min(index * stride + size, length))
             for index, length, size, stride in zip((row, column), self.shape, self.size, self.stride, strict=True)
         )
-        return Field(rows, columns)
+        return Region(rows, columns)
 
     def sticks_out(self, row: int, column: int) -> bool:
         """Whether that window reaches beyond the map."""

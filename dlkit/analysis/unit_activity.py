@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from dlkit.models import DBN, LabelledRBM
-from dlkit.models.unrolled import check_chain
+from dlkit.models.unrolled import check_stack
 
 Net = DBN | nn.Sequential | Sequence[nn.Module]
 
@@ -27,7 +27,7 @@ class UnitActivity:
     def __init__(self, net: Net, images: Float[Tensor, "images height width"]):
         self.shape = images.shape[1], images.shape[2]
         self.weights = [W.detach().float().cpu() for W in _weights(net)]
-        check_chain([(W.shape[0], W.shape[1]) for W in self.weights])
+        check_stack([(W.shape[0], W.shape[1]) for W in self.weights])
         if self.shape[0] * self.shape[1] != len(self.weights[0]):
             raise ValueError(
                 f"images of {self.shape[0]}x{self.shape[1]} pixels for a first layer of {len(self.weights[0])} visible "

@@ -117,7 +117,8 @@ def exchanges_of_a_step(cluster: Cluster, strategy: Strategy) -> list[list[Span]
     by_rank = []
     for rank in run.ranks:
         last = [span for span in rank.spans if span.kind == "step"][-1]
-        by_rank.append([s for s in rank.spans if s.kind == "exchange" and s.bytes_sent and last.begin <= s.begin < last.end])
+        sending = [span for span in rank.spans if span.kind == "exchange" and span.bytes_sent]
+        by_rank.append([span for span in sending if last.begin <= span.begin < last.end])
     return by_rank
 
 

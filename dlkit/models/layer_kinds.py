@@ -157,7 +157,7 @@ def _narrow_conv(conv: nn.Conv2d, start: int, stop: int) -> None:
     conv.out_channels = stop - start
 
 
-def _narrow_sparse(conv: SparseConv2d, start: int, stop: int) -> None:
+def _narrow_sparse(conv: Any, start: int, stop: int) -> None:
     first = sum(map(len, conv.table[:start]))
     conv.table = conv.table[start:stop]
     conv.groups = equal_groups(conv.table, conv.in_maps)

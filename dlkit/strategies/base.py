@@ -33,7 +33,7 @@ class DistributedShard(Shard):
     def fill_grad(self, batch: Batch, generator: ShardedGenerator) -> Metrics:
         """Fill .grad with the whole batch's gradient, timed."""
         self._step_began, self.recorder.enabled = now(), True
-        generator.part = batch.part
+        generator.rows = batch.rows
         try:
             return self.reduce_grad(batch, generator)
         finally:

@@ -104,7 +104,7 @@ def _gradient(
         learner.split(rank, 2)
         labels = None if batch.labels is None else batch.labels[part.start : part.stop]
         batch = Batch(batch.images[part.start : part.stop], labels, part.count / part.whole, part)
-        generator.part = part
+        generator.rows = part
     metrics = learner.fill_weighted_grad(model, batch, generator)
     gradients = [p.grad.flatten().double() for p in model.parameters() if p.requires_grad and p.grad is not None]
     return torch.cat(gradients), {name: float(value) for name, value in metrics.items()}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlkit.core.storage import into_place, read_tensors, write_tensors
+from dlkit.core.storage import read_tensors, replace_file, write_tensors
 from dlkit.training.history import History
 
 STATE = "checkpoint.json"
@@ -131,7 +131,7 @@ def write(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> No
     unfinished = folder / f".{STATE}.{os.getpid()}"
     try:
         unfinished.write_text(json.dumps({"format": FORMAT, **state, "tensors": name}))
-        into_place(unfinished, folder / STATE)
+        replace_file(unfinished, folder / STATE)
     finally:
         unfinished.unlink(missing_ok=True)
     for old in folder.glob("step-*.safetensors"):

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from dlkit.models.gibbs import chain
+from dlkit.models.gibbs import chain, init_chains
 from dlkit.models.rbm import RBM
 from dlkit.ui.controls.elements import put
 from dlkit.ui.controls.film import WIDTH, Film, held_pixels, tinted
@@ -39,7 +39,7 @@ class Chains:
 
     def restart(self, from_noise: bool = False) -> None:
         """Go back to Gibbs step 0: to the start images, or to noise in every pixel that is not held."""
-        v = noise(self.rbm, len(self.start), self.generator) if from_noise else self.start
+        v = init_chains(self.rbm, len(self.start), self.generator) if from_noise else self.start
         self.gibbs_steps = 0
         self._go_on_from(v, v)
 

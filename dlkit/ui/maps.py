@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from dlkit.analysis.feature_maps import Inside, LayerView
-from dlkit.analysis.features import Field
+from dlkit.analysis.feature_maps import FeatureMaps, LayerView
+from dlkit.analysis.features import Region
 from dlkit.ui.controls.elements import FULL_LABEL, WRAP_TOP, icon_button, number_box, put
 from dlkit.ui.controls.image_viewer import Viewer
 from dlkit.ui.controls.pointed_image import PointedImage
@@ -26,7 +26,7 @@ class MapExplorer(Viewer):
     """The maps of a net for an image, one by one, and for each map its units, its inputs and the images that excite it.
 
     `net` is any module that takes images (batch, *maps, height, width). The pointer or the arrow keys on the large map
-    choose a unit. ValueError as for `Inside`, or if there is not one label for each image.
+    choose a unit. ValueError as for `FeatureMaps`, or if there is not one label for each image.
     """
 
     def __init__(
@@ -36,11 +36,11 @@ class MapExplorer(Viewer):
         labels: Int64[Tensor, " labels"] | None = None,
     ):
         super().__init__(images, labels)
-        self.inside = Inside(net, self.images)
-        self._views = self.inside.look(self.images[0])
+        self.inside = FeatureMaps(net, self.images)
+        self._views = self.inside.views(self.images[0])
         options = []
         for name, view in self._views.items():
-            count, high, wide = view.given.shape
+            count, high, wide = view.output.shape
             options.append((f"{name}: {count} map{'s' * (count > 1)} of {high}x{wide}", name))
         self.layer = widgets.Dropdown(options=options, description="Layer", layout={"width": "260px"}, style=FULL_LABEL)
         self.map = number_box("Map", 0, "120px")
@@ -85,7 +85,7 @@ class MapExplorer(Viewer):
 
     def _choose_layer(self, change: object = None) -> None:
         """Show another layer."""
-        count, high, wide = self._views[self.layer.value].given.shape
+        count, high, wide = self._views[self.layer.value].output.shape
         self.large.cells = [wide, high]
         same_number = self.map.value < count
         self.map.max = count - 1  # a larger number becomes this one, and that map is shown
@@ -93,7 +93,7 @@ class MapExplorer(Viewer):
             self._choose_map()
 
     def _look(self) -> None:
-        self._views = self.inside.look(self._shown)
+        self._views = self.inside.views(self._shown)
         self._draw()
 
     def _choose_map(self, change: object = None) -> None:
@@ -125,10 +125,10 @@ class MapExplorer(Viewer):
         """Draw the layer's maps, and the maps below, for the image."""
         name, number = self.layer.value, self.map.value
         view = self._views[name]
-        count, high, wide = view.given.shape
-        self._limit = float(view.given.abs().max())
+        count, high, wide = view.output.shape
+        self._limit = float(view.output.abs().max())
         first = number // PAGE * PAGE
-        maps = scaled(view.given[first : first + PAGE], self._limit)
+        maps = scaled(view.output[first : first + PAGE], self._limit)
         columns = columns_for(len(maps))
         put(map_sheet(maps, first, columns, min((WIDE + GAP) // columns - GAP, SIDE), {number}, ORANGE), self.maps)
         shown = f"the {count}" if count <= PAGE else f"{len(maps)} of the {count}"
@@ -143,7 +143,7 @@ class MapExplorer(Viewer):
 
     def _draw_below(self, name: str, number: int, view: LayerView) -> None:
         """Draw the maps below, and say from which of them the map is computed."""
-        sees = self.inside.table(name) if view.inputs is not None else None
+        sees = self.inside.connections(name) if view.inputs is not None else None
         if sees is None or view.inputs is None:
             self.below.layout.display, self.connections.value = "none", ""
             self.inputs.value = caption_html(
@@ -175,9 +175,9 @@ class MapExplorer(Viewer):
     def _point(self, change: object = None) -> None:
         """Show the unit under the pointer: its value, and what it sees."""
         name, number, (row, column) = self.layer.value, self.map.value, self.large.cell()
-        chosen = self._views[name].given[number]
-        field = self.inside.field(name, row, column)
-        unit = Field(slice(row, row + 1), slice(column, column + 1))
+        chosen = self._views[name].output[number]
+        field = self.inside.receptive_field(name, row, column)
+        unit = Region(slice(row, row + 1), slice(column, column + 1))
         self.large.value = png(fitted(np.stack([scaled(chosen[None], self._limit)[0]] * 3, 2), LARGE, unit))
         self.large.alt = f"Map {number} of {name}, with the unit at row {row}, column {column} framed."
         rows, columns = field

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dlkit.analysis.diagnostics import Health, examine
-from dlkit.models.gibbs import gibbs
+from dlkit.models.gibbs import gibbs, init_chains
 from dlkit.models.rbm import RBM
 from dlkit.training import Experiment, Run
 from dlkit.training.run import Callback
@@ -144,7 +144,7 @@ class TrainingMonitor(InBackground[Run]):
         if persistent is not None:
             return gibbs(rbm, persistent[:SHOWN], steps=1, generator=self._generator)[1]
         if self._chains is None:
-            self._chains = noise(rbm, SHOWN, self._generator)
+            self._chains = init_chains(rbm, SHOWN, self._generator)
         self._chains, mean = gibbs(rbm, self._chains, steps=GIBBS_STEPS, generator=self._generator)
         return mean
 

@@ -6,7 +6,7 @@ from jaxtyping import Float, Int64, UInt8
 from PIL import ImageColor
 from torch import Tensor, nn
 
-from dlkit.analysis.occlusion import log_probabilities, occluded, patch_field
+from dlkit.analysis.occlusion import log_probabilities, occluded_log_probabilities, patch_region
 from dlkit.ui.controls.elements import FULL_LABEL, WRAP_TOP
 from dlkit.ui.controls.image_viewer import Viewer
 from dlkit.ui.controls.pointed_image import PointedImage
@@ -100,7 +100,7 @@ class Occluder(Viewer):
         """Compute the net's answers with the patch around each pixel."""
         patch = self.size.value, self.value.value
         if patch not in self._computed:
-            self._computed[patch] = occluded(self.net, self._shown, *patch).cpu()
+            self._computed[patch] = occluded_log_probabilities(self.net, self._shown, *patch).cpu()
         self._covered = self._computed[patch]
         self._draw_map()
 
@@ -131,7 +131,7 @@ class Occluder(Viewer):
     def _draw(self) -> None:
         """Draw the image under the patch, and the net's answer."""
         label, size, (row, column) = self.label.value, self.size.value, self._cell
-        field = patch_field(self._shown, row, column, size)
+        field = patch_region(self._shown, row, column, size)
         image = self._shown.clone()
         image[..., field.rows, field.columns] = self.value.value
         self.picture.value = png(fitted(photo(image), LARGE, field))

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dlkit.analysis.features import map_layers
 from dlkit.core.evaluation import logits
 from dlkit.data.drawing import as_mnist, shrunk
 from dlkit.ui.controls.drawing_pad import DrawingPad

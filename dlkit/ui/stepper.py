@@ -18,7 +18,7 @@ from dlkit.analysis.convolution_steps import (
     pool_cell,
     sub_sampling_windows,
 )
-from dlkit.analysis.features import Field
+from dlkit.analysis.features import Region
 from dlkit.models.convolution import Subsample
 from dlkit.ui.controls.elements import FULL_LABEL, WRAP, icon_button, number_box
 from dlkit.ui.controls.pointed_image import PointedImage
@@ -155,7 +155,7 @@ class ConvolutionStepper(widgets.VBox):
     def _show(self, before: UInt8[np.ndarray, "height width"], after: UInt8[np.ndarray, "high wide"]) -> None:
         """Show both pictures, with frames around the cell and what it sees; the pointer's place is in the frame."""
         (row, column), windows, number = self.cell, self.windows[self.mode.value], self.map.value
-        field, itself = windows.field(row, column), Field(slice(row, row + 1), slice(column, column + 1))
+        field, itself = windows.field(row, column), Region(slice(row, row + 1), slice(column, column + 1))
         zoom = max(SIDE // max(*windows.shape, *windows.cells), 1)
         names = f"Image {self.image.value}", f"Map {number}"
         if self.mode.value == SUB_SAMPLING:
@@ -210,7 +210,7 @@ def _by(shape: Sequence[int]) -> str:
     return "×".join(map(str, shape))
 
 
-def _rows_and_columns(field: Field) -> str:
+def _rows_and_columns(field: Region) -> str:
     parts = []
     for name, part in (("row", field.rows), ("column", field.columns)):
         first, last = part.start, part.stop - 1

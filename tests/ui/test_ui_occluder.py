@@ -90,7 +90,7 @@ def test_a_patch_lies_on_all_maps_of_an_image():
 
 
 def test_every_place_has_a_distribution_over_the_classes():
-    logs = occluded(LeNet5(), torch.rand(28, 28, generator=seeded(2)), 7, 0.0)
+    logs = occluded_log_probabilities(LeNet5(), torch.rand(28, 28, generator=seeded(2)), 7, 0.0)
     assert logs.shape == (28, 28, 10)
     torch.testing.assert_close(logs.exp().sum(2), torch.ones(28, 28))
 

@@ -5,8 +5,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
-from dlkit.analysis.feature_maps import look
-from dlkit.analysis.features import layers
+from dlkit.analysis.feature_maps import layer_views
+from dlkit.analysis.features import map_layers
 from dlkit.ui.draw.map_sheets import scaled
 from dlkit.ui.draw.pictures import GREY, LINE
 
@@ -16,8 +16,8 @@ TALLEST, SMALLEST = 96, 10  # pixels: the longer side of a map
 
 def layer_strips(net: nn.Module, image: Float[Tensor, "height width"]) -> UInt8[np.ndarray, "rows columns"]:
     """All maps of all layers for this image, a strip for each layer; grey is 0, and each layer has its own scale."""
-    views = look(net, image, layers(net, image))
-    return np.concatenate([_strip(name, view.given) for name, view in views.items()])
+    views = layer_views(net, image, map_layers(net, image))
+    return np.concatenate([_strip(name, view.output) for name, view in views.items()])
 
 
 def _strip(name: str, maps: Float[Tensor, "maps height width"]) -> UInt8[np.ndarray, "rows columns"]:

@@ -40,7 +40,7 @@ def columns_for(count: int) -> int:
     return few if count <= 16 else 8 if count <= 32 else 12 if count <= 72 else 15
 
 
-def framed(pixels: UInt8[np.ndarray, "height width"], field: Field, zoom: int) -> UInt8[np.ndarray, "rows columns 3"]:
+def framed(pixels: UInt8[np.ndarray, "height width"], field: Region, zoom: int) -> UInt8[np.ndarray, "rows columns 3"]:
     """The pixels, each repeated zoom x zoom times, with an orange frame around `field`, and MARGIN pixels around."""
     sheet = np.pad(pixels.repeat(zoom, 0).repeat(zoom, 1), MARGIN, constant_values=GREY)
     picture = Image.fromarray(sheet).convert("RGB")

@@ -61,7 +61,7 @@ def describe_moment(timeline: Timeline, rank: int, time: float) -> str:
         meanwhile = f"; meanwhile {' and '.join(map(_exchange, under_way))} under way" if under_way else ""
         return f"{where}: {name}, {took}{meanwhile}."
     if segment.kind == "wait":
-        return f"{where}: waits {took} for rank {segment.last}, the last to come to {_exchange(span)}."
+        return f"{where}: waits {took} for rank {segment.last_rank}, the last to come to {_exchange(span)}."
     return f"{where}: communicates, {took}: {_exchange(span)}, of which it sends {format_bytes(span.bytes_sent)}."
 
 
