@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from answers import solutions, verdict
 
 from dlkit.exercises import model_parallel as check
-from dlkit.strategies.pipeline.pipeline import bubble
+from dlkit.strategies import bubble
 
 SOLUTIONS = solutions("09_model_parallel")
 NAMES = ["put_together", "free_energy_part", "halo", "microbatches"]

@@ -17,9 +17,9 @@ from dlkit.models import DBN, LeNet5
 from dlkit.models.autoencoder import Autoassociator
 from dlkit.models.chain import modules_of
 from dlkit.models.rbm import RBM
+from dlkit.strategies import Pipeline, bubble, measured_bubble
 from dlkit.strategies.pipeline import partition
 from dlkit.strategies.pipeline.partition import best_cut, blocks_of, measure_blocks
-from dlkit.strategies.pipeline.pipeline import Pipeline, bubble, measured_bubble
 from dlkit.training import CrossEntropy, InputDropout, Reconstruction, UpDown
 from dlkit.training.fine_tuning import LineSearches
 
