@@ -14,10 +14,11 @@ from torch import nn
 from dlkit import Experiment
 from dlkit.distributed.group import Group
 from dlkit.models import ConvNet, LeNet5
+from dlkit.models.chain import layers_of
 from dlkit.models.convolution import SparseConv2d, Subsample
 from dlkit.models.locally_connected import L2Pool, LocallyConnected2d, LocalNet
-from dlkit.strategies.spatial.halo import halo_exchange, rows_of, windows_of
-from dlkit.strategies.spatial.spatial_parallel import SpatialNet, SpatialParallel, plan
+from dlkit.strategies.spatial.halo import halo_exchange, rows_of
+from dlkit.strategies.spatial.spatial_parallel import SpatialNet, SpatialParallel
 from dlkit.training import CrossEntropy, Reconstruction
 from dlkit.training.fine_tuning import LineSearches
 
@@ -179,17 +180,17 @@ def test_some_of_the_ranks_can_split_a_net_among_them():
 @pytest.mark.parametrize("name", ["padding and stride 2", "oblong kernels, dilated, same", "LocalNet", "LeNet-5"])
 def test_windows_are_the_rows_that_gradients_come_from(name):
     net, images = made(name)
-    layers = [layer for layer in plan(net, images[:1], 1) if layer.windows is not None]
+    layers = [layer for layer in layers_of(net, images[:1], "a test") if layer.kind.windows(layer.module) is not None]
     assert len(layers) >= 3
     for layer in layers:
-        module, windows = copy.deepcopy(layer.module).double(), windows_of(layer.module)
+        module, windows = copy.deepcopy(layer.module).double(), layer.kind.windows(layer.module)
         assert windows is not None
-        x = torch.rand(1, *layer.given, dtype=torch.float64, generator=seeded(3)).requires_grad_()
-        for row in range(layer.gives[1]):
+        x = torch.rand(1, *layer.input_shape, dtype=torch.float64, generator=seeded(3)).requires_grad_()
+        for row in range(layer.output_shape[1]):
             (slope,) = torch.autograd.grad(module(x)[:, :, row].sum(), x)
             felt = slope.abs().sum((0, 1, 3)).nonzero().flatten().tolist()
-            seen = windows.seen(range(row, row + 1))
-            if seen.start >= 0 and seen.stop <= layer.given[1]:
+            seen = windows.input_rows(range(row, row + 1))
+            if seen.start >= 0 and seen.stop <= layer.input_shape[1]:
                 assert range(felt[0], felt[-1] + 1) == seen
             assert set(felt) <= set(seen)
 

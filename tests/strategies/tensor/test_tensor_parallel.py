@@ -22,8 +22,8 @@ from dlkit.models.convolution import SparseConv2d, Subsample
 from dlkit.models.rbm import RBM, GaussianRBM
 from dlkit.models.sparse_coding import SparseCoding
 from dlkit.models.top_rbms import CodeRBM, LabelledRBM
-from dlkit.strategies.tensor.layers import split_net
-from dlkit.strategies.tensor.tensor_parallel import TensorParallel, gather_part, scatter_whole, split_model
+from dlkit.strategies.tensor.layers import gather_shards, scatter_whole, split_net
+from dlkit.strategies.tensor.tensor_parallel import TensorParallel, split_model
 from dlkit.training import CD, PCD, CrossEntropy, Reconstruction, UpDown
 from dlkit.training.dictionary import DictionaryLearning
 from dlkit.training.fine_tuning import LineSearches
@@ -97,7 +97,7 @@ def test_answers_and_gradients_of_split_nets_are_those_of_the_whole(ranks):
         whole = make().double()
         x = torch.rand(5, *shape, dtype=torch.float64, requires_grad=True)
         found, group = copy.deepcopy(whole), Group()
-        layout = split_net(found, group)
+        shardings = split_net(found, group)
         push = torch.rand_like(whole(x))
         answers, gradients = [], []
         for net in (whole, found):
@@ -108,7 +108,7 @@ def test_answers_and_gradients_of_split_nets_are_those_of_the_whole(ranks):
         torch.testing.assert_close(answers[1], answers[0], msg=lambda text: f"{name}: {text}")
         assert list(gradients[0]) == list(gradients[1])
         for each, gradient in gradients[0].items():
-            part = gather_part(each, gradients[1][each], layout, group)
+            part = gather_shards(each, gradients[1][each], shardings, group)
             torch.testing.assert_close(part, gradient, msg=lambda text, each=each: f"{name}, {each}: {text}")
         return sum(p.numel() for p in found.parameters()) / sum(p.numel() for p in whole.parameters())
 
@@ -152,9 +152,11 @@ def test_a_group_of_some_ranks_or_of_one_splits_a_model_too():
         net = ConvNet()
         x = torch.rand(3, 28, 28)
         whole = net(x)
-        net, layout = split_model(net, CrossEntropy(), group)
+        net, shardings = split_model(net, CrossEntropy(), group)
         weight = net.output.weight.detach()
-        again = scatter_whole("output.weight", gather_part("output.weight", weight, layout, group), layout, group)
+        again = scatter_whole(
+            "output.weight", gather_shards("output.weight", weight, shardings, group), shardings, group
+        )
         torch.testing.assert_close(net(x), whole)
         return weight.shape, torch.equal(weight, again)
 
