@@ -78,7 +78,7 @@ def check_parts(images: Tensor, convolution: nn.Module, activation: object, sub_
     """Check that these can be shown cell by cell. ValueError if not."""
     if images.ndim != 3 or not len(images):
         raise ValueError(
-            f"images of shape {tuple(images.shape)}: give (images, height, width), as frame(images)[:, 0]."
+            f"images of shape {tuple(images.shape)}: give (images, height, width), as net.pad(images)[:, 0]."
         )
     if not isinstance(convolution, nn.Conv2d) or convolution.in_channels != 1:
         maps = f" of {convolution.in_channels} maps" if isinstance(convolution, nn.Conv2d) else ""

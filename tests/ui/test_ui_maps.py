@@ -143,7 +143,7 @@ def test_the_best_images_are_those_of_top_images(lenet):
     for name, number in (("c1", 2), ("c3", 15), ("c5", 100)):
         best, expected = inside.top_images(name, number), top_images(lenet, images[:2_000], f"{name}.0", number)
         torch.testing.assert_close(best.values, expected.values)
-        given = maps(lenet, images[best.images], f"{name}.0")[:, number]
+        given = module_output(lenet, images[best.images], f"{name}.0")[:, number]
         for values, row, column, value in zip(given, best.rows, best.columns, best.values, strict=True):
             torch.testing.assert_close(values.max(), value)
             torch.testing.assert_close(values[row, column], value)
@@ -192,7 +192,7 @@ def test_the_sheet_has_all_maps_on_one_scale(explorer, lenet):
 def test_the_unit_is_framed_with_its_value_and_what_it_sees(explorer, lenet):
     explorer.layer.value, explorer.map.value, explorer.image.value = "c3", 4, 7
     explorer.large.place = [0.65, 0.31]  # row 3, column 6 of 10x10
-    value = float(maps(lenet, IMAGES[7:8], "c3")[0, 4, 3, 6])
+    value = float(module_output(lenet, IMAGES[7:8], "c3")[0, 4, 3, 6])
     assert f"Unit at row 3, column 6</b> of map 4: <b>{value:.2f}</b>" in explorer.unit_text.value
     assert "14x14 pixels framed: rows 4 to 17, columns 10 to 23" in explorer.unit_text.value
     assert framed(explorer.large, ORANGE) == (57, 79, 116, 138)  # 19.6 pixels a unit, and the line around them
@@ -261,7 +261,7 @@ def test_an_image_of_ones_own_stays_until_another_is_chosen(explorer, lenet):
     mine = torch.rand(28, 28, generator=seeded(9))
     explorer.show(mine)
     assert "for your own image" in explorer.caption.value
-    value = float(maps(lenet, mine[None], "c1")[0, 0, 14, 14])
+    value = float(module_output(lenet, mine[None], "c1")[0, 0, 14, 14])
     assert f"<b>{value:.2f}</b>" in explorer.unit_text.value
     explorer.layer.value = "s2"
     assert "for your own image" in explorer.caption.value

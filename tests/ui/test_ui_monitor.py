@@ -18,7 +18,7 @@ from dlkit import Experiment
 from dlkit.analysis.diagnostics import examine
 from dlkit.models import RBM, GaussianRBM
 from dlkit.models.gibbs import gibbs
-from dlkit.training import CD, PCD
+from dlkit.training import CD, PCD, Learner
 from dlkit.ui import monitor as module
 from dlkit.ui.draw.pictures import tile
 from dlkit.ui.monitor import TrainingMonitor
@@ -152,11 +152,8 @@ def test_a_training_that_blows_up_says_so():
     assert "try a smaller lr" in watched.status.value
 
 
-class Zero(CD):
+class Zero(Learner):
     """A learner for any model."""
-
-    def start(self, model, data, batch_size, generator):
-        pass
 
     def fill_grad(self, model, batch, generator):
         return {"loss": torch.zeros(())}

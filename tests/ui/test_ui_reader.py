@@ -55,7 +55,7 @@ def test_each_map_is_on_the_sheet_in_its_place():
     torch.manual_seed(0)
     net = ConvNet()
     with torch.no_grad():
-        c1 = net.c1(net.frame(DIGIT[None]))[0]
+        c1 = net.c1(net.pad(DIGIT[None]))[0]
     strips = layer_strips(net, DIGIT)
     assert strips.shape[1] == WIDTH
     scaled = 255 * (0.5 + 0.5 * c1 / c1.abs().max())

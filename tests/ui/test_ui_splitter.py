@@ -114,7 +114,7 @@ def test_each_control_changes_the_picture_the_words_and_the_table(splitter):
 
 def test_a_split_that_there_is_not_is_said_and_the_next_one_is_drawn(splitter):
     splitter.split_by.value = "region"
-    assert "has no layer with places" in splitter.caption.value
+    assert "has no layer with maps and weights" in splitter.caption.value
     assert splitter.picture.value == splitter.table.value == ""
     splitter.net.value = "LeNet-5"
     assert "<svg" in splitter.picture.value
