@@ -161,7 +161,7 @@ def _narrow_sparse(conv: Any, start: int, stop: int) -> None:
     first = sum(map(len, conv.table[:start]))
     conv.table = conv.table[start:stop]
     conv.groups = equal_groups(conv.table, conv.in_maps)
-    conv._places = conv._places[first : first + sum(map(len, conv.table))] - start * conv.in_maps
+    conv._positions = conv._positions[first : first + sum(map(len, conv.table))] - start * conv.in_maps
 
 
 def _narrow_subsample(pool: Subsample, start: int, stop: int) -> None:

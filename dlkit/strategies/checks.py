@@ -97,7 +97,7 @@ def _gradient(
     generator.set_state(run.generator.get_state())
     if dtype is not None:
         model.to(dtype)
-        batch = batch._replace(images=batch.images.to(dtype))
+        batch = Batch(batch.images.to(dtype), batch.labels)
         for name, value in learner.state.items():
             learner.state[name] = value.to(dtype) if value.is_floating_point() else value
     if part is not None:

@@ -94,25 +94,25 @@ def fingerprint(run: Any) -> dict[str, Any]:
     }
 
 
-def settings(value: Any) -> Any:
-    """A learner, or what it is made with, as JSON: classes and functions by name, the rest by its own fields."""
+def settings(value: Any) -> str:
+    """A learner, or what it is made with, in words that are the same in each process: no address is in them."""
     if value is None or isinstance(value, bool | int | float | str):
-        return value
+        return repr(value)
     if isinstance(value, list | tuple):
-        return [settings(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): settings(item) for key, item in value.items()}
+        return f"({', '.join(settings(item) for item in value)})"
     if isinstance(value, Tensor):
-        return {"shape": list(value.shape), "checksum": _checksum(value)}
+        return f"tensor({tuple(value.shape)}, checksum {_checksum(value)})"
     if isinstance(value, partial):
-        return [settings(value.func), settings(value.args), settings(value.keywords)]
+        return f"partial({settings(value.func)}, {settings(value.args)}, {settings(value.keywords)})"
     if hasattr(value, "__qualname__"):
         return value.__qualname__
-    if is_dataclass(value):
+    if isinstance(value, dict):
+        own = value
+    elif is_dataclass(value):
         own = {field.name: getattr(value, field.name) for field in fields(value) if field.init}
     else:
         own = {name: item for name, item in getattr(value, "__dict__", {}).items() if name != "state"}
-    return {"class": type(value).__qualname__, **{name: settings(item) for name, item in own.items()}}
+    return f"{type(value).__qualname__}({', '.join(f'{name}={settings(item)}' for name, item in own.items())})"
 
 
 def _checksum(tensor: Tensor) -> int:

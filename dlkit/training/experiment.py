@@ -55,6 +55,11 @@ class Experiment(Generic[M]):
         if isinstance(self.learner, type):
             name = self.learner.__name__
             raise TypeError(f"learner={name} is the class itself: give a learner, {name}().")
+        if not isinstance(self.learner, Learner):
+            raise TypeError(
+                f"learner= is of class {type(self.learner).__name__}, which is no Learner: derive it from "
+                "dlkit.training.Learner, or, if it backpropagates a loss, from dlkit.training.Backprop."
+            )
         for name in ("batch_size", "epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: it must be at least 1.")

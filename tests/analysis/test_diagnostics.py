@@ -297,14 +297,8 @@ def test_grey_images_have_no_pseudo_log_likelihood(digits):
     assert "pseudo_log_likelihood" not in run.history
 
 
-class Still:
+class Still(Learner):
     """A learner that learns nothing."""
-
-    def __init__(self):
-        self.state = {}
-
-    def start(self, model, data, batch_size, generator):
-        pass
 
     def fill_grad(self, model, batch, generator):
         return {"loss": torch.zeros(())}

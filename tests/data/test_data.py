@@ -19,6 +19,7 @@ import torch
 
 from dlkit import data
 from dlkit.core import installation
+from dlkit.core.slices import Slice
 from dlkit.data import files
 from dlkit.data.batch import Batch
 

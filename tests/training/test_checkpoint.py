@@ -147,10 +147,7 @@ def test_without_resume_a_run_starts_at_the_beginning_whatever_is_there(tmp_path
 
 
 def test_a_learner_of_one_s_own_with_no_repr_can_go_on(tmp_path):
-    class Own:
-        def __init__(self):
-            self.state = {}
-
+    class Own(Learner):
         def start(self, model, data, batch_size, generator):
             self.state["count"] = torch.zeros(())
 
@@ -278,8 +275,16 @@ def test_a_checkpoint_of_another_run_is_refused_and_says_what_differs(changes, m
 def test_a_checkpoint_whose_numbers_were_drawn_on_another_device_is_refused(tmp_path):
     run(small(), tmp_path, steps=5)
     path = tmp_path / "checkpoint.json"
-    path.write_text(path.read_text().replace('"noise": "cpu"', '"noise": "cuda"'))
-    with pytest.raises(ValueError, match=r"of another run \(noise: cuda there, cpu here\)"):
+    path.write_text(path.read_text().replace('"rng_device": "cpu"', '"rng_device": "cuda"'))
+    with pytest.raises(ValueError, match=r"of another run \(rng_device: cuda there, cpu here\)"):
+        run(small(), tmp_path, resume=True)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused_in_one_sentence(tmp_path):
+    run(small(), tmp_path, steps=5)
+    path = tmp_path / "checkpoint.json"
+    path.write_text(path.read_text().replace('"format": 2, ', ""))
+    with pytest.raises(ValueError, match=r"by another version of dlkit \(format 1, .* delete .* to start again"):
         run(small(), tmp_path, resume=True)
 
 

@@ -46,16 +46,13 @@ def same_bits(one, other):
 
 
 @dataclass
-class Told:
+class Told(Learner):
     """A learner that fills every gradient with `gradient`, reports `losses` in turn and keeps what it was shown."""
 
     gradient: float = 0.0
     losses: list[float] = field(default_factory=list)
     batches: list[Batch] = field(default_factory=list, repr=False)
-    state: dict[str, torch.Tensor] = field(default_factory=dict, init=False, repr=False)
 
-    def start(self, model, data, batch_size, generator):
-        pass
 
     def fill_grad(self, model, batch, generator):
         self.batches.append(batch)

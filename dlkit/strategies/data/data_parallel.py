@@ -118,7 +118,8 @@ class DataParallelShard(Replica):
         if self.buckets is not None:
             return self.buckets.reduce_grad(self.model, batch, generator)
         if self.wrapped is not None:
-            scaled = batch._replace(weight=batch.weight * self.data.world_size)  # DDP takes the mean over ranks
+            weight = batch.weight * self.data.world_size  # DDP takes the mean over ranks
+            scaled = Batch(batch.images, batch.labels, weight, batch.rows)
             metrics = self.learner.fill_weighted_grad(self.wrapped, scaled, generator)
             return all_reduce_metrics(
                 {name: value / self.data.world_size for name, value in metrics.items()}, self.data

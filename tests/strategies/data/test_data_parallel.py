@@ -309,21 +309,6 @@ def test_layers_that_do_otherwise_on_a_part_of_a_batch_are_refused(layer, senten
         team(2).call(run, Experiment(net, (images.flatten(1), labels), CrossEntropy()), DataParallel())
 
 
-def test_a_learner_that_says_nothing_of_parts_is_refused():
-    class Own:
-        def __init__(self):
-            self.state = {}
-
-        def start(self, model, data, batch_size, generator):
-            pass
-
-        def fill_grad(self, model, batch, generator):
-            raise AssertionError
-
-    with pytest.raises(ValueError, match="Own has no `split`, so DataParallel cannot tell"):
-        team(2).call(run, replace(EXPERIMENTS["CD"], learner=Own()), DataParallel())
-
-
 def test_a_strategy_without_ranks_says_where_to_get_them(unchecked):
     with pytest.raises(RuntimeError, match=r"a strategy needs a process for each rank: `cluster.run"):
         EXPERIMENTS["CD"].run(strategy=DataParallel(), progress=False)

@@ -1,0 +1,1 @@
+from ..data.batch import Batch as Batch
