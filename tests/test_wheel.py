@@ -121,7 +121,7 @@ def test_the_wheel_brings_its_data_and_models(student):
     script = """
 import json, dlkit
 from dlkit import data
-from dlkit.models.pretrained import pretrained
+from dlkit.models.shipped import pretrained
 digits = data.load("mnist").test
 answers = pretrained("lenet5")(digits.images[:1000].unsqueeze(1)).argmax(1)
 print(json.dumps([dlkit.__file__, list(digits.images.shape), (answers == digits.labels[:1000]).sum().item()]))

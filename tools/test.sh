@@ -7,6 +7,8 @@ echo "== style"
 .venv/bin/ruff check --quiet .
 .venv/bin/ruff format --check --quiet .
 .venv/bin/oxlint --quiet dlkit
+echo "== order of the packages"
+.venv/bin/lint-imports --no-cache --no-timing >/dev/null || .venv/bin/lint-imports --no-cache
 echo "== types"
 .venv/bin/pyrefly check --summary=none
 echo "== tests"

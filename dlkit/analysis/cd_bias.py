@@ -10,9 +10,9 @@ from torch import Tensor
 
 from dlkit.analysis import exact
 from dlkit.analysis.likelihood import states
-from dlkit.data import bars_and_stripes
+from dlkit.data import Batch, bars_and_stripes
 from dlkit.models import RBM
-from dlkit.training import CD, Batch
+from dlkit.training import CD
 
 KS = (1, 2, 5, 10, 20)  # the k whose CD-k gradients are compared with the exact gradient
 UPDATES, EVERY = 1_000, 25  # optimizer steps of a training; from one measured likelihood to the next

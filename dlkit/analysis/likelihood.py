@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dlkit.core.text_table import as_html
-from dlkit.models.gibbs import gibbs, init_chains
+from dlkit.models.gibbs_chains import gibbs, init_chains
 from dlkit.models.rbm import RBM, GaussianRBM
 
 ENUMERABLE = 25

@@ -1,18 +1,5 @@
 """Where it runs: engines on this machine, each on a device or on CPU cores of its own."""
 
-from typing import TYPE_CHECKING
+import lazy_loader
 
-from dlkit.cluster.placement import Placement, placements
-
-if TYPE_CHECKING:
-    from dlkit.cluster.cluster import Cluster, ClusterError
-
-__all__ = ["Cluster", "ClusterError", "Placement", "placements"]
-
-
-def __getattr__(name: str):
-    if name in ("Cluster", "ClusterError"):  # ipyparallel is for who starts engines: ranks do without it
-        from dlkit.cluster import cluster
-
-        return getattr(cluster, name)
-    raise AttributeError(f"module 'dlkit.cluster' has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

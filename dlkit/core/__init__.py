@@ -1,0 +1,5 @@
+"""What is no model: products, random numbers, files, tables of text."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

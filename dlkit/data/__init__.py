@@ -1,10 +1,5 @@
-"""Data sets by name, checked each time they are read, available offline, with fixed splits."""
+"""Real images by name: checked on each read, offline, split the same way every time."""
 
-from dlkit.data.bars import bars_and_stripes
-from dlkit.data.checks import check
-from dlkit.data.files import verify
-from dlkit.data.images import Dataset, Split, load
-from dlkit.data.photos import Patches, patches
-from dlkit.data.tones import tones
+import lazy_loader
 
-__all__ = ["Dataset", "Patches", "Split", "bars_and_stripes", "check", "load", "patches", "tones", "verify"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,21 +1,5 @@
 """What is trained: plain nn.Modules, with no training code."""
 
-from dlkit.models.convnet import ConvNet, LeNet5
-from dlkit.models.dbn import DBN
-from dlkit.models.directed import DirectedLayer
-from dlkit.models.locally_connected import LocallyConnected2d, LocalNet
-from dlkit.models.rbm import RBM, GaussianRBM
-from dlkit.models.top_rbms import CodeRBM, LabelledRBM
+import lazy_loader
 
-__all__ = [
-    "DBN",
-    "RBM",
-    "CodeRBM",
-    "ConvNet",
-    "DirectedLayer",
-    "GaussianRBM",
-    "LabelledRBM",
-    "LeNet5",
-    "LocalNet",
-    "LocallyConnected2d",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from dlkit.models.dbn import DBN
-from dlkit.models.gibbs import init_chains
+from dlkit.models.gibbs_chains import init_chains
 from dlkit.models.top_rbms import LabelledRBM
 
 

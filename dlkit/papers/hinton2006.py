@@ -23,7 +23,7 @@ from dlkit.analysis.recognition import Guess, by_free_energy, by_gibbs, by_sampl
 from dlkit.core.reports import PaperRow
 from dlkit.models import DBN, RBM, LabelledRBM
 from dlkit.models.dreaming import dream, init_dream
-from dlkit.models.pretrained import store
+from dlkit.models.shipped import store
 from dlkit.papers.reproduction import RESUMABLE, Result, cached, finished
 from dlkit.training import CD, PCD, Experiment, UpDown, linear_schedule, piecewise_constant, pretrain
 

@@ -18,7 +18,7 @@ from dlkit import data
 from dlkit.analysis.recognition import by_net, error
 from dlkit.core.reports import PaperRow
 from dlkit.models import ConvNet, LeNet5
-from dlkit.models.pretrained import store
+from dlkit.models.shipped import store
 from dlkit.papers.reproduction import RESUMABLE, Result, cached, finished, mean_row
 from dlkit.training import Affine, CrossEntropy, Experiment, linear_schedule
 

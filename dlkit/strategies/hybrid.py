@@ -15,9 +15,9 @@ from dlkit.core.slices import slice_of
 from dlkit.data.batch import Batch
 from dlkit.distributed.autograd import gather_from_ranks
 from dlkit.distributed.group import Group, ring_bytes
-from dlkit.models.chain import layers_of
 from dlkit.models.layer_kinds import is_convolutional
 from dlkit.models.rbm import RBM
+from dlkit.models.sequence import layers_of
 from dlkit.strategies.base import DistributedShard
 from dlkit.strategies.checks import check_learner, class_name, refuse_batch_statistics, refuse_optimizer
 from dlkit.strategies.data.data_parallel import Buckets, Replica

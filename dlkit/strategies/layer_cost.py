@@ -7,8 +7,8 @@ from torch import nn
 
 from dlkit.core.slices import Slice, slice_of
 from dlkit.distributed.group import ring_bytes
-from dlkit.models.chain import Layer
 from dlkit.models.rbm import RBM
+from dlkit.models.sequence import Layer
 
 FLOAT = 4  # bytes
 

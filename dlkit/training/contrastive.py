@@ -13,7 +13,7 @@ from dlkit.core.random import sharded
 from dlkit.core.slices import Slice, slice_of
 from dlkit.data import check
 from dlkit.data.batch import Batch
-from dlkit.models.gibbs import init_chains
+from dlkit.models.gibbs_chains import init_chains
 from dlkit.models.rbm import RBM, GaussianRBM
 from dlkit.training.learner import Learner, Metrics, check_model
 

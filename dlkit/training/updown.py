@@ -13,7 +13,7 @@ from dlkit.data import check
 from dlkit.data.batch import Batch
 from dlkit.models.dbn import DBN
 from dlkit.models.directed import DirectedLayer
-from dlkit.models.gibbs import init_chains
+from dlkit.models.gibbs_chains import init_chains
 from dlkit.training.contrastive import difference, keep_chains
 from dlkit.training.learner import Learner, Metrics, check_model
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from dlkit.models.gibbs import chain, init_chains
+from dlkit.models.gibbs_chains import chain, init_chains
 from dlkit.models.rbm import RBM
 from dlkit.ui.controls.elements import put
 from dlkit.ui.controls.film import WIDTH, Film, held_pixels, tinted

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dlkit.analysis.diagnostics import Health, examine
-from dlkit.models.gibbs import gibbs, init_chains
+from dlkit.models.gibbs_chains import gibbs, init_chains
 from dlkit.models.rbm import RBM
 from dlkit.training import Experiment, Run
 from dlkit.training.run import Callback

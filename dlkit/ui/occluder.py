@@ -6,7 +6,7 @@ from jaxtyping import Float, Int64, UInt8
 from PIL import ImageColor
 from torch import Tensor, nn
 
-from dlkit.analysis.occlusion import log_probabilities, occluded_log_probabilities, patch_region
+from dlkit.analysis.occlusion_maps import log_probabilities, occluded_log_probabilities, patch_region
 from dlkit.ui.controls.elements import FULL_LABEL, WRAP_TOP
 from dlkit.ui.controls.image_viewer import Viewer
 from dlkit.ui.controls.pointed_image import PointedImage

@@ -6,9 +6,9 @@ from oracles import likelihood_gradient, visible_distribution
 
 from dlkit.analysis import cd_bias, exact
 from dlkit.analysis.cd_bias import train_by_cd
-from dlkit.data import bars_and_stripes
+from dlkit.data import Batch, bars_and_stripes
 from dlkit.models import RBM
-from dlkit.training import CD, Batch
+from dlkit.training import CD
 
 
 @pytest.fixture(autouse=True)

@@ -22,8 +22,9 @@ from dlkit.analysis.rbm_statistics import (
     updates,
     weight_kurtosis,
 )
+from dlkit.data import Batch
 from dlkit.models import RBM, GaussianRBM
-from dlkit.training import CD, PCD, Batch
+from dlkit.training import CD, PCD
 
 
 @torch.no_grad()

@@ -18,9 +18,9 @@ from oracles import (
 
 from dlkit.analysis import exact
 from dlkit.analysis.likelihood import states
-from dlkit.data import bars_and_stripes
+from dlkit.data import Batch, bars_and_stripes
 from dlkit.models import GaussianRBM
-from dlkit.training import CD, Batch
+from dlkit.training import CD
 
 SHAPES = [(5, 3), (4, 5), (3, 1), (1, 4)]  # odd, even and too small to halve
 

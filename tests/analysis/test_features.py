@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from oracles import seeded
 from torch import nn
 
-from dlkit.analysis.counts import counts
 from dlkit.analysis.features import map_layers, module_output, receptive_field, top_images
+from dlkit.analysis.layer_counts import counts
 from dlkit.core.evaluation import forward_eval
 from dlkit.models import ConvNet, LeNet5
 

@@ -7,7 +7,7 @@ from oracles import seeded
 from torch import nn
 
 from dlkit import Experiment
-from dlkit.analysis.counts import LayerCount, counts
+from dlkit.analysis.layer_counts import LayerCount, counts
 from dlkit.models import ConvNet, LeNet5
 from dlkit.models.convnet import ACTIVATIONS, LENET_TABLE, SURVEY_TABLE
 from dlkit.models.convolution import KINDS

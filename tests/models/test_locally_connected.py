@@ -7,8 +7,8 @@ from oracles import seeded
 from torch import nn
 
 from dlkit import Experiment, data
-from dlkit.analysis.counts import counts
 from dlkit.analysis.features import map_layers, receptive_field
+from dlkit.analysis.layer_counts import counts
 from dlkit.models.convnet import channels_last
 from dlkit.models.locally_connected import ContrastNorm, L2Pool, LocallyConnected2d, LocalNet
 from dlkit.training import CrossEntropy

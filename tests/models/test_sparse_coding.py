@@ -6,8 +6,9 @@ import pytest
 import torch
 from oracles import seeded
 
+from dlkit.data import Batch
 from dlkit.models.sparse_coding import SparseCoding
-from dlkit.training import Batch, Experiment, pretrain
+from dlkit.training import Experiment, pretrain
 from dlkit.training.dictionary import DictionaryLearning
 
 V = torch.randn(7, 5, generator=seeded())

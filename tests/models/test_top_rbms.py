@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from oracles import chi_square_bound, every_state, randomised, seeded
 
 from dlkit.analysis.likelihood import ais, exact_log_z, pseudo_log_likelihood
+from dlkit.data import Batch
 from dlkit.models import CodeRBM, LabelledRBM
-from dlkit.training import CD, PCD, Batch
+from dlkit.training import CD, PCD
 
 FEATURES, LABELS, HIDDEN = 3, 4, 5
 

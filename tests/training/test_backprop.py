@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from oracles import randomised, seeded
 from torch import nn
 
+from dlkit.data import Batch
 from dlkit.models import RBM
 from dlkit.models.autoencoder import Autoassociator
-from dlkit.training import Batch, CrossEntropy, Experiment, Reconstruction
+from dlkit.training import CrossEntropy, Experiment, Reconstruction
 
 IMAGES = torch.rand(8, 2, 3, generator=seeded())
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])

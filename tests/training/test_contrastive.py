@@ -19,8 +19,9 @@ from oracles import (
     visible_distribution,
 )
 
+from dlkit.data import Batch
 from dlkit.models import RBM, GaussianRBM
-from dlkit.training import CD, PCD, Batch, Experiment
+from dlkit.training import CD, PCD, Experiment
 
 IMAGES = torch.tensor([[1.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
 

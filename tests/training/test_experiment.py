@@ -19,10 +19,10 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from dlkit import Experiment
-from dlkit.data import Dataset, Split
+from dlkit.data import Batch, Dataset, Split
 from dlkit.models import RBM, GaussianRBM
 from dlkit.models.locally_connected import LocallyConnected2d
-from dlkit.training import CD, PCD, Batch, UpDown, linear_schedule, piecewise_constant
+from dlkit.training import CD, PCD, UpDown, linear_schedule, piecewise_constant
 from dlkit.training.dictionary import DictionaryLearning
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -52,7 +52,6 @@ class Told(Learner):
     gradient: float = 0.0
     losses: list[float] = field(default_factory=list)
     batches: list[Batch] = field(default_factory=list, repr=False)
-
 
     def fill_grad(self, model, batch, generator):
         self.batches.append(batch)

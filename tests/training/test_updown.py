@@ -4,8 +4,9 @@ import pytest
 import torch
 from oracles import randomised, seeded
 
+from dlkit.data import Batch
 from dlkit.models import DBN
-from dlkit.training import Batch, UpDown
+from dlkit.training import UpDown
 
 
 def stack(labels=2, std=0.7):

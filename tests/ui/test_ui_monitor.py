@@ -17,7 +17,7 @@ from torch import nn
 from dlkit import Experiment
 from dlkit.analysis.diagnostics import examine
 from dlkit.models import RBM, GaussianRBM
-from dlkit.models.gibbs import gibbs
+from dlkit.models.gibbs_chains import gibbs
 from dlkit.training import CD, PCD, Learner
 from dlkit.ui import monitor as module
 from dlkit.ui.draw.pictures import tile

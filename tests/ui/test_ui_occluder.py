@@ -11,7 +11,7 @@ from PIL import ImageColor
 from seen import changes, framed, pixels
 from torch import nn
 
-from dlkit.analysis.occlusion import occluded_log_probabilities, occlusion
+from dlkit.analysis.occlusion_maps import occluded_log_probabilities, occlusion
 from dlkit.models import LeNet5
 from dlkit.ui.draw.pictures import BLACK, ORANGE
 from dlkit.ui.occluder import LARGE, Occluder, heat_map

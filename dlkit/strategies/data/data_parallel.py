@@ -12,8 +12,8 @@ from dlkit.core.random import ShardedGenerator
 from dlkit.core.slices import Slice, slice_of
 from dlkit.data.batch import Batch
 from dlkit.distributed.group import Group, ring_all_reduce
-from dlkit.models.chain import layers_of
 from dlkit.models.rbm import RBM
+from dlkit.models.sequence import layers_of
 from dlkit.strategies.base import DistributedShard, all_reduce_metrics, slice_counts, unflatten_into
 from dlkit.strategies.checks import check_learner, refuse_batch_statistics, refuse_what_does_not_add_up
 from dlkit.strategies.layer_cost import LayerCost, rbm_costs, replicated

@@ -6,7 +6,7 @@ from functools import cache
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dlkit.models.chain import modules_of, refuse_shared_parameters
+from dlkit.models.sequence import modules_of, refuse_shared_parameters
 from dlkit.strategies.checks import class_name
 
 VALUE = 100  # multiplications that cost as much as making a value: with this LeNet-5 is cut as by measured times

@@ -13,7 +13,7 @@ from dlkit.core.matmul import fast_linear
 from dlkit.core.random import ShardedGenerator
 from dlkit.core.slices import Slice
 from dlkit.data.batch import Batch
-from dlkit.models.chain import layers_of
+from dlkit.models.sequence import layers_of
 from dlkit.strategies.base import DistributedShard
 from dlkit.strategies.checks import (
     check_learner,

@@ -14,8 +14,8 @@ from dlkit.core.random import ShardedGenerator
 from dlkit.core.slices import Slice
 from dlkit.data.batch import Batch
 from dlkit.distributed.group import Group, ring_bytes
-from dlkit.models.chain import Layer, layers_of, refuse_shared_parameters
 from dlkit.models.layer_kinds import Windows
+from dlkit.models.sequence import Layer, layers_of, refuse_shared_parameters
 from dlkit.strategies.base import DistributedShard, unflatten_into
 from dlkit.strategies.checks import check_learner, class_name, refuse_batch_statistics, refuse_optimizer
 from dlkit.strategies.layer_cost import FLOAT, LayerCost, layer_cost, parameter_bytes

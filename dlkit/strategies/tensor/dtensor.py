@@ -10,8 +10,8 @@ from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 
 from dlkit.distributed.group import Group
-from dlkit.models.chain import is_chain, modules_of
 from dlkit.models.layer_kinds import kind_of
+from dlkit.models.sequence import is_sequential, modules_of
 from dlkit.strategies.base import DistributedShard
 from dlkit.strategies.checks import class_name
 
@@ -37,7 +37,7 @@ class DTensorShard(DistributedShard):
 
 def split_by_torch(net: nn.Module, group: Group) -> DeviceMesh:
     """Linear layers in turn by outputs and by inputs, in place. ValueError for nets that are not chains of them."""
-    layers = modules_of(net, "TensorParallel") if is_chain(net) else [("", net)]
+    layers = modules_of(net, "TensorParallel") if is_sequential(net) else [("", net)]
     for path, module in layers:
         if kind_of(module).weights:
             raise ValueError(

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from dlkit.core.slices import slice_of
 from dlkit.distributed.autograd import copy_to_ranks, gather_from_ranks, reduce_from_ranks
 from dlkit.distributed.group import Group
-from dlkit.models.chain import has_hooks, is_chain, modules_of, refuse_shared_parameters
 from dlkit.models.layer_kinds import UNKNOWN, LayerKind, kind_of
+from dlkit.models.sequence import has_hooks, is_sequential, modules_of, refuse_shared_parameters
 from dlkit.strategies.checks import class_name
 
 
@@ -87,7 +87,7 @@ class LayerSplitter:
 
     def split_module(self, path: str, module: nn.Module) -> None:
         """Split a chain, or the chains in a module with a forward of its own; input and output stay whole."""
-        if not is_chain(module):
+        if not is_sequential(module):
             for name, child in module.named_children():
                 self.split_module(joined(path, name), child)
             return

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from dlkit.core.slices import Slice, slice_of
 from dlkit.distributed.group import Group, ring_bytes
 from dlkit.models.autoencoder import Autoassociator
-from dlkit.models.chain import Layer, layers_of
 from dlkit.models.rbm import RBM
+from dlkit.models.sequence import Layer, layers_of
 from dlkit.strategies.base import DistributedShard
 from dlkit.strategies.checks import class_name, refuse_optimizer, refuse_random
 from dlkit.strategies.layer_cost import FLOAT, LayerCost, gather_bytes, layer_cost, parameter_bytes, rbm_costs

@@ -15,8 +15,8 @@ from dlkit import Experiment
 from dlkit.distributed.recorder import Span
 from dlkit.models import DBN, LeNet5
 from dlkit.models.autoencoder import Autoassociator
-from dlkit.models.chain import modules_of
 from dlkit.models.rbm import RBM
+from dlkit.models.sequence import modules_of
 from dlkit.strategies import Pipeline, bubble, measured_bubble
 from dlkit.strategies.pipeline import partition
 from dlkit.strategies.pipeline.partition import best_cut, blocks_of, measure_blocks

@@ -14,9 +14,9 @@ from torch import nn
 from dlkit import Experiment
 from dlkit.distributed.group import Group
 from dlkit.models import ConvNet, LeNet5
-from dlkit.models.chain import layers_of
 from dlkit.models.convolution import SparseConv2d, Subsample
 from dlkit.models.locally_connected import L2Pool, LocallyConnected2d, LocalNet
+from dlkit.models.sequence import layers_of
 from dlkit.strategies.spatial.halo import halo_exchange, rows_of
 from dlkit.strategies.spatial.spatial_parallel import SpatialNet, SpatialParallel
 from dlkit.training import CrossEntropy, Reconstruction

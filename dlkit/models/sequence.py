@@ -26,7 +26,7 @@ class Layer(NamedTuple):
         return kind_of(self.module)
 
 
-def is_chain(module: nn.Module) -> bool:
+def is_sequential(module: nn.Module) -> bool:
     """Does it do nothing but pass its input through its children, in their order? What a hook does cannot be known."""
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and not has_hooks(module)
 
@@ -40,7 +40,7 @@ def modules_of(net: nn.Module, user: str) -> list[tuple[str, nn.Module]]:
 
     ValueError, in which `user` is who asks, if the net is no chain.
     """
-    if not is_chain(net):
+    if not is_sequential(net):
         raise ValueError(
             f"{type(net).__name__} is no nn.Sequential, or has a forward or hooks of its own, so that {user} cannot "
             "tell in which order images pass its layers: put layers that follow each other into an nn.Sequential, or "
@@ -53,7 +53,7 @@ def _walk(net: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
     for name, module in net._modules.items():  # named_children() leaves out the second use of a module
         assert module is not None
         name = f"{path}.{name}" if path else name
-        if is_chain(module):
+        if is_sequential(module):
             yield from _walk(module, name)
         else:
             yield name, module

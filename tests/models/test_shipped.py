@@ -9,7 +9,7 @@ import torch
 from dlkit import data
 from dlkit.analysis.recognition import by_free_energy, by_net, error
 from dlkit.models import DBN
-from dlkit.models.pretrained import NAMES, pretrained, store
+from dlkit.models.shipped import NAMES, pretrained, store
 from dlkit.papers.hinton_salakhutdinov2006 import squared_error
 
 FOLDER = Path(__file__).parents[2] / "data" / "pretrained"

@@ -13,7 +13,7 @@ from oracles import (
     visible_distribution,
 )
 
-from dlkit.models.gibbs import chain, gibbs, init_chains
+from dlkit.models.gibbs_chains import chain, gibbs, init_chains
 
 CHAINS = 20_000  # independent of one another, so that χ² holds
 

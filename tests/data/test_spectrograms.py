@@ -8,7 +8,7 @@ import torch
 from dlkit import Experiment
 from dlkit.analysis.recognition import by_net, error
 from dlkit.data import tones
-from dlkit.data.tones import NAMES
+from dlkit.data.spectrograms import NAMES
 from dlkit.models import ConvNet
 from dlkit.training import CrossEntropy, linear_schedule
 

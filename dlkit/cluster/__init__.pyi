@@ -1,0 +1,6 @@
+from .cluster import Cluster as Cluster
+from .engine_set import ClusterError as ClusterError
+from .placement import Placement as Placement
+from .placement import placements as placements
+from .split_run import RankReport as RankReport
+from .split_run import SplitRun as SplitRun

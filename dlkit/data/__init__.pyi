@@ -1,0 +1,11 @@
+from .bars import bars_and_stripes as bars_and_stripes
+from .batch import Batch as Batch
+from .checks import check as check
+from .drawing import as_mnist as as_mnist
+from .files import verify as verify
+from .images import Dataset as Dataset
+from .images import Split as Split
+from .images import load as load
+from .photos import Patches as Patches
+from .photos import patches as patches
+from .spectrograms import tones as tones

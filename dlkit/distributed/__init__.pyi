@@ -1,0 +1,17 @@
+from . import links as links
+from .autograd import all_reduced as all_reduced
+from .autograd import copy_to_ranks as copy_to_ranks
+from .autograd import gather_from_ranks as gather_from_ranks
+from .autograd import reduce_from_ranks as reduce_from_ranks
+from .group import Group as Group
+from .group import ring_all_reduce as ring_all_reduce
+from .links import FDR_INFINIBAND as FDR_INFINIBAND
+from .links import GIGABIT as GIGABIT
+from .links import NVLINK as NVLINK
+from .links import TEN_GIGABIT as TEN_GIGABIT
+from .links import Link as Link
+from .process_group import enter_group as enter_group
+from .process_group import leave_group as leave_group
+from .recorder import Recorder as Recorder
+from .recorder import Span as Span
+from .timeline import Timeline as Timeline
