@@ -55,7 +55,7 @@ def test_a_long_chain_of_the_labels_comes_to_their_distribution():
     real = top.visible_given
 
     def watched(h):
-        seen.append(top.split(real(h))[1].mean(0))
+        seen.append(top.split_labels(real(h))[1].mean(0))
         return real(h)
 
     top.visible_given = watched

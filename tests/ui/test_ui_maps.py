@@ -110,7 +110,7 @@ def test_a_look_is_what_each_layer_gives_before_the_next_works_in_place(own, own
     torch.testing.assert_close(looks["first"].output, first[0])
     torch.testing.assert_close(looks["block"].inputs, first[0].relu())
     assert [look.below for look in looks.values()] == [None, "first", "relu", "block", "grouped"]
-    lenet_looks = FeatureMaps(LeNet5(), IMAGES).look(IMAGES[0])
+    lenet_looks = FeatureMaps(LeNet5(), IMAGES).views(IMAGES[0])
     assert lenet_looks["c3"].below == "s2"
     assert torch.equal(lenet_looks["c3"].inputs, lenet_looks["s2"].output)
     assert repr(lenet_looks["c3"]) == "LayerView(16 maps of 10x10, inputs from s2)"
