@@ -8,7 +8,7 @@ echo "== style"
 .venv/bin/ruff format --check --quiet .
 .venv/bin/oxlint --quiet dlkit
 echo "== order of the packages"
-.venv/bin/lint-imports --no-cache --no-timing >/dev/null || .venv/bin/lint-imports --no-cache
+.venv/bin/lint-imports --no-cache --no-logo >/dev/null || .venv/bin/lint-imports --no-cache --no-logo
 echo "== types"
 .venv/bin/pyrefly check --summary=none
 echo "== tests"

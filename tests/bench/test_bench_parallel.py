@@ -129,9 +129,6 @@ def test_a_floor_is_the_passes_of_a_rank_and_its_exchanges():
             Span("exchange", "all-reduce", 0.0, 1.0, bytes_sent=megabyte),
             Span("exchange", "halo", 0.0, 1.0, bytes_sent=8),
         ],
-            Span("exchange", "all-reduce", 0.0, 1.0, bytes_sent=megabyte),
-            Span("exchange", "halo", 0.0, 1.0, bytes_sent=8),
-        ],
     ]
     rates = {"all-reduce": rate, "send": parallel_floors.Rate(1e-3, 8e6)}  # 3 ms, and 1.001 ms
     row = parallel_floors.row(seconds, DataParallel(), parallel_floors.Work(128, 1), by_rank, rates)
