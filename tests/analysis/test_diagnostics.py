@@ -24,7 +24,7 @@ from dlkit.analysis.rbm_statistics import (
 )
 from dlkit.data import Batch
 from dlkit.models import RBM, GaussianRBM
-from dlkit.training import CD, PCD
+from dlkit.training import CD, PCD, Learner
 
 
 @torch.no_grad()

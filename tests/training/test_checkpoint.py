@@ -11,7 +11,7 @@ from oracles import random_states, seeded
 
 from dlkit import Experiment
 from dlkit.models import DBN, RBM, GaussianRBM, LeNet5
-from dlkit.training import CD, PCD, CrossEntropy, UpDown, linear_schedule, piecewise_constant
+from dlkit.training import CD, PCD, CrossEntropy, Learner, UpDown, linear_schedule, piecewise_constant
 
 IMAGES = random_states(50, 12, seed=3, probability=0.3)
 TIMING = "images_per_second"

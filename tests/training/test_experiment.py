@@ -22,7 +22,7 @@ from dlkit import Experiment
 from dlkit.data import Batch, Dataset, Split
 from dlkit.models import RBM, GaussianRBM
 from dlkit.models.locally_connected import LocallyConnected2d
-from dlkit.training import CD, PCD, UpDown, linear_schedule, piecewise_constant
+from dlkit.training import CD, PCD, Learner, UpDown, linear_schedule, piecewise_constant
 from dlkit.training.dictionary import DictionaryLearning
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

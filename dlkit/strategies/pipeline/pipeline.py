@@ -75,8 +75,6 @@ class Pipeline:
             close = sorted(sorted(divisors(size), key=lambda n: abs(n - self.microbatches))[:3])
             some = f"{', '.join(map(str, close[:-1]))} or {close[-1]} do"
             raise ValueError(f"a batch of {size} does not divide into {self.microbatches} microbatches: {some}.")
-        if self.microbatches > 1:
-            refuse_what_does_not_add_up(run, "Pipeline")
         return PipelineShard(run, run.learner, self)
 
     def layer_costs(self, net: nn.Module, images: Tensor, batch_size: int, world_size: int) -> list[list[LayerCost]]:
@@ -144,6 +142,8 @@ class PipelineShard(DistributedShard):
         self.batch = Batch(images, None if labels is None else labels[:2].to(run.device))
         inputs = learner.inputs(self.batch, torch.Generator(run.generator.device)).clone()
         costs, between = measure_blocks(blocks, inputs)
+        if strategy.microbatches > 1:
+            refuse_what_does_not_add_up(run, "Pipeline")
         begins = (0, *strategy.starts(run.model, blocks, costs, self.world_size), len(blocks))
         for index, block in enumerate(blocks):
             if not begins[self.rank] <= index < begins[self.rank + 1]:

@@ -301,16 +301,16 @@ def net(*layers):
 
 LINEAR, ROWS = EXPERIMENTS["DBN"], EXPERIMENTS["CD"].data
 REFUSED = [
-    (EXPERIMENTS["CD"], {}, "CD has no loss of a net's answer, and so no backward pass from stage to stage"),
+    (EXPERIMENTS["CD"], {}, "CD has no loss of a net's output, and so no backward pass from stage to stage"),
     (Experiment(lambda: DBN([RBM(784, 9), RBM(9, 9)]).untied(), ROWS, UpDown()), {}, "UpDown has no loss"),
     (
         Experiment(partial(Autoassociator, 784, 9), ROWS, Reconstruction(sparsity_target=0.1)),
         {},
         "a sparsity target needs the mean activity of a whole batch",
     ),
-    (EXPERIMENTS["autoassociator"], {}, "Autoassociator is no chain of layers: Pipeline cuts an nn.Sequential"),
-    (replace(LINEAR, model=lambda: Own(nn.Linear(784, 10))), {}, "Own is no chain of layers"),
-    (replace(LINEAR, model=shared), {}, "layers of this Sequential share weights"),
+    (EXPERIMENTS["autoassociator"], {}, "Autoassociator is no nn.Sequential, or has a forward or hooks of its own"),
+    (replace(LINEAR, model=lambda: Own(nn.Linear(784, 10))), {}, "Own is no nn.Sequential, or has a forward"),
+    (replace(LINEAR, model=shared), {}, "0.weight and 2.weight are one parameter, which would be on two ranks"),
     (replace(LINEAR, model=lambda: net(nn.BatchNorm1d(20))), {}, "1, a BatchNorm1d, takes its statistics from"),
     (replace(LINEAR, model=lambda: net(nn.Dropout())), {}, "1, a Dropout, draws from torch's own generator"),
     (

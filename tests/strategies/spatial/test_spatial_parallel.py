@@ -412,8 +412,8 @@ class Branches(nn.Module):
 
 REFUSED = {
     "an RBM": (experiments()["CD"], "CD has no net that images go through layer by layer"),
-    "no places": (FLAT, "Sequential has no layer with places"),
-    "no chain": (Branches, "Branches is no nn.Sequential, so SpatialParallel cannot tell in which order"),
+    "no places": (FLAT, "Sequential has no layer with maps and weights"),
+    "no chain": (Branches, "Branches is no nn.Sequential, or has a forward or hooks of its own, so that SpatialParallel"),
     "batch norm": (partial(net_of, nn.BatchNorm2d(2), *LAST), "2, a BatchNorm2d, takes its statistics from a whole"),
     "whole maps between": (
         partial(net_of, nn.GroupNorm(1, 2), *LAST),
@@ -429,7 +429,7 @@ REFUSED = {
     ),
     "weights used twice": (
         lambda: nn.Sequential(MAPS[0], *[nn.Conv2d(1, 1, 3)] * 2, nn.Flatten(), nn.Linear(576, 10)),
-        "Sequential uses weights twice",
+        "1.weight and 2.weight are one parameter, which SpatialParallel cannot split",
     ),
     "line searches over parts": (
         replace(EXPERIMENTS["LocalNet"], optimizer=LineSearches, lr=1.0, momentum=None, weight_decay=0.0),
