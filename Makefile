@@ -1,8 +1,10 @@
-.PHONY: help setup lab test notebooks bench
+.PHONY: help setup lab test test-changed notebooks bench
+SINCE ?= HEAD
 
 help:
 	@echo "make lab        set up what is missing, then open JupyterLab on the first notebook"
 	@echo "make test       set up what is missing, then run every check: style, types, tests, notebooks"
+	@echo "make test-changed SINCE=commit   style, types, and the tests that stand on what has changed since (HEAD)"
 	@echo "make setup      only make .venv and install the pinned packages (PYTHON=... chooses the Python)"
 	@echo "make notebooks  run every notebook again and store its outputs"
 	@echo "make bench      measure the speed of training, and of a cluster's start, on this machine"
@@ -16,6 +18,10 @@ lab: setup
 test:
 	@sh tools/setup.sh test
 	@sh tools/test.sh
+
+test-changed:
+	@sh tools/setup.sh test
+	@sh tools/test.sh "$(SINCE)"
 
 notebooks: setup
 	@sh tools/notebooks.sh

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Every check, the quick ones first; ends at the first that fails.
+# Every check, the quick ones first; ends at the first that fails. With a commit, only the tests of what changed since.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -11,13 +11,12 @@ echo "== order of the packages"
 .venv/bin/lint-imports --no-cache --no-logo >/dev/null || .venv/bin/lint-imports --no-cache --no-logo
 echo "== types"
 .venv/bin/pyrefly check --summary=none
-echo "== tests"
-.venv/bin/python -m pytest
-if [ -z "$(find notebooks -name '*.ipynb' -not -path '*/.*' | head -n 1)" ]; then
-    echo "notebooks/ holds no notebook yet."
-    exit 0
+if [ $# -gt 0 ]; then
+    echo "== tests of what has changed since $1"
+    exec .venv/bin/python tools/test_changed.py "$1"
 fi
-echo "== notebooks"
-set -- --nbval --nbval-current-env --nbval-cell-timeout 300
-[ ! -e notebooks/nbval-sanitize.cfg ] || set -- "$@" --nbval-sanitize-with notebooks/nbval-sanitize.cfg
-.venv/bin/python -m pytest "$@" notebooks
+# Two workers, whose tests are single-threaded; a file's tests, and a notebook's, stay on one of them.
+echo "== tests"
+.venv/bin/python -m pytest -n 2 --dist loadgroup --durations=15 --ignore=tests/browser
+echo "== notebooks, in a browser"
+.venv/bin/python -m pytest -n 2 --dist loadgroup --durations=5 tests/browser

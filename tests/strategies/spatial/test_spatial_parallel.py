@@ -413,7 +413,10 @@ class Branches(nn.Module):
 REFUSED = {
     "an RBM": (experiments()["CD"], "CD has no net that images go through layer by layer"),
     "no places": (FLAT, "Sequential has no layer with maps and weights"),
-    "no chain": (Branches, "Branches is no nn.Sequential, or has a forward or hooks of its own, so that SpatialParallel"),
+    "no chain": (
+        Branches,
+        "Branches is no nn.Sequential, or has a forward or hooks of its own, so that SpatialParallel",
+    ),
     "batch norm": (partial(net_of, nn.BatchNorm2d(2), *LAST), "2, a BatchNorm2d, takes its statistics from a whole"),
     "whole maps between": (
         partial(net_of, nn.GroupNorm(1, 2), *LAST),
