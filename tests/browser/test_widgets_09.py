@@ -34,6 +34,6 @@ def test_a_net_is_split_another_way_and_over_more_ranks(splitter):
 def test_a_net_that_cannot_be_split_so_says_why(splitter):
     press(splitter, "region")
     select(splitter, "Net", "perceptron")
-    expect(splitter.get_by_role("status")).to_contain_text("has no layer with places")
+    expect(splitter.get_by_role("status")).to_contain_text("has no layer with maps and weights")
     select(splitter, "Net", "local filters")
     expect(splitter.get_by_role("img")).to_contain_text("rows 0–12")
