@@ -10,7 +10,7 @@ from dlkit.models.layer_kinds import LayerKind, kind_of
 
 
 class Layer(NamedTuple):
-    """A module that is no chain itself, with its path in the net, and the shapes of its input and output for an image.
+    """A module that is no plain nn.Sequential, its path in the net, and shapes of its input and output for an image.
 
     `needs_input_grad`: whether something before it is trained, so that a gradient goes on to its input.
     """
@@ -36,9 +36,9 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def modules_of(net: nn.Module, user: str) -> list[tuple[str, nn.Module]]:
-    """The modules, with their paths, that an image passes one after another; chains inside the net are taken apart.
+    """The modules, with their paths, that an image passes one after another; nn.Sequentials inside are taken apart.
 
-    ValueError, in which `user` is who asks, if the net is no chain.
+    ValueError, in which `user` is who asks, if the net is none, or has a forward or hooks of its own.
     """
     if not is_sequential(net):
         raise ValueError(

@@ -174,7 +174,7 @@ class OneWeirdTrickShard(DistributedShard):
 
 
 def behind_convolutions(net: nn.Module) -> "OrderedDict[str, nn.Module]":
-    """The modules of a chain from the first that needs whole maps, behind its last convolution, to the end.
+    """The modules of an nn.Sequential from the first that needs whole maps, behind its last convolution, to the end.
 
     Sub-sampling stays before the cut: less is gathered. ValueError if there is nothing on either side.
     """

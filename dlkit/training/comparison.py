@@ -40,22 +40,22 @@ class ComparedRun:
 
 
 class Comparison(tuple[ComparedRun, ...]):
-    """One of Compared for each run; shown, it is a table."""
+    """A ComparedRun for each run; shown, it is a table."""
 
     def _cells(self) -> list[list[str]]:
         return [
             [
-                one.name,
-                str(one.world_size),
-                f"{one.seconds:.3g}",
-                f"{one.throughput:,.0f}",
-                f"{one.speed_up:.2f}",
-                f"{one.efficiency:.0%}",
-                text_table.format_bytes(one.bytes_sent),
-                "" if one.memory_bytes is None else text_table.format_bytes(one.memory_bytes),
-                "" if one.loss is None else f"{one.loss:.4g}",
+                run.name,
+                str(run.world_size),
+                f"{run.seconds:.3g}",
+                f"{run.throughput:,.0f}",
+                f"{run.speed_up:.2f}",
+                f"{run.efficiency:.0%}",
+                text_table.format_bytes(run.bytes_sent),
+                "" if run.memory_bytes is None else text_table.format_bytes(run.memory_bytes),
+                "" if run.loss is None else f"{run.loss:.4g}",
             ]
-            for one in self
+            for run in self
         ]
 
     def __repr__(self) -> str:
@@ -84,7 +84,7 @@ def compare(*runs: Any, names: list[str] | None = None) -> Comparison:
 
 def _compared(name: str, run: Any, first: Any) -> ComparedRun:
     reports = getattr(run, "ranks", None) or []
-    memory_bytes = max(one.memory_bytes for one in reports) if reports else getattr(run, "memory_bytes", None)
+    memory_bytes = max(rank.memory_bytes for rank in reports) if reports else getattr(run, "memory_bytes", None)
     curve = _curve(run.history, run.seconds)
     speed_up = run.throughput / first.throughput
     return ComparedRun(
@@ -94,7 +94,7 @@ def _compared(name: str, run: Any, first: Any) -> ComparedRun:
         throughput=run.throughput,
         speed_up=speed_up,
         efficiency=speed_up * _ranks(first) / _ranks(run),
-        bytes_sent=sum(one.bytes_sent for one in reports) / _ranks(run) / run.step,
+        bytes_sent=sum(rank.bytes_sent for rank in reports) / _ranks(run) / run.step,
         memory_bytes=memory_bytes,
         loss=curve[-1][1] if curve else None,
         curve=curve,
@@ -111,21 +111,21 @@ def _name(run: Any) -> str:
     if strategy is None:
         return "alone"
     own = []
-    for each in fields(strategy) if is_dataclass(strategy) else ():
-        usual = each.default_factory() if each.default_factory is not MISSING else each.default
-        value = getattr(strategy, each.name)
+    for setting in fields(strategy) if is_dataclass(strategy) else ():
+        usual = setting.default_factory() if setting.default_factory is not MISSING else setting.default
+        value = getattr(strategy, setting.name)
         if value != usual:
-            own.append(f"{each.name}={value!r}")
+            own.append(f"{setting.name}={value!r}")
     return f"{type(strategy).__name__}({', '.join(own)})" if own else type(strategy).__name__
 
 
 def _curve(history: History, seconds: float) -> list[tuple[float, float]]:
     """(seconds, loss) at each row; a row's seconds follow from its steps and its speed, and all make up the run's."""
-    found: list[tuple[float, float]] = []
+    points: list[tuple[float, float]] = []
     before, reached = 0.0, 0.0
     for row in history:
         step, rate, loss = (float(row[name] or 0.0) for name in ("step", "images_per_second", "loss"))
         reached += (step - before) / max(rate, 1e-9)
         before = step
-        found.append((reached, loss))
-    return [(at * seconds / reached, loss) for at, loss in found]
+        points.append((reached, loss))
+    return [(at * seconds / reached, loss) for at, loss in points]

@@ -1,4 +1,4 @@
-"""What one process has of a run: all of it, or the share that a strategy gives it."""
+"""What one process has of a run: all of it, or the shard that a strategy gives it."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -15,17 +15,17 @@ from dlkit.training.learner import Learner
 
 @runtime_checkable
 class Strategy(Protocol):
-    """How a run is split. It is called in every process, with the same run: its model whole, its learner started."""
+    """How a run is split. Each rank calls it with the same run: its model whole, its learner started."""
 
     def shard(self, run: Any) -> "Shard":
-        """What this process is to have of the run. ValueError, with the reason, if the run cannot be split so."""
+        """This rank's shard of the run. ValueError, with the reason, if the run cannot be split so."""
         ...
 
 
 class Shard:
-    """All of a run. A strategy's shares say how processes take a step together, and how parts make up the whole.
+    """All of a run. A strategy's shards say how ranks take a step together, and how their parts make up the whole.
 
-    What a checkpoint keeps, and the model that comes back, are always the whole's: a run can go on split otherwise.
+    A checkpoint, and the model that comes back, are always whole: a run can go on split otherwise.
     """
 
     rank, world_size = 0, 1
@@ -42,29 +42,29 @@ class Shard:
         return Batch(data.images.index_select(0, indices), labels)
 
     def fill_grad(self, batch: Batch, generator: ShardedGenerator) -> dict[str, Tensor]:
-        """Fill .grad of what is here, from what was picked; the report is the whole batch's."""
+        """Fill .grad of the parameters on this rank; the metrics are the whole batch's."""
         return self.learner.fill_weighted_grad(self.model, batch, generator)
 
     def after_step(self, step: int) -> None:
         """Called when the optimizer has taken a step."""
 
     def reduce_metrics(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The whole's sums of reports, for a row of the history."""
+        """The sums of metrics over all ranks, for a row of the history."""
         return sums
 
     def agree_to_stop(self, asked: str | None, step: int) -> str | None:
-        """Why to stop now, after this step, if processes agree to: `asked` is why this one was asked to."""
+        """Why to stop after this step, if the ranks agree to; `asked`: why this rank was asked to, or None."""
         return asked
 
     def close(self) -> None:
         """Called when the run has ended."""
 
     def gather(self, name: str, part: Tensor) -> Tensor:
-        """The whole of which this process has a part: of a parameter, a buffer, or what is kept beside it."""
+        """The whole of a parameter, a buffer, or what is kept beside it, of which this rank has a part."""
         return part
 
     def scatter(self, name: str, whole: Tensor) -> Tensor:
-        """The part of a whole that this process has."""
+        """This rank's part of such a whole."""
         return whole
 
     # The whole's state, as a checkpoint keeps it.
@@ -83,30 +83,30 @@ class Shard:
             self.learner.state[name] = value.to(device)
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and numbers by the place of their parameter among all that are trained."""
+        """The whole's tensors and numbers, by the index of their parameter among all that are trained."""
         tensors, numbers = pack_optimizer(optimizer)
         parameters = dict(self.model.named_parameters())
-        found = {}
+        packed = {}
         for key, value in tensors.items():
             _, index, kind = key.split(".", 2)
             name = trained(self.model)[int(index)]
             whole = self.gather(name, value) if value.shape == parameters[name].shape else value
-            found[f"optimizer.{self.names.index(name)}.{kind}"] = whole
-        return found, numbers
+            packed[f"optimizer.{self.names.index(name)}.{kind}"] = whole
+        return packed, numbers
 
     def load_optimizer(
         self, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: dict[str, Any]
     ) -> None:
-        mine = trained(self.model)
-        found = {}
+        own = trained(self.model)
+        packed = {}
         for key, value in tensors.items():
             if key.startswith("optimizer."):
                 _, index, kind = key.split(".", 2)
                 name = self.names[int(index)]
-                if name in mine:
+                if name in own:
                     whole = self.scatter(name, value) if value.ndim else value
-                    found[f"optimizer.{mine.index(name)}.{kind}"] = whole
-        unpack_optimizer(optimizer, found, numbers)
+                    packed[f"optimizer.{own.index(name)}.{kind}"] = whole
+        unpack_optimizer(optimizer, packed, numbers)
 
 
 def trained(model: nn.Module) -> list[str]:
@@ -116,7 +116,7 @@ def trained(model: nn.Module) -> list[str]:
 
 
 def weights_and_biases(model: nn.Module) -> tuple[list[str], list[str]]:
-    """Names of parameters that are trained, told apart: a layer that shares no weights has a bias for each place."""
+    """The names of trained weights, and of trained biases: a layer without shared weights has one at each position."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     biases = [name for name, p in named if p.ndim <= 1 or name.split(".")[-1] == "bias"]
     return [name for name, _ in named if name not in biases], biases

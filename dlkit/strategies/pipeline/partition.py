@@ -17,7 +17,7 @@ Block = list[tuple[str, nn.Module]]
 def blocks_of(net: nn.Module) -> list[Block]:
     """What cannot be parted: a module that has something to train, and those up to the next one that has.
 
-    ValueError if the net is no chain, or uses weights twice.
+    ValueError if the net is no nn.Sequential, or uses weights twice.
     """
     refuse_shared_parameters(net, "which would be on two ranks", trained_only=True)
     blocks: list[Block] = [[]]

@@ -60,7 +60,7 @@ class Pipeline:
             raise ValueError(f'schedule="{self.schedule}": it is one of {", ".join(SCHEDULES)}.')
 
     def shard(self, run: Any) -> "PipelineShard":
-        """ValueError, with the reason, for nets that are no chain of enough layers, and for learners without a loss."""
+        """ValueError, with the reason, for nets that are no nn.Sequential of enough layers, or no loss."""
         check_learner(
             run.learner,
             Backprop,

@@ -1,4 +1,4 @@
-"""Chains of Linear layers split by torch's own tensor parallelism: a second opinion on `layers`."""
+"""Linear layers in turn, split by torch's own tensor parallelism: a second opinion on `layers`."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ class DTensorShard(DistributedShard):
 
 
 def split_by_torch(net: nn.Module, group: Group) -> DeviceMesh:
-    """Linear layers in turn by outputs and by inputs, in place. ValueError for nets that are not chains of them."""
+    """Linear layers in turn by outputs and by inputs, in place. ValueError for nets of other layers."""
     layers = modules_of(net, "TensorParallel") if is_sequential(net) else [("", net)]
     for path, module in layers:
         if kind_of(module).weights:

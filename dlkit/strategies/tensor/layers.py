@@ -1,4 +1,4 @@
-"""Layers split by their output units or maps, along a chain: what passes between them is whole, or a part on each rank.
+"""Layers in turn, split by output units or maps: what passes between them is whole, or a part on each rank.
 
 Source: Shoeybi et al. 2019, Megatron-LM, §3: a Linear by its outputs ("columns"), the next by its inputs ("rows").
 """
@@ -73,7 +73,7 @@ def split_net(net: nn.Module, group: Group) -> Shardings:
 
 
 class LayerSplitter:
-    """Goes along chains of layers and splits them.
+    """Goes along the layers of nn.Sequentials and splits them.
 
     `shardings` says how parameters are split, `too_small` which layers have fewer outputs than there are ranks.
     Where a method has an argument `sharding`, it says how the layer's input is split; None if it is whole.
@@ -86,7 +86,7 @@ class LayerSplitter:
         self.seen: set[int] = set()
 
     def split_module(self, path: str, module: nn.Module) -> None:
-        """Split a chain, or the chains in a module with a forward of its own; input and output stay whole."""
+        """Split an nn.Sequential, or those in a module with a forward of its own; input and output stay whole."""
         if not is_sequential(module):
             for name, child in module.named_children():
                 self.split_module(joined(path, name), child)
