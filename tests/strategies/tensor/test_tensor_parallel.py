@@ -125,7 +125,8 @@ def test_each_rank_holds_its_part_alone(ranks):
     def held():
         started = Run(Experiment(LeNet5, digits(200), CrossEntropy()), 1, torch.device("cpu"), None, TensorParallel())
         gc.collect()
-        kernels = [x for x in gc.get_objects() if isinstance(x, torch.Tensor) and x.shape == (120, 16, 5, 5)]
+        tensors = [x for x in gc.get_objects() if type(x) in (torch.Tensor, nn.Parameter)]
+        kernels = [x for x in tensors if x.shape == (120, 16, 5, 5)]
         return {name: p.numel() for name, p in started.model.named_parameters()}, len(kernels)
 
     parts = team(ranks).call(held)
