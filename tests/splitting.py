@@ -1,5 +1,6 @@
 """What the tests of strategies share: experiments to split, and the difference between two models."""
 
+import time
 from functools import partial
 from typing import NamedTuple
 
@@ -30,6 +31,17 @@ def difference(model, other):
 def same_bits(model, other):
     """Whether all tensors of two models are equal to the bit."""
     return all(torch.equal(x, y) for x, y in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def slow_net(seconds):
+    """A model for an experiment, each step of which takes so long and hardly computes; engines get it by value."""
+
+    class Slow(nn.Sequential):
+        def forward(self, images):
+            time.sleep(seconds)
+            return super().forward(images)
+
+    return lambda: Slow(nn.Flatten(), nn.Linear(784, 10))
 
 
 def small_dbn():

@@ -37,7 +37,7 @@ def run(*command, **options):
 def tracked(*folders):
     """Names of the files in the repository, without those that only the tests need."""
     names = run("git", "-C", ROOT, "ls-files", "-z", *folders).split("\0")[:-1]
-    return set(names) - {"notebooks/conftest.py", "notebooks/nbval-sanitize.cfg"}
+    return set(names) - {"notebooks/nbval-sanitize.cfg"}
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_the_wheel_holds_the_package_the_data_and_the_notebooks(wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
     assert wanted - held == set()
     others = {name for name in held - wanted if ".dist-info/" not in name}
-    assert {name for name in others if Path(name).name.startswith((".", "conftest", "nbval"))} == set()
+    assert {name for name in others if Path(name).name.startswith((".", "nbval"))} == set()
     assert {name.partition("/")[0] for name in others} <= {"dlkit"}
 
 

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Every check, the quick ones first; ends at the first that fails. With a commit, only the tests of what changed since.
 set -eu
+unset PYTHONDONTWRITEBYTECODE # where it is set, every process of the tests would compile the package anew
 cd "$(dirname "$0")/.."
 
 echo "== style"
@@ -15,8 +16,6 @@ if [ $# -gt 0 ]; then
     echo "== tests of what has changed since $1"
     exec .venv/bin/python tools/test_changed.py "$1"
 fi
-# Two workers, whose tests are single-threaded; a file's tests, and a notebook's, stay on one of them.
-echo "== tests"
-.venv/bin/python -m pytest -n 2 --dist loadgroup --durations=15 --ignore=tests/browser
-echo "== notebooks, in a browser"
-.venv/bin/python -m pytest -n 2 --dist loadgroup --durations=5 tests/browser
+# tests/conftest.py says what stays on one worker.
+echo "== tests, and notebooks in a browser"
+.venv/bin/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder --durations=15

@@ -102,5 +102,6 @@ if __name__ == "__main__":
     if not tests:
         sys.exit("test-changed: no test stands on what has changed.")
     print("\n".join(tests))
-    command = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadgroup", *tests, *sys.argv[2:]]
+    workers = ["-n", "2", "--dist", "loadscope", "--no-loadscope-reorder"]
+    command = [sys.executable, "-m", "pytest", *workers, *tests, *sys.argv[2:]]
     sys.exit(subprocess.call(command, cwd=ROOT))

@@ -11,6 +11,10 @@ from ipyparallel.cluster.launcher import LocalEngineLauncher, LocalEngineSetLaun
 from dlkit.cluster import worker
 from dlkit.cluster.placement import Placement
 
+# An engine is there from its first heartbeat on, by default up to 3 s after it could be. It may miss 30 s.
+HEARTBEATS = ["--HeartMonitor.period=500", "--HeartMonitor.max_heartmonitor_misses=60"]
+ENGINE_MISSES = "--IPEngine.max_heartbeat_misses=175"  # of the controller's: 175 s, as by default
+
 
 class PlacedEngineLauncher(LocalEngineLauncher):
     """Starts one engine at its placement, with the rank as its id.
@@ -27,7 +31,7 @@ class PlacedEngineLauncher(LocalEngineLauncher):
         }
         self.environment = {**self.environment, **cluster.shared_environment, **own, **placement.environment()}
         on_start = "--IPEngine.startup_command=from dlkit.cluster import worker; worker.on_engine_start()"
-        self.engine_args = [*self.engine_args, f"--IPEngine.id={placement.rank}", on_start]
+        self.engine_args = [*self.engine_args, f"--IPEngine.id={placement.rank}", ENGINE_MISSES, on_start]
         started = super().start()
         cluster.processes[placement.rank] = psutil.Process(self.pid)
         return started
@@ -51,6 +55,7 @@ class PlacedCluster(ipyparallel.Cluster):
             profile_dir=folder,
             engine_launcher_class=PlacedEngineSetLauncher,
             delay=0.0,
+            controller_args=HEARTBEATS,
             log_level=logging.CRITICAL,
         )
         self.to_start = plan

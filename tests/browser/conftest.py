@@ -18,15 +18,11 @@ SECONDS = pytest.StashKey[dict[str, float]]()
 CELLS = pytest.StashKey[dict[str, Counter[str]]]()
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(tryfirst=True)  # tests/conftest.py sorts by the mark
 def pytest_collection_modifyitems(items):
-    """The longest first, so that at the end no worker waits for long; one worker has all the tests of a notebook."""
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker("browser")
-            params = item.callspec.params if hasattr(item, "callspec") else {}
-            item.add_marker(pytest.mark.xdist_group(params.get("notebook", item.path.stem)))
-    items.sort(key=lambda item: not item.path.is_relative_to(HERE))
 
 
 # Not of the session: Playwright keeps an asyncio loop running, in which other tests could not run theirs.
@@ -57,6 +53,7 @@ def timeline(notebook):
     area = notebook.cell_output("timeline")
     area.locator("img").first.scroll_into_view_if_needed()
     press(area, "All of it")
+    notebook.settle()
     return area
 
 

@@ -38,6 +38,7 @@ from .server import STARTING
 WIDTH, HEIGHT = 1400, 1000  # of the page, in pixels
 HANGING = 300  # seconds after which a notebook is held to hang
 ANSWERING = 20  # seconds that a widget may take to answer on a busy machine
+expect.set_options(timeout=ANSWERING * 1000)
 UNSHOWN = re.compile(r"^\s*(Loading|Error displaying) widget")
 
 OPEN = """name => {
@@ -143,9 +144,13 @@ class Notebook:
     def _name(self, index: int) -> str:
         return f"cell {index} ({self.cells()[index]['source'].strip().partition(chr(10))[0]!r})"
 
+    def settle(self) -> list[str]:
+        """Wait until the kernel has dealt with all that it was sent; what widgets' callbacks have raised so far."""
+        return self._panel.evaluate(SETTLE)
+
     def outputs_with_errors(self) -> list[str]:
         """What went wrong and where: in a cell, in a widget's callback, in a widget's view or in the page."""
-        found = [f"a widget's callback: {text}" for text in self._panel.evaluate(SETTLE)]
+        found = [f"a widget's callback: {text}" for text in self.settle()]
         for index, cell in self._code():
             for output in cell["outputs"]:
                 if output["output_type"] == "error" and "raises-exception" not in cell["metadata"].get("tags", []):
@@ -154,7 +159,7 @@ class Notebook:
                     found.append(f"{self._name(index)}: {text}")
         unshown = self.page.locator(".jp-OutputArea-output").filter(has_text=UNSHOWN)
         try:
-            expect(unshown).to_have_count(0, timeout=ANSWERING * 1000)
+            expect(unshown).to_have_count(0)
         except AssertionError:
             found += [f"a widget that is not shown: {text}" for text in unshown.all_inner_texts()]
         for box in self.page.locator(".jupyter-widgets-error-widget").all():

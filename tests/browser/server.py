@@ -54,14 +54,14 @@ def jupyter_server(notebooks: Path, folder: Path) -> Iterator[tuple[str, str]]:
     Raises RuntimeError with what the server said if it does not start.
     """
     served, log = folder / "notebooks", folder / "server.log"
-    shutil.copytree(notebooks, served, ignore=shutil.ignore_patterns(".*", "__pycache__", "conftest.py", "*.cfg"))
+    shutil.copytree(notebooks, served, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.cfg"))
     overrides = folder / "config/labconfig/default_setting_overrides.json"
     overrides.parent.mkdir(parents=True)
     overrides.write_text(json.dumps(SETTINGS))
     token = secrets.token_hex(16)
     own = {f"{name}_DIR": str(folder / name.split("_")[1].lower()) for name in FOLDERS}
-    own |= {"IPYTHONDIR": str(folder / "ipython"), "JUPYTER_TOKEN": token, "OMP_NUM_THREADS": "2"}
-    own |= {"OMP_WAIT_POLICY": "passive"}  # a thread that waits leaves its core to the other notebook that is run
+    own |= {"IPYTHONDIR": str(folder / "ipython"), "JUPYTER_TOKEN": token}
+    own |= {"OMP_NUM_THREADS": "1"}  # the other core runs another notebook
     options = ["--no-browser", "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0", f"--ServerApp.root_dir={served}"]
     options += ["--LabApp.expose_app_in_browser=True"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:

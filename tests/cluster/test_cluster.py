@@ -77,12 +77,6 @@ def test_a_cluster_that_is_not_started_says_so():
     assert "not started" in repr(Cluster(2))
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    with Cluster(2) as started:
-        yield started
-
-
 def by_value(function):
     """A function of this module, as one that was defined in a notebook: engines cannot import this module."""
     return types.FunctionType(function.__code__, {"__name__": "__main__"})

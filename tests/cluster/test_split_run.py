@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 from nbclient import NotebookClient
-from splitting import difference, digits, experiments, run, same_bits
+from splitting import difference, digits, experiments, run, same_bits, slow_net
 from torch import nn
 
 from dlkit import Experiment
@@ -25,12 +25,6 @@ from dlkit.training.pretraining import layer_experiments
 
 EXPERIMENTS = experiments()
 LENET = EXPERIMENTS["LeNet-5"]
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    with Cluster(2) as started:
-        yield started
 
 
 def test_a_run_on_a_cluster_is_the_run_alone(cluster):
@@ -73,11 +67,12 @@ def test_models_and_callbacks_of_a_notebook_travel_and_rows_have_their_columns(c
 
 def test_a_run_tells_how_far_it_is_while_it_goes_on(cluster):
     reports = []
-    cluster.run(replace(LENET, data="mnist"), DataParallel(), steps=400, progress=False, on_progress=reports.append)
+    slow = replace(LENET, model=slow_net(0.03))
+    cluster.run(slow, DataParallel(), steps=80, progress=False, on_progress=reports.append)
     steps = [report["step"] for report in reports]
     assert len(set(steps)) >= 2
     assert steps == sorted(set(steps))
-    assert {report["total"] for report in reports} == {400}
+    assert {report["total"] for report in reports} == {80}
     assert all(report["loss"] > 0 and report["rate"] > 0 for report in reports)
 
 
@@ -138,21 +133,21 @@ def test_a_cluster_that_is_not_started_says_so():
 
 @pytest.mark.parametrize(("signal_sent", "fate"), [(signal.SIGKILL, "has died"), (signal.SIGSTOP, "has been stopped")])
 def test_a_run_that_lost_an_engine_goes_on_to_the_same_bits(cluster, tmp_path, signal_sent, fate):
-    experiment = replace(LENET, data="mnist")
-    whole = cluster.run(experiment, DataParallel(), steps=160, progress=False)
+    experiment = replace(LENET, model=slow_net(0.03))
+    whole = cluster.run(experiment, DataParallel(), steps=80, progress=False)
     pids = cluster.call(os.getpid)
 
     def hit(report):
         if report["step"] >= 20 and psutil.pid_exists(pids[1]):
             os.kill(pids[1], signal_sent)
 
-    settings = {"steps": 160, "checkpoint": tmp_path, "checkpoint_every": 10, "progress": False}
+    settings = {"steps": 80, "checkpoint": tmp_path, "checkpoint_every": 10, "progress": False}
     with pytest.raises(
         ClusterError, match=rf"engine 1 \(host .*, pid {pids[1]}, .*\) {fate}.*goes on from step \d+0\."
     ):
         cluster.run(experiment, DataParallel(), **settings, on_progress=hit)
     resumed = cluster.run(experiment, DataParallel(), **settings, resume=True)
-    assert resumed.step == 160
+    assert resumed.step == 80
     assert same_bits(whole.model, resumed.model)
     assert cluster.call(os.getpid)[0] == pids[0]
 

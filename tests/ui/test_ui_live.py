@@ -8,10 +8,10 @@ from xml.etree import ElementTree
 
 import psutil
 import pytest
-from splitting import digits, same_bits
+from splitting import digits, same_bits, slow_net
 
 from dlkit import Experiment
-from dlkit.cluster import Cluster, ClusterError
+from dlkit.cluster import ClusterError
 from dlkit.models import LeNet5
 from dlkit.strategies import DataParallel
 from dlkit.training import CrossEntropy
@@ -19,13 +19,8 @@ from dlkit.ui.draw.engine_table import load_bar
 from dlkit.ui.live import LiveCluster
 
 SHORT = Experiment(LeNet5, digits(1000), CrossEntropy(), lr=0.002, momentum=0.9, epochs=6)
-ENDLESS = replace(SHORT, epochs=10**5)
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    with Cluster(2) as started:
-        yield started
+SLOW = replace(SHORT, model=slow_net(0.03))
+ENDLESS = replace(SLOW, epochs=10**5)
 
 
 @pytest.fixture
@@ -114,11 +109,11 @@ def test_while_it_is_busy_nothing_else_begins(show):
 
 
 def test_a_run_that_a_kill_cut_off_goes_on_to_the_same_bits(cluster, show):
-    long = replace(SHORT, epochs=20)
+    long = replace(SLOW, epochs=9)
     whole = cluster.run(long, DataParallel(), progress=False)
     live = show(long)
     live.start()
-    until(lambda: live.progress and live.progress[-1]["step"] > 30)
+    until(lambda: live.progress and live.progress[-1]["step"] > 20)
     pids = [row[1] for row in cells(live)]
     live.engine.value = 1
     live.kill_button.click()
@@ -128,7 +123,7 @@ def test_a_run_that_a_kill_cut_off_goes_on_to_the_same_bits(cluster, show):
     assert cells(live)[1][4] == "gone"
     live.recover_button.click()
     resumed = live.wait()
-    assert resumed.step == 200
+    assert resumed.step == 90
     assert same_bits(whole.model, resumed.model)
     assert cells(live)[0][1] == pids[0]
     assert cells(live)[1][1] != pids[1]
