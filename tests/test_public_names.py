@@ -28,6 +28,14 @@ def test_a_package_shows_its_public_names_and_nothing_else(name):
 
 
 @pytest.mark.parametrize("name", PACKAGES)
+def test_what_a_public_class_makes_says_what_it_is(name):
+    package = importlib.import_module(name)
+    classes = [value for public in dir(package) if inspect.isclass(value := getattr(package, public))]
+    bare = {c.__name__ for c in classes if c.__repr__ is object.__repr__ and not getattr(c, "_is_protocol", False)}
+    assert not bare
+
+
+@pytest.mark.parametrize("name", PACKAGES)
 def test_no_public_name_hides_a_module(name):
     """A module that is imported later would take the name's place."""
     package = importlib.import_module(name)

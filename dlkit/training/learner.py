@@ -19,6 +19,9 @@ class Learner:
     An Experiment works on a copy of its learner, so that one learner can serve many runs.
     """
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
     @cached_property
     def state(self) -> dict[str, Tensor]:
         """Every tensor that a checkpoint must keep, for a run to go on with the same bits; empty before `start`."""

@@ -36,6 +36,9 @@ class Shard:
         self.model, self.learner = model, learner
         self.names = trained(model)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({type(self.model).__name__}, rank {self.rank} of {self.world_size})"
+
     def select(self, data: Batch, indices: Int64[Tensor, " batch"]) -> Batch:
         """The rows of `data`, of those that make up a batch, that this rank learns from: here all."""
         labels = None if data.labels is None else data.labels.index_select(0, indices)
