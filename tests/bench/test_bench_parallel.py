@@ -10,6 +10,7 @@ from splitting import difference, digits
 
 from dlkit.bench import parallel as bench
 from dlkit.bench import parallel_data, parallel_floors, parallel_torchrun, parallel_turns
+from dlkit.cluster import Cluster
 from dlkit.data import Split
 from dlkit.distributed.recorder import Span
 from dlkit.models import LeNet5
@@ -30,6 +31,7 @@ def test_it_measures_every_row(monkeypatch):
     monkeypatch.setattr(parallel_data, "CNN", replace(parallel_data.CNN, data=(images, labels), batch_size=20))
     rows = replace(parallel_data.CD_1, data=images.flatten(1), batch_size=20)
     monkeypatch.setattr(parallel_data, "CD_1", rows)
+    Cluster.stop_all()  # that other tests share
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     rows = bench.measure()
     assert [row.name for row in rows] == [
