@@ -12,10 +12,13 @@ echo "== order of the packages"
 .venv/bin/lint-imports --no-cache --no-logo >/dev/null || .venv/bin/lint-imports --no-cache --no-logo
 echo "== types"
 .venv/bin/pyrefly check --summary=none
+# tests/conftest.py says what stays on one worker.
+workers="-n 2 --dist loadscope --no-loadscope-reorder"
 if [ $# -gt 0 ]; then
     echo "== tests of what has changed since $1"
-    exec .venv/bin/python tools/test_changed.py "$1"
+    # shellcheck disable=SC2086  # the options are words
+    exec .venv/bin/python tools/test_changed.py "$1" $workers
 fi
-# tests/conftest.py says what stays on one worker.
 echo "== tests, and notebooks in a browser"
-.venv/bin/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder --durations=15
+# shellcheck disable=SC2086
+.venv/bin/python -m pytest $workers --durations=15

@@ -102,6 +102,4 @@ if __name__ == "__main__":
     if not tests:
         sys.exit("test-changed: no test stands on what has changed.")
     print("\n".join(tests))
-    workers = ["-n", "2", "--dist", "loadscope", "--no-loadscope-reorder"]
-    command = [sys.executable, "-m", "pytest", *workers, *tests, *sys.argv[2:]]
-    sys.exit(subprocess.call(command, cwd=ROOT))
+    sys.exit(subprocess.call([sys.executable, "-m", "pytest", *tests, *sys.argv[2:]], cwd=ROOT))
