@@ -1,7 +1,7 @@
 """What the tests of strategies share: experiments to split, and the difference between two models."""
 
 import time
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -14,12 +14,20 @@ from dlkit.models.rbm import RBM
 from dlkit.training import CD, PCD, CrossEntropy, Reconstruction
 
 STEPS = 20
+MOST = 2000  # digits that a test here may ask for
+
+
+@cache
+def first_digits():
+    train = data.load("mnist").train
+    return train.images[:MOST].clone(), train.labels[:MOST].clone()
 
 
 def digits(count=1050):
-    """Digits that do not divide into batches of 100; copied, because a view would send all 60,000 to each rank."""
-    train = data.load("mnist").train
-    return train.images[:count].clone(), train.labels[:count].clone()
+    """Digits that do not divide into batches of 100; copied, because a view would send all of them to each rank."""
+    images, labels = first_digits()
+    assert count <= MOST
+    return images[:count].clone(), labels[:count].clone()
 
 
 def difference(model, other):

@@ -38,6 +38,7 @@ from .server import STARTING
 WIDTH, HEIGHT = 1400, 1000  # of the page, in pixels
 HANGING = 300  # seconds after which a notebook is held to hang
 ANSWERING = 20  # seconds that a widget may take to answer on a busy machine
+POLLING = 100  # milliseconds; Playwright would look once a frame and so make the page draw 60 in a second
 expect.set_options(timeout=ANSWERING * 1000)
 UNSHOWN = re.compile(r"^\s*(Loading|Error displaying) widget")
 
@@ -65,6 +66,18 @@ RUN = """() => {
     commands.execute("notebook:clear-all-cell-outputs").then(() => commands.execute("notebook:run-all-cells"))
         .finally(() => { window.state ??= "ended"; });
 }"""
+# Without what the cells show, which is megabytes in some notebooks.
+CODE = """panel => Array.from(panel.content.model.cells, (cell, index) => ({cell, index}))
+    .filter(({cell}) => cell.type === "code")
+    .map(({cell, index}) => ({
+        index,
+        source: cell.sharedModel.getSource(),
+        tags: cell.getMetadata("tags") ?? [],
+        execution_count: cell.executionCount,
+        outputs: Array.from({length: cell.outputs.length}, (_, i) => cell.outputs.get(i))
+            .filter(({type}) => ["error", "stream"].includes(type)).map(output => output.toJSON()),
+    }))
+"""
 # The kernel answers when it has dealt with all that it was sent before, unless it is busy for long.
 SETTLE = """panel => Promise.race([
     panel.sessionContext.session?.kernel?.requestKernelInfo(),
@@ -90,7 +103,7 @@ class Lab:
         page.set_default_timeout(ANSWERING * 1000)
         try:
             page.goto(f"{self.url}lab/tree/{name}?reset&token={self.token}", timeout=STARTING * 1000)
-            page.wait_for_function(OPEN, arg=name, timeout=STARTING * 1000)
+            page.wait_for_function(OPEN, arg=name, polling=POLLING, timeout=STARTING * 1000)
             yield Notebook(name, page, page.evaluate_handle(LISTEN))
         finally:
             page.close()
@@ -125,24 +138,23 @@ class Notebook:
         began = time.monotonic()
         self.page.evaluate(RUN)
         try:
-            end = self.page.wait_for_function("() => window.state", timeout=limit * 1000).json_value()
+            state = "() => window.state"
+            end = self.page.wait_for_function(state, polling=POLLING, timeout=limit * 1000).json_value()
         except TimeoutError:
             end = f"had not ended after {limit:g} s"
         self.seconds = time.monotonic() - began
         self.ran = self.cells()
-        if waiting := [i for i, cell in self._code() if cell["source"].strip() and cell["execution_count"] is None]:
-            first = f"{self.name}: the run {end}, and {self._name(waiting[0])} is the first that was not run to its end"
+        if waiting := [cell for cell in self._code() if cell["source"].strip() and cell["execution_count"] is None]:
+            first = f"{self.name}: the run {end}, and {_name(waiting[0])} is the first that was not run to its end"
             raise AssertionError("\n".join([first, *self.outputs_with_errors()]))
 
     def cells(self) -> list[dict[str, Any]]:
         """The cells as they stand, as a notebook file holds them."""
         return self._panel.evaluate("panel => panel.content.model.toJSON()")["cells"]
 
-    def _code(self) -> list[tuple[int, dict[str, Any]]]:
-        return [(i, cell) for i, cell in enumerate(self.cells()) if cell["cell_type"] == "code"]
-
-    def _name(self, index: int) -> str:
-        return f"cell {index} ({self.cells()[index]['source'].strip().partition(chr(10))[0]!r})"
+    def _code(self) -> list[dict[str, Any]]:
+        """The code cells, each with its `index` among all cells; of their outputs only text and errors."""
+        return self._panel.evaluate(CODE)
 
     def settle(self) -> list[str]:
         """Wait until the kernel has dealt with all that it was sent; what widgets' callbacks have raised so far."""
@@ -151,12 +163,12 @@ class Notebook:
     def outputs_with_errors(self) -> list[str]:
         """What went wrong and where: in a cell, in a widget's callback, in a widget's view or in the page."""
         found = [f"a widget's callback: {text}" for text in self.settle()]
-        for index, cell in self._code():
+        for cell in self._code():
             for output in cell["outputs"]:
-                if output["output_type"] == "error" and "raises-exception" not in cell["metadata"].get("tags", []):
-                    found.append(f"{self._name(index)}: {output['ename']}: {output['evalue']}")
+                if output["output_type"] == "error" and "raises-exception" not in cell["tags"]:
+                    found.append(f"{_name(cell)}: {output['ename']}: {output['evalue']}")
                 if output.get("name") == "stderr" and "Traceback" in (text := "".join(output["text"])):
-                    found.append(f"{self._name(index)}: {text}")
+                    found.append(f"{_name(cell)}: {text}")
         unshown = self.page.locator(".jp-OutputArea-output").filter(has_text=UNSHOWN)
         try:
             expect(unshown).to_have_count(0)
@@ -177,8 +189,9 @@ class Notebook:
 
     def cell(self, key: str) -> Locator:
         """The one code cell that has the tag `key`, or else the one with the text `key` in its source."""
-        tagged = [i for i, cell in self._code() if key in cell["metadata"].get("tags", [])]
-        found = tagged or [i for i, cell in self._code() if key in cell["source"]]
+        code = self._code()
+        tagged = [cell["index"] for cell in code if key in cell["tags"]]
+        found = tagged or [cell["index"] for cell in code if key in cell["source"]]
         if len(found) != 1:
             raise LookupError(f"{self.name}: {len(found)} code cells have the tag or the text {key!r}: name one cell.")
         return self.cell_at(found[0])
@@ -214,6 +227,10 @@ class Notebook:
     @property
     def _scroller(self) -> Locator:
         return self.page.locator(".jp-WindowedPanel-outer")
+
+
+def _name(cell: dict[str, Any]) -> str:
+    return f"cell {cell['index']} ({cell['source'].strip().partition(chr(10))[0]!r})"
 
 
 def image_of(picture: Locator) -> bytes:

@@ -10,10 +10,8 @@ import time
 import types
 from pathlib import Path
 
-import nbformat
 import psutil
 import pytest
-from nbclient import NotebookClient
 
 from dlkit.cluster import Cluster, ClusterError, Placement, placements
 from dlkit.cluster import cluster as cluster_module
@@ -169,34 +167,6 @@ def test_nothing_listens_beyond_loopback(cluster):
     ]
     assert listening
     assert set(listening) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-
-
-def test_a_notebook_runs_cells_on_all_engines_and_sends_its_own_functions_there(tmp_path):
-    cells = [
-        "from dlkit.cluster import Cluster\ncluster = Cluster(2).start()",
-        "%%px\nimport torch.distributed as dist\nprint('rank', dist.get_rank(), 'of', dist.get_world_size())",
-        "def doubled(x):\n    return 2 * x\n\ncluster.call(doubled, 21)",
-        "def inverse(x):\n    return 1 / x  # the guilty line\n\ncluster.call(inverse, 0)",
-        "import os, signal\nos.kill(cluster.call(os.getpid)[1], signal.SIGKILL)\ncluster.recover()",
-        "%%px\nprint('again', dist.get_rank() if 'dist' in globals() else 'afresh')",
-        "cluster.stop()\ncluster.running()",
-    ]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
-    notebook.cells[3].metadata.tags = ["raises-exception"]
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    px, call, wrong, recovered, again, stop = (
-        "".join(str(output) for output in cell.outputs) for cell in notebook.cells[1:]
-    )
-    assert "rank 0 of 2" in px
-    assert "rank 1 of 2" in px
-    assert "[42, 42]" in call
-    assert "ZeroDivisionError" in wrong
-    assert "on engine 0" in wrong
-    assert "return 1 / x  # the guilty line" in wrong.split("on engine 0")[1]  # the cell's source is here, not there
-    assert recovered.count("ready") == 4  # two rows, as text and as HTML
-    assert "again 0" in again
-    assert "again afresh" in again
-    assert "False" in stop
 
 
 def test_what_fails_on_an_engine_fails_here_with_its_traceback(cluster):

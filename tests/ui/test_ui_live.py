@@ -109,11 +109,10 @@ def test_while_it_is_busy_nothing_else_begins(show):
 
 
 def test_a_run_that_a_kill_cut_off_goes_on_to_the_same_bits(cluster, show):
-    long = replace(SLOW, epochs=15)
-    whole = cluster.run(long, DataParallel(), progress=False)
-    live = show(long)
+    whole = cluster.run(replace(SHORT, model=slow_net(0), epochs=10), DataParallel(), progress=False)
+    live = show(replace(SLOW, epochs=10))
     live.start()
-    until(lambda: live.progress and live.progress[-1]["step"] > 40)  # after a checkpoint
+    until(lambda: live.progress and live.progress[-1]["step"] > 20)  # after a checkpoint
     pids = [row[1] for row in cells(live)]
     live.engine.value = 1
     live.kill_button.click()
@@ -123,7 +122,7 @@ def test_a_run_that_a_kill_cut_off_goes_on_to_the_same_bits(cluster, show):
     assert cells(live)[1][4] == "gone"
     live.recover_button.click()
     resumed = live.wait()
-    assert resumed.step == 150
+    assert resumed.step == 100
     assert same_bits(whole.model, resumed.model)
     assert cells(live)[0][1] == pids[0]
     assert cells(live)[1][1] != pids[1]
