@@ -13,7 +13,7 @@ from dlkit.models.autoencoder import Autoassociator
 from dlkit.models.rbm import RBM
 from dlkit.training import CD, PCD, CrossEntropy, Reconstruction
 
-STEPS = 20
+STEPS = 12
 MOST = 2000  # digits that a test here may ask for
 
 
@@ -23,7 +23,7 @@ def first_digits():
     return train.images[:MOST].clone(), train.labels[:MOST].clone()
 
 
-def digits(count=1050):
+def digits(count=550):
     """Digits that do not divide into batches of 100; copied, because a view would send all of them to each rank."""
     images, labels = first_digits()
     assert count <= MOST

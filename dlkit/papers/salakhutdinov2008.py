@@ -25,6 +25,7 @@ TITLE = "Salakhutdinov and Murray 2008: RBMs with 500 hidden units, log-probabil
 TABLE = "Salakhutdinov & Murray 2008, table 1"
 FROM_MEMORY = f"{TABLE}, quoted from memory and not checked"
 BURN_IN = 5_000  # Gibbs steps from training digits, after which reverse AIS takes the states for samples of the model
+QUICK_STEPS, QUICK_BURN_IN = 500, 100
 PYDEEP = "PyDeep, its example of a centred binary RBM on MNIST, 200 epochs"
 
 
@@ -89,11 +90,12 @@ def estimate(training: Training, images: torch.Tensor, test: torch.Tensor, folde
         weight_decay=training.weight_decay,
     )
     run = finished(experiment.run(checkpoint=folder, **RESUMABLE), training.name)
-    betas = torch.linspace(0, 1, 501, dtype=torch.float64) if quick else reference_betas()
+    betas = torch.linspace(0, 1, QUICK_STEPS + 1, dtype=torch.float64) if quick else reference_betas()
     result: Result = {"seconds": run.seconds}
     begun = time.perf_counter()
     forward = ais(run.model, images=images, betas=betas)
-    backward = reverse_ais(run.model, images[:100], images=images, betas=betas, burn_in=100 if quick else BURN_IN)
+    burn_in = QUICK_BURN_IN if quick else BURN_IN
+    backward = reverse_ais(run.model, images[:100], images=images, betas=betas, burn_in=burn_in)
     result["ais_seconds"] = (time.perf_counter() - begun) / 2
     for name, log_z in (("ais", forward), ("reverse", backward)):
         p = log_probability(run.model, test, log_z)

@@ -10,7 +10,7 @@ from functools import partial
 import psutil
 import pytest
 import torch
-from splitting import difference, digits, experiments, run, same_bits, slow_net
+from splitting import STEPS, difference, digits, experiments, run, same_bits, slow_net
 from torch import nn
 
 from dlkit import Experiment
@@ -27,14 +27,14 @@ LENET = EXPERIMENTS["LeNet-5"]
 
 def test_a_run_on_a_cluster_is_the_run_alone(cluster):
     alone = run(LENET)
-    split = cluster.run(LENET, DataParallel(), steps=20, progress=False)
+    split = cluster.run(LENET, DataParallel(), steps=STEPS, progress=False)
     assert difference(alone.model, split.model) < 1e-5
     assert type(split.model) is type(alone.model)
     assert [row["step"] for row in split.history] == [row["step"] for row in alone.history]
-    assert (split.step, split.stopped, len(split.ranks)) == (20, None, 2)
+    assert (split.step, split.stopped, len(split.ranks)) == (STEPS, None, 2)
     gradients = sum(p.numel() for p in alone.model.parameters()) * 4
     for rank in split.ranks:
-        assert rank.bytes_sent == pytest.approx(20 * gradients, rel=0.01)  # 2 (n-1)/n of them, for n = 2
+        assert rank.bytes_sent == pytest.approx(STEPS * gradients, rel=0.01)  # 2 (n-1)/n of them, for n = 2
         assert rank.memory_bytes >= 3 * gradients  # with the gradients and the momentum
 
 

@@ -1,6 +1,7 @@
 """The papers, reduced: their rows, that saved results are not measured again, and that an interrupted one goes on."""
 
 import json
+from functools import cache
 
 import pytest
 import torch
@@ -13,9 +14,15 @@ from dlkit.papers import hinton2006, hinton_salakhutdinov2006, larochelle2009, l
 from dlkit.training import Experiment
 
 
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def tiny():
     """600 digits, and nets of a few units."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        reduce(monkeypatch)
+        yield
+
+
+def reduce(monkeypatch):
     mnist = data.load("mnist")
     few = mnist.train[:300]
     small = Dataset(few, few, few, "mnist")
@@ -42,15 +49,27 @@ ROWS = {
 }
 
 
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """The rows of a paper and the folder with what it kept: measured once for all tests here."""
+
+    @cache
+    def measure(paper):
+        folder = tmp_path_factory.mktemp(paper.__name__)
+        return paper.measure(folder, quick=True), folder
+
+    return measure
+
+
 @pytest.mark.parametrize("paper", ROWS, ids=lambda paper: paper.__name__)
-def test_it_measures_every_row_and_keeps_it(paper, tmp_path, monkeypatch):
-    rows = paper.measure(tmp_path, quick=True)
+def test_it_measures_every_row_and_keeps_it(paper, measured, monkeypatch):
+    rows, folder = measured(paper)
     assert len(rows) == ROWS[paper]
     assert len({row.name for row in rows}) == len(rows)
     assert all(float(row.measured) >= 0 for row in rows)
     assert all(row.source for row in rows if row.published)
     monkeypatch.setattr(Experiment, "run", lambda *_, **__: pytest.fail("trained again"))
-    assert paper.measure(tmp_path, quick=True) == rows
+    assert paper.measure(folder, quick=True) == rows
 
 
 def test_fewer_seeds_than_the_table_s_are_not_written_in_its_place(tmp_path, monkeypatch, capsys):
@@ -77,8 +96,8 @@ def test_a_paper_without_seeds_takes_none():
 
 
 @pytest.mark.parametrize("paper", ROWS, ids=lambda paper: paper.__name__)
-def test_after_an_interrupt_the_same_command_goes_on(paper, tmp_path, monkeypatch):
-    whole = paper.measure(tmp_path / "whole", quick=True)
+def test_after_an_interrupt_the_same_command_goes_on(paper, measured, tmp_path, monkeypatch):
+    whole, _ = measured(paper)
     original, count = Experiment.run, []
 
     def interrupted(experiment, **options):
@@ -91,15 +110,15 @@ def test_after_an_interrupt_the_same_command_goes_on(paper, tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(Experiment, "run", interrupted)
         with pytest.raises(RuntimeError, match=r"was interrupted at epoch .*: the same command goes on"):
-            paper.measure(tmp_path / "cut", quick=True)
-    again = paper.measure(tmp_path / "cut", quick=True)
+            paper.measure(tmp_path, quick=True)
+    again = paper.measure(tmp_path, quick=True)
     assert [row.measured for row in again] == [row.measured for row in whole]
 
 
-def test_the_stack_and_its_fine_tuned_form_are_kept(tmp_path):
-    hinton2006.measure(tmp_path, quick=True)
-    assert DBN.load(tmp_path / "greedy.safetensors").sizes == [784, 20, 10, 30]
-    tensors, header = read_tensors(tmp_path / "up-down.safetensors")
+def test_the_stack_and_its_fine_tuned_form_are_kept(measured):
+    _, folder = measured(hinton2006)
+    assert DBN.load(folder / "greedy.safetensors").sizes == [784, 20, 10, 30]
+    tensors, header = read_tensors(folder / "up-down.safetensors")
     assert json.loads(header["config"]) == {"sizes": [784, 20, 10, 30], "labels": 10, "untied": True}
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
 
@@ -121,9 +140,9 @@ def test_squared_errors_are_sums_over_pixels_and_means_over_images():
     assert hinton_salakhutdinov2006.squared_error(half, images) == pytest.approx(expected, rel=1e-5)
 
 
-def test_each_start_has_as_many_labels_of_its_own(tmp_path):
+def test_each_start_has_as_many_labels_of_its_own(measured):
     """Two seeds draw other digits to be labelled."""
-    names = [row.name for row in larochelle2009.measure(tmp_path, quick=True)]
+    names = [row.name for row in measured(larochelle2009)[0]]
     assert names[:5] == ["100 labels, " + start.name for start in larochelle2009.STARTS]
     assert names[5:] == ["300 labels, " + start.name for start in larochelle2009.STARTS]
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from splitting import experiments
 from dlkit.strategies import DataParallel, Pipeline, TensorParallel
 for number, strategy in enumerate((DataParallel(), TensorParallel(), Pipeline(microbatches=4))):
-    found = experiments()["LeNet-5"].run(strategy=strategy, steps=20, device="cpu", progress=False)
+    found = experiments()["LeNet-5"].run(strategy=strategy, steps=6, device="cpu", progress=False)
     if found.shard.rank == 0:
         save_file({name: value.contiguous() for name, value in found.model.state_dict().items()},
                   f"{sys.argv[2]}/{number}.safetensors")
@@ -43,7 +43,7 @@ def test_a_script_under_torchrun_gives_what_one_process_gives(tmp_path, request)
         [*command, str(request.path.parents[1]), str(tmp_path)], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    alone = run(experiments()["LeNet-5"])
+    alone = run(experiments()["LeNet-5"], steps=6)
     for number in range(3):
         found = experiments()["LeNet-5"].initial_model()
         found.load_state_dict(load_file(tmp_path / f"{number}.safetensors"))

@@ -16,7 +16,7 @@ from dlkit.models import LeNet5
 from dlkit.strategies import DataParallel
 from dlkit.training import CrossEntropy
 from dlkit.ui.draw.engine_table import load_bar
-from dlkit.ui.live import LiveCluster
+from dlkit.ui.live import EVERY, LiveCluster
 
 SHORT = Experiment(LeNet5, digits(1000), CrossEntropy(), lr=0.002, momentum=0.9, epochs=6)
 SLOW = replace(SHORT, model=slow_net(0.03))
@@ -112,7 +112,7 @@ def test_a_run_that_a_kill_cut_off_goes_on_to_the_same_bits(cluster, show):
     whole = cluster.run(replace(SHORT, model=slow_net(0), epochs=10), DataParallel(), progress=False)
     live = show(replace(SLOW, epochs=10))
     live.start()
-    until(lambda: live.progress and live.progress[-1]["step"] > 20)  # after a checkpoint
+    until(lambda: live.progress and live.progress[-1]["step"] > EVERY)  # after a checkpoint
     pids = [row[1] for row in cells(live)]
     live.engine.value = 1
     live.kill_button.click()

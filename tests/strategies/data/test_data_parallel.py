@@ -150,13 +150,13 @@ def untied():
 def test_a_run_goes_on_split_or_alone_from_the_same_checkpoint(name, tmp_path, alone):
     experiment = EXPERIMENTS[name]
     folder = str(tmp_path / "split")
-    team(2).call(run, experiment, DataParallel(), steps=13, checkpoint=folder)
+    team(2).call(run, experiment, DataParallel(), steps=7, checkpoint=folder)
     on_three = team(3).call(run, experiment, DataParallel(), checkpoint=folder, resume=True)[0]
     assert on_three.step == STEPS
     assert difference(alone(name).model, on_three.model) < 1e-5
 
     folder = str(tmp_path / "alone")
-    run(experiment, steps=13, checkpoint=folder)
+    run(experiment, steps=7, checkpoint=folder)
     on_two = team(2).call(run, experiment, DataParallel(), checkpoint=folder, resume=True)[0]
     assert difference(alone(name).model, on_two.model) < 1e-5
 

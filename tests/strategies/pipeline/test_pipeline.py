@@ -127,8 +127,8 @@ def counted(experiment, strategy=None, **settings):
 def test_a_run_goes_on_split_or_alone_from_the_same_checkpoint(experiment, tmp_path):
     split, single = str(tmp_path / "split"), str(tmp_path / "single")
     whole = run(experiment).model
-    team(3).call(run, experiment, Pipeline(), steps=13, checkpoint=split)
-    run(experiment, steps=13, checkpoint=single)
+    team(3).call(run, experiment, Pipeline(), steps=7, checkpoint=split)
+    run(experiment, steps=7, checkpoint=single)
     on_two = team(2).call(run, experiment, Pipeline(10, "gpipe"), checkpoint=single, resume=True)[0]
     on_one = run(experiment, checkpoint=split, resume=True)
     for found in (on_one, on_two):
