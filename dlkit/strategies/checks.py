@@ -14,6 +14,7 @@ from dlkit.training.schedules import at
 
 # Optimizers that are not element by element: they take dot products, norms or factors of whole parameters.
 USES_WHOLE_PARAMETERS = (torch.optim.LBFGS, torch.optim.Adafactor, torch.optim.Muon)
+TRIED = 48  # images of the first batch
 TOLERANCE = 1e-6  # of gradients in float64: relative to their norm
 
 
@@ -48,20 +49,21 @@ def refuse_optimizer(experiment: Any, strategy: str, *refused: type[torch.optim.
     if isinstance(optimizer, refused or USES_WHOLE_PARAMETERS):
         raise ValueError(
             f"{class_name(optimizer)} looks at whole parameters at once, and under {strategy} a rank has parts of "
-            "them: "
-            "use SGD or Adam."
+            "them: use SGD or Adam."
         )
     return optimizer
 
 
 def refuse_what_does_not_add_up(run: Any, strategy: str) -> None:
-    """ValueError unless the gradient on a batch is the weighted sum of those on its two parts: tried on the first
-    batch.
+    """ValueError unless the gradient on a batch is the weighted sum of those on its two parts, as a trial shows.
 
-    The trial is on copies, in float64 where they can be, with the same random numbers; the run is left as it was. The
-    parts are a third and two thirds of the batch, so that a forgotten weight shows. So are the scalars reported.
+    The trial is on the first images of the first batch, `TRIED` or, where a learner has a state for each image of a
+    batch, all. It is on copies, in float64 where they can be, with the same random numbers; the run is left as it was.
+    The parts are a third and two thirds, so that a forgotten weight shows. Scalars reported are tried as well.
     """
     batch = run.first_batch()
+    if not run.learner.state:
+        batch = Batch(batch.images[:TRIED], None if batch.labels is None else batch.labels[:TRIED])
     count = len(batch)
     if count < 2:
         return
@@ -74,10 +76,9 @@ def refuse_what_does_not_add_up(run: Any, strategy: str) -> None:
     if wrong:
         raise ValueError(
             f"under {strategy} a rank learns from a part of each batch, and {wrong} that {class_name(run.learner)} "
-            "gives "
-            "for the first batch differs from the weighted sum of those for its two parts: fill_grad and loss must be "
-            "means over the images of a batch, and must draw random numbers by dlkit.core.random from the generator; "
-            "or train in one process."
+            "gives for the first batch differs from the weighted sum of those for its two parts: fill_grad and loss "
+            "must be means over the images of a batch, and must draw random numbers by dlkit.core.random from the "
+            "generator; or train in one process."
         )
 
 

@@ -105,9 +105,7 @@ def test_a_learner_that_knows_nothing_of_weights_learns_split_what_it_learns_alo
 
 
 @pytest.mark.parametrize("learner", WRONG, ids=lambda learner: learner.__name__)
-@pytest.mark.parametrize(
-    "strategy", [DataParallel(), DataParallel(reduce="ddp"), ModelAveraging(2), Pipeline(2)], ids=str
-)
+@pytest.mark.parametrize("strategy", SPLIT_BATCHES, ids=str)
 def test_what_does_not_add_up_is_refused_by_trial(learner, strategy):
     name = type(strategy).__name__
     message = rf"under {name} .* and {WRONG[learner]} that {learner.__name__} gives for the first batch differs"
@@ -128,6 +126,24 @@ def test_a_mesh_tries_its_learner_too():
 def test_alone_such_learners_train():
     for learner in WRONG:
         assert run(replace(DBN, learner=learner()), **SETTINGS).step == 3
+
+
+def test_the_trial_is_on_few_images_of_a_large_batch():
+    """In float64 and three times over, all of a large batch would take longer than the first steps."""
+
+    def sizes_tried():
+        sizes = []
+
+        class Counting(Hinge):
+            def loss(self, output, batch):
+                if output.dtype == torch.float64:
+                    sizes.append(len(output))
+                return super().loss(output, batch)
+
+        run(replace(DBN, learner=Counting(), batch_size=500), DataParallel(), **SETTINGS)
+        return sizes
+
+    assert team(2).call(sizes_tried) == [[48, 16, 32]] * 2
 
 
 def test_the_trial_leaves_no_trace():
