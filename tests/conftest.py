@@ -9,6 +9,7 @@ import pytest
 import torch
 from xdist.scheduler import LoadScopeScheduling
 
+gc.disable()  # until all tests are imported: there is no garbage to find
 jaxtyping.install_import_hook("dlkit", "checked.check")
 torch.set_num_threads(1)  # the tensors here are small: a second thread would only be waited for
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to Ctrl-C
@@ -39,6 +40,7 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish():
     gc.freeze()  # what is loaded by now stays, and need not be looked through again
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,12 @@ from multiprocessing.connection import wait
 from typing import Any
 
 import cloudpickle
-import torch
-import torch.multiprocessing as mp
+
+from dlkit.core.imports import no_garbage_collection
+
+with no_garbage_collection():
+    import torch
+    import torch.multiprocessing as mp
 
 ALONE = 10.0  # seconds that ranks may go on after one has failed
 

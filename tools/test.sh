@@ -15,7 +15,7 @@ echo "== order of the packages"
 echo "== types"
 .venv/bin/pyrefly check --summary=none
 # tests/conftest.py says what stays on one worker.
-workers="-n 2 --dist loadscope --no-loadscope-reorder"
+workers="-n 3 --dist loadscope --no-loadscope-reorder"
 if [ $# -gt 0 ]; then
     echo "== tests of what has changed since $1"
     # shellcheck disable=SC2086  # the options are words

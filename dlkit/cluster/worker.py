@@ -11,6 +11,7 @@ from datetime import timedelta
 from traceback import TracebackException
 from typing import Any
 
+from dlkit.core.imports import no_garbage_collection
 from dlkit.distributed.process_group import join_by_file, yield_on_wakeup
 
 OWNER_POLL = 1.0  # seconds between two looks whether the owner is still there
@@ -23,8 +24,9 @@ def on_engine_start() -> None:
         os.sched_setaffinity(0, cores)
     yield_on_wakeup()
     threading.Thread(target=watch_owner, name="dlkit-watch", daemon=True).start()
-    import ipyparallel.serialize
-    import torch
+    with no_garbage_collection():
+        import ipyparallel.serialize
+        import torch
 
     ipyparallel.serialize.use_cloudpickle()  # for those who call the client itself
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from dlkit.core.imports import import_what_optimizers_need
 from dlkit.core.random import ShardedGenerator
 from dlkit.data.batch import Batch
 from dlkit.data.sources import resolve
@@ -183,6 +184,7 @@ class Run(Generic[M]):
             {"params": weights, "weight_decay": experiment.weight_decay},
             {"params": biases, "weight_decay": 0.0},
         ]
+        import_what_optimizers_need()
         optimizer = experiment.optimizer([group for group in groups if group["params"]], lr=at(experiment.lr, 0.0))
         if experiment.momentum and "momentum" not in optimizer.defaults:
             raise ValueError(f"{type(optimizer).__name__} takes no momentum: leave momentum out of the Experiment.")
