@@ -42,7 +42,9 @@ POLLING = 100  # milliseconds; Playwright would look once a frame and so make th
 expect.set_options(timeout=ANSWERING * 1000)
 UNSHOWN = re.compile(r"^\s*(Loading|Error displaying) widget")
 
-OPEN = """name => {
+STARTED = """() => window.jupyterapp?.restored.then(() => true)"""
+OPEN = """name => { window.jupyterapp.commands.execute("docmanager:open", {path: name, factory: "Notebook"}); }"""
+OPENED = """name => {
     const panel = window.jupyterapp?.shell?.currentWidget;
     return panel?.context?.path === name && panel.sessionContext.session?.kernel?.status === "idle";
 }"""
@@ -83,6 +85,8 @@ SETTLE = """panel => Promise.race([
     panel.sessionContext.session?.kernel?.requestKernelInfo(),
     new Promise(resolve => setTimeout(resolve, 5000)),
 ]).then(() => window.raised)"""
+# Not by Lab's command, which asks whether to save what has changed.
+CLOSE = """() => window.jupyterapp.shell.currentWidget.dispose()"""
 IMAGE = """async element => {
     if (element.tagName === "CANVAS") return element.toDataURL().split(",")[1];
     const bytes = new Uint8Array(await (await fetch(element.src)).arrayBuffer());
@@ -91,24 +95,36 @@ IMAGE = """async element => {
 
 
 class Lab:
-    """The JupyterLab at `url`, seen in `browser`."""
+    """The JupyterLab at `url`, seen in `browser`: one page, in which one notebook after the other is opened."""
 
     def __init__(self, url: str, token: str, browser: Browser):
         self.url, self.token, self.browser = url, token, browser
+        self._page: Page | None = None
 
     @contextmanager
     def open_notebook(self, name: str) -> Iterator["Notebook"]:
-        """The notebook in a page of its own with a kernel of its own, which end with the block."""
-        page = self.browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
-        page.set_default_timeout(ANSWERING * 1000)
+        """The notebook with a kernel of its own; both are closed with the block."""
+        page, self._page = self._page or self._new_page(), None  # kept if all goes well
         try:
-            page.goto(f"{self.url}lab/tree/{name}?reset&token={self.token}", timeout=STARTING * 1000)
-            page.wait_for_function(OPEN, arg=name, polling=POLLING, timeout=STARTING * 1000)
-            yield Notebook(name, page, page.evaluate_handle(LISTEN))
+            page.evaluate(OPEN, name)
+            page.wait_for_function(OPENED, arg=name, polling=POLLING, timeout=STARTING * 1000)
+            notebook = Notebook(name, page, page.evaluate_handle(LISTEN))
+            yield notebook
+            page.evaluate(CLOSE)
+            notebook.closed()
+            self._page = page
         finally:
-            page.close()
+            if self._page is None:
+                page.close()
             for kernel in self._api("GET", "kernels"):
                 self._api("DELETE", f"kernels/{kernel['id']}")
+
+    def _new_page(self) -> Page:
+        page = self.browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+        page.set_default_timeout(ANSWERING * 1000)
+        page.goto(f"{self.url}lab?reset&token={self.token}", timeout=STARTING * 1000)
+        page.wait_for_function(STARTED, polling=POLLING, timeout=STARTING * 1000)
+        return page
 
     def write(self, name: str, notebook: dict[str, Any]) -> None:
         """Put a notebook beside those that the server has."""
@@ -130,7 +146,14 @@ class Notebook:
         self.seconds = 0.0
         self.ran: list[dict[str, Any]] = []
         self._page_errors: list[str] = []
-        page.on("pageerror", lambda error: self._page_errors.append(str(error)))
+        page.on("pageerror", self._note)
+
+    def _note(self, error: Error) -> None:
+        self._page_errors.append(str(error))
+
+    def closed(self) -> None:
+        """What the page raises from now on is no longer this notebook's."""
+        self.page.remove_listener("pageerror", self._note)
 
     def run_all(self, limit: float = HANGING) -> None:
         """Run every cell afresh. AssertionError says which cell raised, killed the kernel or took too long."""
