@@ -15,27 +15,32 @@ torch.set_num_threads(1)  # the tensors here are small: a second thread would on
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to Ctrl-C
 
 
-class ByFileAndNotebook(LoadScopeScheduling):
-    """Keeps a file's tests on one worker, and all browser tests of a notebook, to share what they start.
+class ByWhatIsShared(LoadScopeScheduling):
+    """Keeps on one worker the tests that share what takes long to start: ranks, engines, a notebook; and each file's.
 
     By the test's name: pytest-xdist 3.8 with pytest 9.2 does not heed its own mark `xdist_group`.
     """
 
     def _split_scope(self, nodeid):
         file, _, test = nodeid.partition("::")
+        folder = re.match(r"tests/(strategies|cluster)/", file)
         notebook = re.search(r"\w+\.ipynb", test) if "/browser/" in file else None
-        return notebook[0] if notebook else file
+        return folder[0] if folder else notebook[0] if notebook else file
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    return ByFileAndNotebook(config, log)
+    return ByWhatIsShared(config, log)
 
 
 def pytest_collection_modifyitems(items):
-    """What takes longest first, so that at the end no worker waits for long: notebooks, then what starts a cluster."""
-    on_cluster = {item.path for item in items if "cluster" in getattr(item, "fixturenames", ())}
-    items.sort(key=lambda item: (item.get_closest_marker("browser") is None, item.path not in on_cluster))
+    """What keeps a worker longest first, so that at the end none waits for another."""
+
+    def order(item):
+        on_cluster = "/cluster/" in item.nodeid or "cluster" in getattr(item, "fixturenames", ())
+        return "/strategies/" not in item.nodeid, item.get_closest_marker("browser") is None, not on_cluster
+
+    items.sort(key=order)
 
 
 def pytest_collection_finish():
