@@ -15,6 +15,10 @@ torch.set_num_threads(1)  # the tensors here are small: a second thread would on
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to Ctrl-C
 
 
+RANKS = r"tests/(strategies|distributed)/"
+ENGINES = r"tests/(cluster/|ui/test_ui_live)"
+
+
 class ByWhatIsShared(LoadScopeScheduling):
     """Keeps on one worker the tests that share what takes long to start: ranks, engines, a notebook; and each file's.
 
@@ -23,9 +27,12 @@ class ByWhatIsShared(LoadScopeScheduling):
 
     def _split_scope(self, nodeid):
         file, _, test = nodeid.partition("::")
-        folder = re.match(r"tests/(strategies|cluster)/", file)
+        if re.match(RANKS, file):
+            return "ranks"
+        if re.match(ENGINES, file):
+            return "engines"
         notebook = re.search(r"\w+\.ipynb", test) if "/browser/" in file else None
-        return folder[0] if folder else notebook[0] if notebook else file
+        return notebook[0] if notebook else file
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -37,8 +44,8 @@ def pytest_collection_modifyitems(items):
     """What keeps a worker longest first, so that at the end none waits for another."""
 
     def order(item):
-        on_cluster = "/cluster/" in item.nodeid or "cluster" in getattr(item, "fixturenames", ())
-        return "/strategies/" not in item.nodeid, item.get_closest_marker("browser") is None, not on_cluster
+        in_browser = item.get_closest_marker("browser") is not None
+        return not re.match(RANKS, item.nodeid), not in_browser, not re.match(ENGINES, item.nodeid)
 
     items.sort(key=order)
 

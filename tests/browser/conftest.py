@@ -43,6 +43,7 @@ def notebook(lab, request):
     """The notebook that the test's parameter names, open and run from top to bottom."""
     with lab.open_notebook(request.param) as opened:
         opened.run_all()
+        opened.known_errors = Counter(opened.outputs_with_errors())
         request.config.stash.setdefault(SECONDS, {})[opened.name] = opened.seconds
         yield opened
 
@@ -64,10 +65,9 @@ def no_error_after_the_test(request):
         yield
         return
     opened = request.getfixturevalue("notebook")
-    before = Counter(opened.outputs_with_errors())
     yield
-    new = Counter(opened.outputs_with_errors()) - before
-    assert not new, "\n".join(new)
+    before, opened.known_errors = opened.known_errors, Counter(opened.outputs_with_errors())
+    assert not (new := opened.known_errors - before), "\n".join(new)
 
 
 def pytest_terminal_summary(terminalreporter, config):

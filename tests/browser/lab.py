@@ -25,6 +25,7 @@ import base64
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -145,6 +146,7 @@ class Notebook:
         self.name, self.page, self._panel = name, page, panel
         self.seconds = 0.0
         self.ran: list[dict[str, Any]] = []
+        self.known_errors: Counter[str] = Counter()  # that a test has been told of
         self._page_errors: list[str] = []
         page.on("pageerror", self._note)
 
