@@ -25,7 +25,7 @@ TITLE = "Salakhutdinov and Murray 2008: RBMs with 500 hidden units, log-probabil
 TABLE = "Salakhutdinov & Murray 2008, table 1"
 FROM_MEMORY = f"{TABLE}, quoted from memory and not checked"
 BURN_IN = 5_000  # Gibbs steps from training digits, after which reverse AIS takes the states for samples of the model
-QUICK_STEPS, QUICK_BURN_IN = 500, 100
+QUICK_STEPS, QUICK_BURN_IN = 500, 100  # of AIS, and of Gibbs sampling before reverse AIS
 PYDEEP = "PyDeep, its example of a centred binary RBM on MNIST, 200 epochs"
 
 

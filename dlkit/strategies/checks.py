@@ -61,9 +61,7 @@ def refuse_what_does_not_add_up(run: Any, strategy: str) -> None:
     batch, all. It is on copies, in float64 where they can be, with the same random numbers; the run is left as it was.
     The parts are a third and two thirds, so that a forgotten weight shows. Scalars reported are tried as well.
     """
-    batch = run.first_batch()
-    if not run.learner.state:
-        batch = Batch(batch.images[:TRIED], None if batch.labels is None else batch.labels[:TRIED])
+    batch = run.first_batch(None if run.learner.state else TRIED)
     count = len(batch)
     if count < 2:
         return

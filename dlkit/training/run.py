@@ -227,9 +227,9 @@ class Run(Generic[M]):
         generator = torch.Generator().manual_seed(self.experiment.seed * 1_000_003 + epoch)
         return torch.randperm(len(self._on_device.images), generator=generator).to(self.device)
 
-    def first_batch(self) -> Batch:
-        """The images and labels of the first step, whole, on the run's device."""
-        indices = self._order(0)[: self.experiment.batch_size]
+    def first_batch(self, most: int | None = None) -> Batch:
+        """The images and labels of the first step, all or the first so many, on the run's device."""
+        indices = self._order(0)[: self.experiment.batch_size][:most]
         return Shard(self.model, self.learner).select(self._on_device, indices)
 
     def _set_schedules(self) -> None:
