@@ -18,8 +18,14 @@ from dlkit.strategies import DataParallel, Pipeline
 from dlkit.training import CrossEntropy, Experiment
 
 
-def test_it_measures_every_row(monkeypatch):
-    monkeypatch.setattr(bench, "ENGINES", (1,))
+class SharedCluster(Cluster):
+    def stop(self):
+        """Other tests go on with its engines."""
+
+
+def test_it_measures_every_row(monkeypatch, cluster):
+    monkeypatch.setattr(bench, "Cluster", SharedCluster)
+    monkeypatch.setattr(bench, "ENGINES", (2,))
     monkeypatch.setattr(bench, "ROUNDS", 1)
     monkeypatch.setattr(bench, "STEPS", 1)
     monkeypatch.setattr(parallel_turns, "WARM", 1)
@@ -31,11 +37,10 @@ def test_it_measures_every_row(monkeypatch):
     monkeypatch.setattr(parallel_data, "CNN", replace(parallel_data.CNN, data=(images, labels), batch_size=20))
     rows = replace(parallel_data.CD_1, data=images.flatten(1), batch_size=20)
     monkeypatch.setattr(parallel_data, "CD_1", rows)
-    Cluster.stop_all()  # that other tests share
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     rows = bench.measure()
     assert [row.name for row in rows] == [
-        "1 engines ready",
+        "2 engines ready",
         "LeNet-5, batch 20, 2 engines, ddp",
         "LeNet-5, batch 20, 2 engines, bucketed",
         *["LeNet-5, batch 20, 2 engines"] * 2,
