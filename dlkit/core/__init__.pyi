@@ -2,7 +2,7 @@ from .random import ShardedGenerator as ShardedGenerator
 from .random import bernoulli as bernoulli
 from .random import categorical as categorical
 from .random import normal as normal
-from .random import sample_like as sample_like
+from .random import uniform as uniform
 from .slices import Slice as Slice
 from .slices import slice_of as slice_of
 from .text_table import format_bytes as format_bytes

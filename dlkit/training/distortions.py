@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from dlkit.core.random import bernoulli, sample_like
+from dlkit.core.random import bernoulli, uniform
 
 Distortion = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -60,7 +60,7 @@ class Affine:
             raise ValueError(f"images of shape {tuple(images.shape)} have no height and width to distort.")
         x = images[:, None] if images.ndim == 3 else images
         height, width = x.shape[-2:]
-        draw = sample_like(lambda u: u.uniform_(-1, 1, generator=generator), x.new_empty(6, len(x)), generator, dim=1)
+        draw = 2 * uniform(x.new_empty(6, len(x)), generator, dim=1) - 1
         right, down, size, squeeze, turn, shear = draw
         tall = 1 + self.scale * size
         wide = tall * (1 + self.scale * squeeze)

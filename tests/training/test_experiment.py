@@ -19,6 +19,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from dlkit import Experiment
+from dlkit.core.random import ShardedGenerator
 from dlkit.data import Batch, Dataset, Split
 from dlkit.models import RBM, GaussianRBM
 from dlkit.models.locally_connected import LocallyConnected2d
@@ -85,7 +86,7 @@ def test_a_run_is_a_plain_torch_loop_to_the_bit(learner, optimizer):
     settings |= {"momentum": 0.9} if optimizer == "momentum" else {"momentum": None, "optimizer": adam}
     found = run(small(learner=watched(type(learner)), **settings))
 
-    model, generator = met["model"], torch.Generator().manual_seed(0)
+    model, generator = met["model"], ShardedGenerator()
     generator.set_state(met["drawn"])
     groups = [{"params": [model.W], "weight_decay": 0.01}, {"params": [model.a, model.b]}]
     naive = torch.optim.SGD(groups, 0.2, 0.9, fused=True) if optimizer == "momentum" else adam(groups, 0.2)
