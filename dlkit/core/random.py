@@ -45,12 +45,17 @@ class ShardedGenerator(torch.Generator):
         own = b"".join(pcg[name].to_bytes(16, "little") for name in ("state", "inc"))
         return torch.cat([super().get_state(), torch.frombuffer(bytearray(own), dtype=torch.uint8)])
 
-    def set_state(self, state: Tensor) -> "ShardedGenerator":
-        super().set_state(state[:-PCG_BYTES].clone())
-        own = state[-PCG_BYTES:].cpu().numpy().tobytes()
-        values = {name: int.from_bytes(own[16 * i :][:16], "little") for i, name in enumerate(("state", "inc"))}
+    def set_state(self, _new_state: Tensor) -> "ShardedGenerator":
+        super().set_state(_new_state[:-PCG_BYTES].clone())
+        own = _new_state[-PCG_BYTES:].cpu().numpy().tobytes()
+        state, inc = (int.from_bytes(half, "little") for half in (own[:16], own[16:]))
         bits = np.random.PCG64DXSM(0)
-        bits.state = {"bit_generator": "PCG64DXSM", "state": values, "has_uint32": 0, "uinteger": 0}
+        bits.state = {
+            "bit_generator": "PCG64DXSM",
+            "state": {"state": state, "inc": inc},
+            "has_uint32": 0,
+            "uinteger": 0,
+        }
         self._use(bits)
         return self
 

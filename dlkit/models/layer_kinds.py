@@ -218,5 +218,7 @@ KINDS: dict[type[nn.Module], LayerKind] = {
         ELEMENTWISE,
     ),
     **dict.fromkeys((nn.Softplus, nn.Softsign, nn.Tanh, nn.Hardtanh, nn.Sigmoid, nn.LogSigmoid), ELEMENTWISE),
-    nn.Dropout: ELEMENTWISE,  # of probability 0: strategies refuse others
+    # A rank draws its part of what one process draws (core/draws.py).
+    **dict.fromkeys((nn.Dropout, nn.AlphaDropout, nn.RReLU), ELEMENTWISE),
+    **dict.fromkeys((nn.Dropout2d, nn.FeatureAlphaDropout), LayerKind(by_maps=True, by_position=True)),
 }

@@ -7,6 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from dlkit.core.draw_plan import DrawPlan
+from dlkit.core.draws import ShardedDraws
 from dlkit.core.random import ShardedGenerator
 from dlkit.core.slices import Slice, slice_of
 from dlkit.data.batch import Batch
@@ -18,7 +20,12 @@ from dlkit.training.shard import Shard
 
 
 class DistributedShard(Shard):
-    """A rank's shard of a run, on `group`, that of all ranks. A strategy overrides `reduce_grad`."""
+    """A rank's shard of a run, on `group`, that of all ranks. A strategy overrides `reduce_grad`.
+
+    `splits_layers`: the ranks over which units or rows of maps are split; None if each has whole layers.
+    """
+
+    splits_layers: Group | None = None
 
     def __init__(self, model: nn.Module, learner: Learner):
         super().__init__(model, learner)
@@ -35,13 +42,24 @@ class DistributedShard(Shard):
         self._step_began, self.recorder.enabled = now(), True
         generator.rows = batch.rows
         try:
-            return self.reduce_grad(batch, generator)
+            with self.drawing_for(batch):
+                return self.reduce_grad(batch, generator)
         finally:
             generator.rows = None
 
     def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> Metrics:
         """Fill .grad from this rank's part, then exchange what makes it the whole's: what a strategy is."""
-        return super().fill_grad(batch, generator)
+        return self.learner.fill_weighted_grad(self.model, batch, generator)
+
+    def sharded_draws(self, plan: DrawPlan) -> ShardedDraws:
+        return ShardedDraws(plan, None if self.splits_layers is None else self.locate)
+
+    def locate(self, shape: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Where this rank's part of a draw begins in each dimension, and the sizes of all parts together."""
+        assert self.splits_layers is not None
+        sizes = self.splits_layers.gather_objects(tuple(shape))
+        begins = [sum(size[dim] for size in sizes[: self.splits_layers.rank]) for dim in range(len(shape))]
+        return begins, [sum(size[dim] for size in sizes) for dim in range(len(shape))]
 
     def after_step(self, step: int) -> None:
         self.recorder.add(Span("step", "step", self._step_began, now(), number=step))

@@ -1,11 +1,13 @@
 """What strategies refuse before a run starts, each in a sentence with the mend."""
 
 import copy
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dlkit.core.draws import ShardedDraws
 from dlkit.core.random import ShardedGenerator
 from dlkit.core.slices import Slice
 from dlkit.data.batch import Batch
@@ -30,17 +32,6 @@ def refuse_batch_statistics(model: nn.Module, strategy: str) -> None:
                 f"{path}, a {class_name(module)}, takes its statistics from a whole batch, and under {strategy} a rank "
                 "sees a part: use nn.GroupNorm or nn.LayerNorm."
             )
-    refuse_random(model, strategy)
-
-
-def refuse_random(model: nn.Module, strategy: str) -> None:
-    """ValueError for layers that draw from torch's global generator, which has another state on each rank."""
-    for path, module in model.named_modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
-            raise ValueError(
-                f"{path}, a {class_name(module)}, draws from torch's own generator, which {strategy} cannot keep in "
-                "step: drop inputs by `CrossEntropy(distortion=InputDropout())`."
-            )
 
 
 def refuse_optimizer(experiment: Any, strategy: str, *refused: type[torch.optim.Optimizer]) -> torch.optim.Optimizer:
@@ -61,7 +52,8 @@ def refuse_what_does_not_add_up(run: Any, strategy: str) -> None:
     batch, all. It is on copies, in float64 where they can be, with the same random numbers; the run is left as it was.
     The parts are a third and two thirds, so that a forgotten weight shows. Scalars reported are tried as well.
     """
-    batch = run.first_batch(None if run.learner.state else TRIED)
+    size = run.experiment.batch_size
+    batch = run.first_images(size if run.learner.state else min(size, TRIED))
     count = len(batch)
     if count < 2:
         return
@@ -104,7 +96,12 @@ def _gradient(
         labels = None if batch.labels is None else batch.labels[part.start : part.stop]
         batch = Batch(batch.images[part.start : part.stop], labels, part.count / part.whole, part)
         generator.rows = part
-    metrics = learner.fill_weighted_grad(model, batch, generator)
+    draws = nullcontext()
+    if run.trial.plan is not None:
+        rows = part or Slice(0, len(batch), len(batch))
+        draws = ShardedDraws(run.trial.plan).part_of(rows.start, rows.count, rows.whole)
+    with run.own_generators(0), draws:
+        metrics = learner.fill_weighted_grad(model, batch, generator)
     gradients = [p.grad.flatten().double() for p in model.parameters() if p.requires_grad and p.grad is not None]
     return torch.cat(gradients), {name: float(value) for name, value in metrics.items()}
 

@@ -93,6 +93,7 @@ class HybridShard(Replica):
         row, column = (mesh.get_local_rank(name) for name in ("data", "model"))
         self.data = Group(mesh.get_group("data"), self.recorder, f"data {column}")
         self.across = Group(mesh.get_group("model"), self.recorder, f"model {row}")
+        self.splits_layers = self.across
         self.split_learner(run)
         self.model, self.shardings = split_model(self.model, self.learner, self.across)
         self.buckets = Buckets(self.model, self.learner, self.data)
@@ -149,6 +150,7 @@ class OneWeirdTrickShard(DistributedShard):
 
     def __init__(self, run: Any):
         super().__init__(run.model, run.learner)
+        self.splits_layers = self.group
         model = self.model
         dense = behind_convolutions(model)
         convolutions = nn.ModuleList(child for name, child in model.named_children() if name not in dense)

@@ -4,6 +4,7 @@ import copy
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from dlkit.core.global_generators import seeded
 from dlkit.core.imports import import_what_optimizers_need
 from dlkit.core.random import ShardedGenerator
 from dlkit.data.batch import Batch
@@ -22,8 +24,10 @@ from dlkit.training.history import History, Row
 from dlkit.training.interrupt import on_interrupt
 from dlkit.training.schedules import at
 from dlkit.training.shard import Shard, Strategy, weights_and_biases
+from dlkit.training.trial import try_passes
 
 M = TypeVar("M", bound=nn.Module)
+START = -1  # in place of a step, for what is drawn before the first
 Callback = Callable[["Run"], Mapping[str, float] | None]
 
 
@@ -62,8 +66,14 @@ class Run(Generic[M]):
         self.learner = copy.deepcopy(experiment.learner)
         self.generator = ShardedGenerator(rng_device or device)
         self.generator.manual_seed(experiment.seed)
-        self.learner.start(self.model, self._on_device, experiment.batch_size, self.generator)
-        self.shard = strategy.shard(self) if strategy is not None else Shard(self.model, self.learner)
+        with seeded(experiment.seed, START):
+            self.learner.start(self.model, self._on_device, experiment.batch_size, self.generator)
+            self.trial = try_passes(self)
+            if strategy is not None:
+                self.trial.refuse_split(strategy)
+            self.shard = strategy.shard(self) if strategy is not None else Shard(self.model, self.learner)
+        if self.trial.plan is not None:
+            self.shard.draws = self.shard.sharded_draws(self.trial.plan)
         self.model: M = self.shard.model  # type: ignore[assignment]
         self.optimizer = self._make_optimizer()
         self.history = History()
@@ -218,18 +228,30 @@ class Run(Generic[M]):
             return reports[-1]["loss"]
 
         self._set_schedules()
-        self.optimizer.step(closure)
+        with self.own_generators(self.step):
+            self.optimizer.step(closure)
         self.shard.after_step(self.step + 1)
         return reports[0]
+
+    def own_generators(self, step: int) -> AbstractContextManager[object]:
+        """Context in which the global generators that the net or the learner draws from are the run's, for this step.
+
+        Each step has a seed of its own, so that a run that goes on, and ranks that drew otherwise, are in step.
+        """
+        if not self.trial.generators:
+            return nullcontext()
+        return seeded(self.experiment.seed, step, names=self.trial.generators)
 
     def _order(self, epoch: int) -> Tensor:
         """The order of the images in this epoch: it follows from the seed alone, so that a resumed run has it too."""
         generator = torch.Generator().manual_seed(self.experiment.seed * 1_000_003 + epoch)
         return torch.randperm(len(self._on_device.images), generator=generator).to(self.device)
 
-    def first_batch(self, most: int | None = None) -> Batch:
-        """The images and labels of the first step, all or the first so many, on the run's device."""
-        indices = self._order(0)[: self.experiment.batch_size][:most]
+    def first_images(self, count: int) -> Batch:
+        """The first images that the run trains on, and their labels, on its device; again from the first if there
+        are fewer."""
+        order = self._order(0)
+        indices = order[torch.arange(count, device=order.device) % len(order)]
         return Shard(self.model, self.learner).select(self._on_device, indices)
 
     def _set_schedules(self) -> None:

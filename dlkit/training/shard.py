@@ -1,13 +1,17 @@
 """What one process has of a run: all of it, or the shard that a strategy gives it."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
+from dlkit.core.draw_plan import DrawPlan
+from dlkit.core.draws import ShardedDraws
 from dlkit.core.random import ShardedGenerator
+from dlkit.core.slices import Slice
 from dlkit.data.batch import Batch
 from dlkit.training.checkpoint import pack_optimizer, unpack_optimizer
 from dlkit.training.learner import Learner
@@ -31,6 +35,7 @@ class Shard:
     rank, world_size = 0, 1
     replicas = 1  # models that are trained apart
     model_is_whole = True
+    draws: ShardedDraws | None = None  # of the net's own draws, where they must be made for a whole batch
 
     def __init__(self, model: nn.Module, learner: Learner):
         self.model, self.learner = model, learner
@@ -46,7 +51,19 @@ class Shard:
 
     def fill_grad(self, batch: Batch, generator: ShardedGenerator) -> dict[str, Tensor]:
         """Fill .grad of the parameters on this rank; the metrics are the whole batch's."""
-        return self.learner.fill_weighted_grad(self.model, batch, generator)
+        with self.drawing_for(batch):
+            return self.learner.fill_weighted_grad(self.model, batch, generator)
+
+    def sharded_draws(self, plan: DrawPlan) -> ShardedDraws | None:
+        """How this rank makes the net's own draws; None if torch makes them as they should be."""
+        return ShardedDraws(plan) if plan.depends_on_values else None
+
+    def drawing_for(self, batch: Batch) -> AbstractContextManager[object]:
+        """Context of the passes of a batch, of which this rank may have a part: the net's draws are the whole's."""
+        if self.draws is None:
+            return nullcontext()
+        rows = batch.rows or Slice(0, len(batch), len(batch))
+        return self.draws.part_of(rows.start, rows.count, rows.whole)
 
     def after_step(self, step: int) -> None:
         """Called when the optimizer has taken a step."""

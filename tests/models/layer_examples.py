@@ -42,6 +42,7 @@ EXAMPLES: dict[type[nn.Module], Callable[[], nn.Sequential]] = {
     nn.AdaptiveMaxPool2d: lambda: behind_convolution(nn.AdaptiveMaxPool2d(3)),
     nn.AdaptiveAvgPool2d: lambda: behind_convolution(nn.AdaptiveAvgPool2d(3)),
     nn.ZeroPad2d: lambda: behind_convolution(nn.ZeroPad2d(1)),
-    nn.Dropout: lambda: behind_convolution(nn.Dropout(0.0)),
+    nn.Dropout2d: lambda: behind_convolution(nn.Dropout2d()),
+    nn.FeatureAlphaDropout: lambda: behind_convolution(nn.FeatureAlphaDropout()),
 }
 WITHOUT_MAPS = (nn.Linear, RBFOutput)  # the examples that have no convolution

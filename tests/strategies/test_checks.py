@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -85,10 +86,16 @@ class TorchsDraws(Hinge):
         return batch.images * (torch.rand_like(batch.images) > 0.5)
 
 
+class NumpysDraws(Hinge):
+    def inputs(self, batch, generator):
+        return batch.images * torch.from_numpy(np.random.rand(*batch.images.shape)).to(batch.images.dtype)
+
+
 RIGHT = {
     "Hinge": replace(DBN, learner=Hinge()),
     "OwnBackward": replace(DBN, learner=OwnBackward()),
     "Delta": replace(EXPERIMENTS["CD"], learner=Delta()),
+    "TorchsDraws": replace(DBN, learner=TorchsDraws()),
 }
 SPLIT_BATCHES = [DataParallel(), DataParallel(reduce="ddp"), ModelAveraging(2), Pipeline(2)]
 WRONG = {Summed: "the gradient", Weighed: "the gradient", Contrasted: "the gradient", Largest: '"largest"'}
@@ -113,9 +120,9 @@ def test_what_does_not_add_up_is_refused_by_trial(learner, strategy):
         team(2).call(run, replace(DBN, learner=learner()), strategy, **SETTINGS)
 
 
-def test_draws_from_torch_s_own_generator_are_found():
-    with pytest.raises(ValueError, match=r"the gradient that TorchsDraws .* must draw random numbers by dlkit.core"):
-        team(2).call(run, replace(DBN, learner=TorchsDraws()), DataParallel(), **SETTINGS)
+def test_draws_for_each_image_that_are_not_torch_s_are_found():
+    with pytest.raises(ValueError, match=r"the gradient that NumpysDraws .* must draw random numbers by dlkit.core"):
+        team(2).call(run, replace(DBN, learner=NumpysDraws()), DataParallel(), **SETTINGS)
 
 
 def test_a_mesh_tries_its_learner_too():

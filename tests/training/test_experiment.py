@@ -73,11 +73,17 @@ def test_a_run_is_a_plain_torch_loop_to_the_bit(learner, optimizer):
         class Watched(kind):
             def start(self, model, data, batch_size, generator):
                 super().start(model, data, batch_size, generator)
-                met.update(model=copy.deepcopy(model), learner=copy.deepcopy(learner), drawn=generator.get_state())
+                met.update(
+                    trained=self,
+                    model=copy.deepcopy(model),
+                    learner=copy.deepcopy(learner),
+                    drawn=generator.get_state(),
+                )
                 met["learner"].state = {name: value.clone() for name, value in self.state.items()}
 
             def fill_grad(self, model, batch, generator):
-                met["batches"].append(batch)
+                if self is met["trained"]:  # and not a copy, in a trial
+                    met["batches"].append(batch)
                 return super().fill_grad(model, batch, generator)
 
         return Watched(k=learner.k, centred=learner.centred, sparsity_target=learner.sparsity_target)

@@ -55,6 +55,13 @@ def measure_blocks(blocks: list[Block], x: Tensor) -> tuple[list[int], list[Tens
     return costs, between
 
 
+def pass_through(block: Block, x: Tensor) -> Tensor:
+    """What the block gives."""
+    for _, module in block:
+        x = module(x)
+    return x
+
+
 def best_cut(costs: Sequence[int], stages: int) -> tuple[int, ...]:
     """The indices with which the second and later stages begin, so that the most costly stage costs least."""
 

@@ -1,7 +1,9 @@
 """Pipeline parallelism: every rank has some layers that follow one another, and microbatches go from rank to rank."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.pipelining import Schedule1F1B, ScheduleGPipe
 
+from dlkit.core.draw_plan import DrawPlan, count_draws
 from dlkit.core.matmul import fast_linear
 from dlkit.core.random import ShardedGenerator
 from dlkit.core.slices import Slice
@@ -23,8 +26,17 @@ from dlkit.strategies.checks import (
     refuse_what_does_not_add_up,
 )
 from dlkit.strategies.layer_cost import FLOAT, LayerCost, layer_cost, parameter_bytes
-from dlkit.strategies.pipeline.partition import Block, best_cut, blocks_of, check_enough, divisors, measure_blocks
+from dlkit.strategies.pipeline.partition import (
+    Block,
+    best_cut,
+    blocks_of,
+    check_enough,
+    divisors,
+    measure_blocks,
+    pass_through,
+)
 from dlkit.strategies.pipeline.stage import Log, OnWire, Stage
+from dlkit.strategies.pipeline.stage_draws import StageDraws, first_draw
 from dlkit.training.learner import Backprop, Metrics
 from dlkit.training.shard import trained
 
@@ -149,11 +161,31 @@ class PipelineShard(DistributedShard):
             if not begins[self.rank] <= index < begins[self.rank + 1]:
                 for name, _ in block:
                     self.model.set_submodule(name, nn.Identity())
+        self.first_draw = 0
+        if (plan := run.trial.plan) is not None:
+            counts = [count_draws(partial(pass_through, *pair)) for pair in zip(blocks, between, strict=False)]
+            self.first_draw = first_draw(plan, counts, begins[self.rank])
         self.input, self.output = (between[index] for index in begins[self.rank : self.rank + 2])
         self.metric_names = list(learner.loss(between[-1], self.batch)[1])
         self.metrics: list[Metrics] = []  # of each microbatch
         self.schedules: dict[int, Schedule1F1B | ScheduleGPipe] = {}
         self.log = Log(self.recorder, run.device)
+
+    def sharded_draws(self, plan: DrawPlan) -> StageDraws:
+        return StageDraws(plan, self.first_draw)
+
+    def drawing_for(self, batch: Batch) -> AbstractContextManager[object]:
+        if isinstance(self.draws, StageDraws):
+            self.draws.begin(len(batch))
+        return nullcontext()  # `drawing` is for each microbatch
+
+    def drawing(self, number: int) -> AbstractContextManager[object]:
+        """Context of the forward pass of a microbatch."""
+        if self.draws is None:
+            return nullcontext()
+        images = len(self.batch)
+        count = images // self.parts(images)
+        return self.draws.part_of(number * count, count, images)
 
     def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> Metrics:
         self.model.zero_grad()
@@ -195,7 +227,7 @@ class PipelineShard(DistributedShard):
                 for x in (self.input, self.output)
             )
             stage = Stage(net, self.rank, self.world_size, wire, input, output, group=self.group.process_group)
-            stage.log = self.log
+            stage.log, stage.drawing = self.log, self.drawing
             made = SCHEDULES[self.strategy.schedule] if parts >= self.world_size else ScheduleGPipe
             self.schedules[rows] = made(stage, parts, loss_fn=self.loss, scale_grads=False)
         return self.schedules[rows]

@@ -1,7 +1,8 @@
 """A stage of a pipeline: torch's, which records when it computed, sent and waited; and the bubble that this shows."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,13 +53,15 @@ class Stage(PipelineStage):
     """torch's stage, which records its passes, what it sends, and how long it waits for its input."""
 
     log: Log
+    drawing: Callable[[int], AbstractContextManager[object]]  # of a microbatch
     wait_begin = 0.0  # of the next input
 
     def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
         begin = self.log.moment()
         if not self.is_first:
             self.log.exchanged("receive activations", (self.stage_index - 1, self.stage_index), self.wait_begin, begin)
-        output = super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
+        with self.drawing(fwd_chunk_id):
+            output = super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
         self.log.computed(f"F{fwd_chunk_id}", begin)
         return output
 

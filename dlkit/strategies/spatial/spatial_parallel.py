@@ -82,6 +82,7 @@ class SpatialShard(DistributedShard):
 
     def __init__(self, run: Any):
         super().__init__(run.model, run.learner)
+        self.splits_layers = self.group
         images = Batch(run.data.images[:1].to(run.device))
         inputs = run.learner.inputs(images, ShardedGenerator(run.generator.device))
         self.net = SpatialNet(run.model, inputs, self.group)

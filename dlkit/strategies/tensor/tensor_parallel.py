@@ -13,7 +13,7 @@ from dlkit.models.autoencoder import Autoassociator
 from dlkit.models.rbm import RBM
 from dlkit.models.sequence import Layer, layers_of
 from dlkit.strategies.base import DistributedShard
-from dlkit.strategies.checks import class_name, refuse_optimizer, refuse_random
+from dlkit.strategies.checks import class_name, refuse_optimizer
 from dlkit.strategies.layer_cost import FLOAT, LayerCost, gather_bytes, layer_cost, parameter_bytes, rbm_costs
 from dlkit.strategies.tensor.dtensor import DTensorShard
 from dlkit.strategies.tensor.layers import Shardings, gather_shards, rows_of_outputs, scatter_whole, split_net
@@ -43,12 +43,16 @@ class TensorParallel:
 
     def shard(self, run: Any) -> DistributedShard:
         """ValueError for models, learners and optimizers that need whole layers, with the reason."""
-        refuse_random(run.model, "TensorParallel")
         optimizer = refuse_optimizer(run.experiment, "TensorParallel")
         if self.using == "dlkit":
             return TensorParallelShard(run)
         if isinstance(optimizer, torch.optim.SGD) and optimizer.defaults["fused"]:
             raise ValueError("torch's fused SGD takes no DTensors: give the Experiment optimizer=torch.optim.SGD.")
+        if run.trial.plan is not None:
+            raise ValueError(
+                "a rank cannot keep its part of what a net draws where torch's DTensors have parts of their own: use "
+                'TensorParallel(using="dlkit").'
+            )
         return DTensorShard(run)
 
     def layer_costs(self, net: nn.Module, images: Tensor, batch_size: int, world_size: int) -> list[list[LayerCost]]:
@@ -65,6 +69,7 @@ class TensorParallelShard(DistributedShard):
 
     def __init__(self, run: Any):
         super().__init__(run.model, run.learner)
+        self.splits_layers = self.group
         self.model, self.shardings = split_model(self.model, self.learner, self.group)
 
     def gather(self, name: str, part: Tensor) -> Tensor:

@@ -312,7 +312,6 @@ REFUSED = [
     (replace(LINEAR, model=lambda: Own(nn.Linear(784, 10))), {}, "Own is no nn.Sequential, or has a forward"),
     (replace(LINEAR, model=shared), {}, "0.weight and 2.weight are one parameter, which would be on two ranks"),
     (replace(LINEAR, model=lambda: net(nn.BatchNorm1d(20))), {}, "1, a BatchNorm1d, takes its statistics from"),
-    (replace(LINEAR, model=lambda: net(nn.Dropout())), {}, "1, a Dropout, draws from torch's own generator"),
     (
         replace(LINEAR, model=lambda: net(Transposed(20, 20), Transposed(1, 20))),
         {},

@@ -378,10 +378,6 @@ class OwnRBM(RBM):
     pass
 
 
-def dropping():
-    return nn.Sequential(nn.Linear(784, 30), nn.Dropout(0.5), nn.Linear(30, 10))
-
-
 def one_output():
     return nn.Sequential(nn.Linear(784, 1))
 
@@ -413,7 +409,6 @@ def test_what_cannot_be_split_is_refused_with_the_reason():
     cases = [
         (Own, CrossEntropy(), "Own has no Linear or Conv2d in an nn.Sequential, and what a forward of its own does"),
         (tied, CrossEntropy(), "0.weight and 2.weight are one parameter, of which two layers"),
-        (dropping, CrossEntropy(), "1, a Dropout, draws from torch's own generator"),
         (partial(RBM, 784, 1), CD(), "1 hidden units for 2 ranks: give each at least one"),
         (partial(RBM, 784, 9), CD(centred=True), "centred=True moves each visible bias by the means of all hidden"),
         (partial(OwnRBM, 784, 9), CD(), "OwnRBM may do with its hidden units what needs all of them"),

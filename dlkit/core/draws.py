@@ -1,0 +1,175 @@
+"""What a net draws by torch itself for a part of a batch: drawn for the whole batch, of which a rank keeps its part."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dlkit.core.draw_plan import BY_SHAPE, IN_PLACE, RRELU, DrawPlan, aten, draws_globally, strides_like
+from dlkit.core.global_generators import torch_state
+
+
+@dataclass(repr=False)
+class ShardedDraws:
+    """Makes the draws of a pass for the whole batch, and keeps a rank's part of each.
+
+    Along the dimension that counts images the part is given (`part_of`). Where a rank has some units or rows of maps,
+    `locate` tells, of a draw of this shape, where its part begins in each dimension, and how long all parts are
+    together; ranks call it together.
+    """
+
+    plan: DrawPlan
+    locate: Callable[[Sequence[int]], tuple[list[int], list[int]]] | None = None
+    _located: dict[tuple[int, int], tuple[list[int], list[int]]] = field(default_factory=dict)  # by number and images
+    _numbers: dict[bytes, int] = field(default_factory=dict)  # of draws, by the state that they were made from
+    _next: int = 0
+    _images: tuple[int, int, int] = (0, 0, 0)  # the first, how many, of how many
+
+    def __repr__(self) -> str:
+        return f"ShardedDraws({len(self.plan.draws)} draws)"
+
+    @contextmanager
+    def part_of(self, start: int, count: int, whole: int) -> Iterator[None]:
+        """Context of a pass for images start to start + count of a batch of `whole`."""
+        self._images, self._next, self._numbers = (start, count, whole), 0, {}
+        with ExitStack() as stack:
+            part = _Part(self)
+            stack.enter_context(part if self.plan.recomputes else _Around(self.plan.functions, part))
+            yield
+
+    def make(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        """One draw, in place of `func(*args, **kwargs)`."""
+        packet = func.overloadpacket
+        number = self._number()
+        if number >= len(self.plan.draws) or packet is not self.plan.draws[number].packet:
+            raise RuntimeError(
+                "the net draws by other functions than in a trial on the first images, so that ranks cannot keep in "
+                "step: draw as often for all images, or train in one process."
+            )
+        if packet in BY_SHAPE:
+            at = next(i for i, value in enumerate(args) if isinstance(value, list | tuple))
+            whole, place = self._place(number, args[at])
+            return self._mine(func(*args[:at], whole, *args[at + 1 :], **kwargs), place)
+        like = next(value for value in args if isinstance(value, Tensor))
+        if packet is aten.multinomial:
+            whole, place = self._place(number, (like.shape[0], args[1]))
+            probabilities = like.new_full((whole[0], like.shape[1]), 0.5)
+            self._view(probabilities, place[:1]).copy_(like)
+            return self._mine(func(probabilities, *args[1:], **kwargs), place)
+        whole, place = self._place(number, like.shape)
+        if packet in RRELU:
+            return self._rrelu(number, func, args, kwargs, whole, place)
+        if packet is aten.native_dropout:
+            _, kept = func(like.new_ones(whole), *args[1:], **kwargs)
+            mask = self._mine(kept, place)
+            return like * mask / (1 - args[1]), mask
+        strides = self.plan.strides(number, whole)
+        if whole == list(like.shape) and strides == strides_like(like, whole):
+            return func(*args, **kwargs)
+
+        def widen(value: Any) -> Any:
+            """A tensor of the whole batch's shape, with this rank's values in their place."""
+            if not isinstance(value, Tensor):
+                return value
+            everything = value.new_empty_strided(whole, strides).fill_(0.5)
+            self._view(everything, place).copy_(value.expand(like.shape))
+            return everything
+
+        everything = func(*map(widen, args), **kwargs)
+        return like.copy_(self._view(everything, place)) if packet in IN_PLACE else self._mine(everything, place)
+
+    def _rrelu(self, number: int, func: Any, args: tuple, kwargs: dict, whole: list[int], place: list) -> Any:
+        """Slopes are drawn for all values, not only for those below 0, which depend on the images."""
+        x, noise = args[:2]
+        everywhere = x.new_empty_strided(whole, self.plan.strides(number, whole)).fill_(-1.0)
+        slopes = torch.empty_like(everywhere)
+        aten.rrelu_with_noise(everywhere, slopes, *args[2:], **kwargs)
+        slopes = self._view(slopes, place)
+        output = torch.where(x <= 0, x * slopes, x)
+        own_noise = torch.where(x <= 0, slopes, torch.ones_like(slopes))
+        if func.overloadpacket is aten.rrelu_with_noise_functional:
+            return output, own_noise
+        noise.copy_(own_noise)
+        return x.copy_(output) if func.overloadpacket is aten.rrelu_with_noise_ else output
+
+    def _number(self) -> int:
+        """Which draw this is: a part of the forward pass that is computed again draws from the state that it had."""
+        if not self.plan.recomputes:
+            self._next += 1
+            return self._next - 1
+        state = torch_state()
+        if state not in self._numbers:
+            self._numbers[state] = self._next
+            self._next += 1
+        return self._numbers[state]
+
+    def _place(self, number: int, own: Any) -> tuple[list[int], list[tuple[int, int, int]]]:
+        """The whole draw's shape; and of each dimension of which this rank has a part its number, begin, and size."""
+        start, count, images = self._images
+        whole, counts = self.plan.whole(number, images), self.plan.image_dims[number]
+        if len(own) != len(whole):
+            raise RuntimeError(f"a draw of shape {tuple(own)}, where the whole net makes one of {tuple(whole)}.")
+        begins, together = [0] * len(whole), whole
+        if self.locate is not None:
+            if (number, images) not in self._located:
+                self._located[number, images] = self.locate(own)
+            begins, together = map(list, self._located[number, images])
+        if counts is not None and own[counts[0]] == count * counts[1] != whole[counts[0]]:
+            begins[counts[0]], together[counts[0]] = start * counts[1], whole[counts[0]]
+        place = [(dim, begins[dim], own[dim]) for dim in range(len(whole)) if own[dim] != whole[dim]]
+        if any(together[dim] != whole[dim] for dim, _, _ in place):
+            raise RuntimeError(f"ranks draw parts {tuple(own)} that do not make up the whole net's {tuple(whole)}.")
+        return whole, place
+
+    def _view(self, whole: Tensor, place: list[tuple[int, int, int]]) -> Tensor:
+        for dim, start, size in place:
+            whole = whole.narrow(dim, start, size)
+        return whole
+
+    def _mine(self, whole: Tensor, place: list[tuple[int, int, int]]) -> Tensor:
+        return self._view(whole, place).clone() if place else whole
+
+
+class _Part(TorchDispatchMode):
+    """Has `ShardedDraws` make the draws."""
+
+    def __init__(self, draws: ShardedDraws):
+        super().__init__()
+        self.draws = draws
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if draws_globally(func, kwargs):
+            return self.draws.make(func, args, kwargs or {})
+        return func(*args, **kwargs or {})
+
+
+class _Around(TorchFunctionMode):
+    """Enters `_Part` around the functions that draw; all others cost one look at a set.
+
+    Dropout's draw is made without entering it: torch's own is `x * bernoulli(1 - p) / (1 - p)`.
+    """
+
+    def __init__(self, functions: set[Any], part: _Part):
+        super().__init__()
+        self.functions, self.part = functions, part
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func not in self.functions:
+            return func(*args, **kwargs or {})
+        if func is F.dropout and (dropped := self._dropout(*args, **kwargs or {})) is not None:
+            return dropped
+        with self.part:
+            return func(*args, **kwargs or {})
+
+    def _dropout(self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor | None:
+        """None where it is not the usual case."""
+        if not training or not 0 < p < 1 or x.device.type != "cpu":
+            return None
+        mask = self.part.draws.make(aten.bernoulli_.float, (torch.empty_like(x), 1 - p), {}).div_(1 - p)
+        return x.mul_(mask) if inplace else x * mask

@@ -1,0 +1,106 @@
+"""What a pass of the learner does besides its gradient, found by trial on copies before the first step."""
+
+import copy
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlkit.core.draw_plan import DrawPlan, plan_draws
+from dlkit.core.global_generators import moved_by, seeded
+from dlkit.core.random import ShardedGenerator
+from dlkit.data.batch import Batch
+
+
+@dataclass(frozen=True)
+class Trial:
+    """generators: the global ones that a pass draws from. plan: of its draws from torch's; None if there are none, or
+    if `why_no_plan` says why not. repeats: whether the same state gave the same gradient twice.
+    """
+
+    generators: tuple[str, ...] = ()
+    plan: DrawPlan | None = None
+    why_no_plan: str = ""
+    repeats: bool = True
+
+    def refuse_split(self, strategy: Any) -> None:
+        """ValueError if ranks could not be kept in step under the strategy."""
+        why = "" if self.repeats else "the same state does not give the same gradient twice"
+        if why := why or self.why_no_plan:
+            raise ValueError(
+                f"{type(strategy).__name__} cannot keep ranks in step, for {why}: draw by Dropout, torch.rand, "
+                "torch.randn or dlkit.core.random, or train in one process."
+            )
+
+
+def try_passes(run: Any) -> Trial:
+    """A few passes on the first images. What cannot be tried, since it fails on them, is left to the run itself.
+
+    UserWarning, which names the net, if what it gives does not follow from its parameters, buffers, and generators that
+    a run can seed.
+    """
+    try:
+        return _try(run)
+    except Exception:  # of the reader's own code, on few images, and so perhaps of this trial alone
+        return Trial()
+
+
+def _try(run: Any) -> Trial:
+    few = 3 if not run.learner.state else run.experiment.batch_size
+    passes = Passes(run, few)
+    generators = moved_by(passes)
+    repeats = passes.repeat(generators)
+    if not repeats:
+        warnings.warn(
+            f"{type(run.model).__name__} under {run.learner} gave another gradient when it started from the same "
+            "state: what it gives depends on a clock, on a generator or a value of its own, so that neither its runs "
+            "nor a resumed one can be repeated; keep such values in a buffer, and draw by torch.rand or "
+            "dlkit.core.random.",
+            stacklevel=4,
+        )
+    if "torch" not in generators:
+        return Trial(generators, repeats=repeats)
+    if run.learner.state:
+        return Trial(generators, None, "its learner has a state for each image", repeats)
+    try:
+        with seeded(0, names=generators):
+            return Trial(generators, plan_draws(lambda images: Passes(run, images)()), repeats=repeats)
+    except ValueError as error:
+        return Trial(generators, None, str(error), repeats)
+
+
+class Passes:
+    """Passes of copies of the run's model and learner over its first images; the run is left as it was."""
+
+    def __init__(self, run: Any, images: int):
+        self.model, self.learner = copy.deepcopy(run.model), copy.deepcopy(run.learner)
+        self.batch = run.first_images(images)
+        self.generator = ShardedGenerator(run.generator.device)
+        self.state = run.generator.get_state()
+        self.gradient: list[Tensor] = []
+
+    def __call__(self) -> None:
+        """One pass, from the run's state. The global generators must be seeded."""
+        self.generator.set_state(self.state)
+        batch = Batch(self.batch.images.clone(), self.batch.labels)
+        self.learner.fill_weighted_grad(self.model, batch, self.generator)
+        self.gradient = [p.grad.detach().clone() for p in self.model.parameters() if p.grad is not None]
+
+    def repeat(self, generators: tuple[str, ...]) -> bool:
+        """Whether two passes from the same parameters, buffers, learner's state and generators have one gradient."""
+        model = {name: value.clone() for name, value in self.model.state_dict().items()}
+        learner = {name: value.clone() for name, value in self.learner.state.items()}
+        found = []
+        for _ in range(2):
+            self.model.load_state_dict(model)
+            self.learner.state.update({name: value.clone() for name, value in learner.items()})
+            for parameter in self.model.parameters():
+                parameter.grad = None
+            with seeded(0, names=generators):
+                self()
+            found.append(self.gradient)
+        close: Callable[..., bool] = torch.equal if self.batch.images.device.type == "cpu" else torch.allclose
+        return len(found[0]) == len(found[1]) and all(close(*pair) for pair in zip(*found, strict=True))
