@@ -16,6 +16,7 @@ from dlkit.ui.draw.charts import bars
 from dlkit.ui.draw.pictures import captioned, grey
 
 CHAINS = 16  # where no start images are given
+FREE = "free"  # of the labels to choose from; None would be no choice to the drop-down list, which then shows nothing
 
 
 class Dreams:
@@ -147,7 +148,7 @@ class Dreamer(Film):
             speeds=[1, 5, 20],
             interval=150,
         )
-        labels = [("free", None), *((str(label), label) for label in range(dbn.labels or 0))]
+        labels = [FREE, *range(dbn.labels or 0)]
         self.label = widgets.Dropdown(options=labels, description="Label", layout={"width": "200px"})
         self.label.disabled = dbn.labels is None
         self.data_button.disabled = self.hold.disabled = start_images is None
@@ -173,7 +174,7 @@ class Dreamer(Film):
         return self.dreams.images[index].view(self.dreams.shape).cpu().clone()
 
     def _ask(self, change: dict) -> None:
-        self.dreams.ask_for(change["new"])
+        self.dreams.ask_for(None if change["new"] == FREE else change["new"])
         self.draw()
 
     def draw(self) -> None:

@@ -74,7 +74,7 @@ class Splitter(widgets.VBox):
         self.cost = cache(self._cost)
         style = {"description_width": "initial"}
         self.net = widgets.Dropdown(options=list(nets), description="Net", style=style, layout={"width": "260px"})
-        self.split_by = widgets.ToggleButtons(options=list(STRATEGIES), style={"button_width": "84px"})
+        self.split_by = widgets.ToggleButtons(options=list(STRATEGIES), style={"button_width": "100px"})
         self.world_size = widgets.IntSlider(2, 2, 4, description="Ranks", style=style, layout={"width": "240px"})
         self.batch_size = widgets.SelectionSlider(
             options=BATCH_SIZES, value=100, description="Batch", style=style, layout={"width": "300px"}

@@ -89,6 +89,15 @@ def test_a_label_stays_held_over_a_restart(dreamer):
     assert (dreamer.dreams.labels.argmax(1) == 1).all()
 
 
+def test_the_list_of_labels_names_the_one_that_is_held_or_that_none_is(dreamer):
+    assert dreamer.label.label == "free"
+    for place, label in [(2, 1), (0, None), (1, 0)]:
+        dreamer.label.index = place  # as the browser sets it
+        assert (dreamer.label.index, dreamer.dreams.label) == (place, label)
+    dreamer.label.value = "free"
+    assert dreamer.dreams.label is None
+
+
 def test_a_held_label_conditions_the_dreams():
     """Where the weights tie label 1 to the features that are all on, and label 0 to those all off."""
     dbn = DBN.of([4, 3, 1], labels=2)

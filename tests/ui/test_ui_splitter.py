@@ -1,6 +1,7 @@
 """The picture of a split net, by its shapes, and the widget, without a browser."""
 
 import re
+from itertools import product
 
 import pytest
 from torch import nn
@@ -9,7 +10,7 @@ from dlkit.models import LeNet5
 from dlkit.models.locally_connected import LocalNet
 from dlkit.models.rbm import RBM
 from dlkit.strategies import cost
-from dlkit.ui.draw.split_diagram import BOX, COLUMN, LANE, LEFT, SIDE, TOP, split_diagram
+from dlkit.ui.draw.split_diagram import BAR, BOX, COLUMN, LANE, LEFT, SIDE, TOP, split_diagram
 from dlkit.ui.splitter import STRATEGIES, Splitter, explanation
 
 RECT = re.compile(
@@ -56,6 +57,16 @@ def test_maps_are_filled_whole_or_by_rows():
     assert {y % (SIDE + 4) for _, y, *_ in rows} == {SIDE / 2}
 
 
+def test_no_arrow_runs_through_what_is_written():
+    for net, how in [*product([LeNet5()], ("data", "neurons", "hybrid", "weird trick")), (perceptron(), "hybrid")]:
+        drawn = split_diagram(cost_of(net, 100, 4, how), "")
+        arrows = [tuple(map(int, each)) for each in re.findall(r'd="M(\d+) (\d+) L(\d+) (\d+)"', drawn)]
+        assert arrows
+        for x, y, text in re.findall(r'<text x="(\d+)" y="(\d+)" [^>]*>([^<]*)<', drawn):
+            right = int(x) + 5.9 * len(text.replace("\u2009", ""))  # at 11 pixels
+            assert not [a for a in arrows if a[0] == a[2] and a[1] < int(y) < a[3] and int(x) < a[0] < right], text
+
+
 def test_bars_of_weights_are_as_long_as_the_part_that_is_held():
     def bars(found):
         at = [
@@ -63,7 +74,7 @@ def test_bars_of_weights_are_as_long_as_the_part_that_is_held():
             for x, _, w, h, whose in RECT.findall(split_diagram(found, ""))
             if h == "7.0" and whose == "0"
         ]
-        return [w / 60 for _, w in sorted(at)]
+        return [w / BAR for _, w in sorted(at)]
 
     assert bars(cost_of(LeNet5(), 100, 2, "region")) == [1] * 6
     first, second, third = bars(cost_of(perceptron(), 100, 2, "neurons"))

@@ -16,6 +16,7 @@ MARKS = (  # over the colour, so that ranks are told apart without it
     '<circle cx="2" cy="2" r="1.3" fill="black"/><circle cx="6" cy="6" r="1.3" fill="black"/>',
 )
 LEFT, COLUMN, TOP, LANE, BOX = 62, 112, 52, 128, 52  # pixels: of ranks' names, a layer, the head, a rank; of a box
+BAR = 48  # pixels: of all of a layer's weights; beside it their bytes, which end before the arrows
 SQUARES, SIDE, GAP = 6, 24, 4  # maps drawn of a layer, three in a row; pixels of each, between two
 PARTS = {"units": ("unit", "units"), "inputs": ("input", "inputs"), "rows": ("row", "rows")}
 
@@ -92,13 +93,18 @@ def _layer(layer: LayerCost, rank: int, x: float, y: float) -> list[str]:
     shapes.append(_text(x, y + BOX + 12, part_in_words(layer)))
     below = y + BOX + 17
     if layer.whole:
-        wide = 60 * layer.parameters / layer.whole
-        shapes += [_rect(x, below, wide, 7, rank)] * (wide > 0) + [_rect(x, below, 60, 7)]
-        shapes.append(_text(x + 64, below + 7, format_bytes(layer.parameters).replace(" ", "\u2009")))
+        wide = BAR * layer.parameters / layer.whole
+        shapes += [_rect(x, below, wide, 7, rank)] * (wide > 0) + [_rect(x, below, BAR, 7)]
+        shapes.append(_text(x + BAR + 4, below + 7, _bytes(layer.parameters)))
     sends = (("forward", layer.forward), ("back", layer.backward), ("gradients", layer.exchanged))
     for line, (name, size) in enumerate((name, size) for name, size in sends if size):
-        shapes.append(_text(x, below + 20 + 12 * line, f"{name} {format_bytes(size)}"))
+        shapes.append(_text(x, below + 20 + 12 * line, f"{name} {_bytes(size)}"))
     return shapes
+
+
+def _bytes(size: int) -> str:
+    """With a thin space, so that it ends before the arrows."""
+    return format_bytes(size).replace(" ", "\u2009")
 
 
 def _maps(layer: LayerCost, share: tuple[float, float], rank: int, x: float, y: float) -> list[str]:
@@ -119,7 +125,7 @@ def _units(layer: LayerCost, share: tuple[float, float], rank: int, x: float, y:
     """Units as a column, of which some are filled; where inputs are split, a box that is split the other way."""
     begin, end = (part * BOX for part in share)
     if layer.along == "inputs":
-        return [_rect(x + begin, y, end - begin, BOX, rank), _rect(x, y, BOX, BOX), _text(x + BOX + 6, y + 32, "+ sum")]
+        return [_rect(x + begin, y, end - begin, BOX, rank), _rect(x, y, BOX, BOX), _text(x + BOX + 3, y + 32, "+ sum")]
     filled = [_rect(x, y + begin, 24, end - begin, rank)] * (end > begin)
     return [*filled, _rect(x, y, 24, BOX)]
 
@@ -140,7 +146,7 @@ def _arrows(cost: Cost) -> list[str]:
             continue
         x = LEFT + (i + 1) * COLUMN
         gradients_alone = not any(layers[i].forward or layers[i].backward for layers in cost.layers)
-        at = x + COLUMN - 10 if layer.along == "inputs" else x - 8
+        at = x - 5 + COLUMN * (layer.along == "inputs")
         if isinstance(cost.strategy, Hybrid):
             lines += _mesh_arrows(cost.strategy.model, layer, middles, x, at, gradients_alone)
         else:
@@ -158,7 +164,7 @@ def _mesh_arrows(
             lines.append(_line(at, upper + 4, at, lower - 4))
     for rank, (upper, lower) in enumerate(zip(middles, middles[model:], strict=False)):
         if layer.exchanged:
-            beside = x - 14 - 6 * (rank % model)
+            beside = x - 10 - 4 * (rank % model)
             lines.append(_line(beside, upper + 4, beside, lower - 4, dashed=True))
     return lines
 
