@@ -15,8 +15,9 @@ from dlkit.data.batch import Batch
 from dlkit.distributed.group import Group
 from dlkit.distributed.process_group import enter_group
 from dlkit.distributed.recorder import Recorder, Span, now
+from dlkit.strategies.same_start import start_from_rank_0
 from dlkit.training.learner import Learner, Metrics
-from dlkit.training.shard import Shard
+from dlkit.training.shard import Shard, trained
 
 
 class DistributedShard(Shard):
@@ -34,6 +35,8 @@ class DistributedShard(Shard):
         self.group = Group(recorder=self.recorder)
         self.rank, self.world_size = self.group.rank, self.group.world_size
         name = self.group.gather_objects(uuid.uuid4().hex)[0]
+        start_from_rank_0(model, learner.state)
+        self.names = trained(model)
         self.store = dist.PrefixStore(name, dist.distributed_c10d._get_default_store())
         self._step_began = 0.0
 
@@ -96,6 +99,29 @@ def all_reduce_metrics(metrics: Metrics, group: Group) -> Metrics:
     values = torch.stack(list(metrics.values()))
     group.all_reduce(values)
     return dict(zip(metrics, values, strict=True))
+
+
+def zeros_for_missing(parameters: Sequence[nn.Parameter]) -> list[bool]:
+    """Give each parameter a gradient, so that ranks exchange the same; says which had none, being unused."""
+    missing = [parameter.grad is None for parameter in parameters]
+    for parameter, is_missing in zip(parameters, missing, strict=True):
+        if is_missing:
+            parameter.grad = torch.zeros_like(parameter)
+    return missing
+
+
+def drop_unused(parameters: Sequence[nn.Parameter], missing: list[bool], total: Tensor, group: Group) -> None:
+    """Take back the gradient of parameters that no rank has used, so that an optimizer leaves them alone.
+
+    total: how many are missing on all ranks together.
+    """
+    if float(total) == 0:
+        return
+    uses = torch.tensor([0.0 if is_missing else 1.0 for is_missing in missing], device=total.device)
+    group.all_reduce(uses)
+    for parameter, used in zip(parameters, uses.tolist(), strict=True):
+        if not used:
+            parameter.grad = None
 
 
 def slice_counts(part: Slice, group: Group) -> list[int]:

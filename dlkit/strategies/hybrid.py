@@ -19,7 +19,14 @@ from dlkit.models.layer_kinds import is_convolutional
 from dlkit.models.rbm import RBM
 from dlkit.models.sequence import layers_of
 from dlkit.strategies.base import DistributedShard
-from dlkit.strategies.checks import check_learner, class_name, refuse_batch_statistics, refuse_optimizer
+from dlkit.strategies.checks import (
+    check_learner,
+    class_name,
+    gradients_are_final,
+    refuse_batch_statistics,
+    refuse_optimizer,
+    refuse_what_does_not_add_up,
+)
 from dlkit.strategies.data.data_parallel import Buckets, Replica
 from dlkit.strategies.layer_cost import FLOAT, LayerCost, gather_bytes, rbm_costs, replicated, trained_bytes
 from dlkit.strategies.tensor.layers import gather_shards, scatter_whole, split_net
@@ -95,8 +102,9 @@ class HybridShard(Replica):
         self.across = Group(mesh.get_group("model"), self.recorder, f"model {row}")
         self.splits_layers = self.across
         self.split_learner(run)
+        early = gradients_are_final(run)
         self.model, self.shardings = split_model(self.model, self.learner, self.across)
-        self.buckets = Buckets(self.model, self.learner, self.data)
+        self.buckets = Buckets(self.model, self.learner, self.data, early=early)
 
     def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> Metrics:
         return self.buckets.reduce_grad(self.model, batch, generator)
@@ -150,6 +158,8 @@ class OneWeirdTrickShard(DistributedShard):
 
     def __init__(self, run: Any):
         super().__init__(run.model, run.learner)
+        refuse_what_does_not_add_up(run, "OneWeirdTrick")
+        early = gradients_are_final(run)
         self.splits_layers = self.group
         model = self.model
         dense = behind_convolutions(model)
@@ -160,7 +170,7 @@ class OneWeirdTrickShard(DistributedShard):
         model.register_forward_pre_hook(partial(own_images, group=self.group))
         first = split.get_submodule(next(iter(dense)))
         first.register_forward_pre_hook(partial(all_features, model=model, group=self.group), prepend=True)
-        self.buckets = Buckets(convolutions, self.learner, self.group)
+        self.buckets = Buckets(convolutions, self.learner, self.group, early=early)
 
     def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> Metrics:
         return self.buckets.reduce_grad(self.model, batch, generator, sum_metrics=False)

@@ -95,7 +95,7 @@ class Reconstruction(Backprop):
         if self.sparsity_target is None or not isinstance(model, Autoassociator):
             return super().fill_grad(model, batch, generator)
         model.zero_grad()
-        x = self.inputs(batch, generator)
+        x = self.own_inputs(batch, generator)
         with fast_linear(model, len(x)):
             h = model.hidden_given(x)
             output = model.visible_given(h)

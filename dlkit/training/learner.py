@@ -66,6 +66,12 @@ class Backprop(Learner):
         """The tensor that the net is given: by default the batch's images."""
         return batch.images
 
+    def own_inputs(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """As `inputs`, in memory that the net may change: the loss may look at the batch's images."""
+        x = self.inputs(batch, generator)
+        shared = x.untyped_storage().data_ptr() == batch.images.untyped_storage().data_ptr()
+        return x.clone() if shared else x
+
     def loss(self, output: Any, batch: Batch) -> tuple[Tensor, Metrics]:
         """The loss to backpropagate, a mean over the batch, and the scalars to report, "loss" first."""
         raise NotImplementedError(f"{type(self).__name__} has no loss: give it loss(output, batch).")
@@ -78,7 +84,7 @@ class Backprop(Learner):
     def fill_grad(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> Metrics:
         """Backpropagate the weighted loss."""
         model.zero_grad()
-        x = self.inputs(batch, generator)
+        x = self.own_inputs(batch, generator)
         with fast_linear(model, len(x)):
             output = model(x)
         loss, metrics = self.weighted_loss(output, batch)

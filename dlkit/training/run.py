@@ -75,7 +75,7 @@ class Run(Generic[M]):
         if self.trial.plan is not None:
             self.shard.draws = self.shard.sharded_draws(self.trial.plan)
         self.model: M = self.shard.model  # type: ignore[assignment]
-        self.optimizer = self._make_optimizer()
+        self.optimizer = self.make_optimizer(self.model)
         self.history = History()
         self.step = 0
         self.seconds = 0.0
@@ -187,9 +187,10 @@ class Run(Generic[M]):
             self._add_row(callbacks)
         self._put_together()
 
-    def _make_optimizer(self) -> torch.optim.Optimizer:
-        experiment, parameters = self.experiment, dict(self.model.named_parameters())
-        weights, biases = ([parameters[name] for name in names] for names in weights_and_biases(self.model))
+    def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The experiment's optimizer, of the model's weights and of its biases. ValueError if it takes no momentum."""
+        experiment, parameters = self.experiment, dict(model.named_parameters())
+        weights, biases = ([parameters[name] for name in names] for names in weights_and_biases(model))
         groups = [
             {"params": weights, "weight_decay": experiment.weight_decay},
             {"params": biases, "weight_decay": 0.0},
@@ -220,18 +221,24 @@ class Run(Generic[M]):
             yield
 
     def _learn(self, batch: Batch) -> dict[str, Tensor]:
-        """One step of the optimizer, which asks for the gradient: most once, line searches a few times."""
-        reports: list[dict[str, Tensor]] = []
+        """One step of the optimizer, which finds the gradient, and can ask for it again, as line searches do."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
 
-        def closure() -> Any:
-            reports.append(self.shard.fill_grad(batch, self.generator))
-            return reports[-1]["loss"]
+        def versions() -> list[int]:
+            return [x._version for p in parameters for x in (p, p.grad) if x is not None]
 
         self._set_schedules()
         with self.own_generators(self.step):
+            report = self.shard.fill_grad(batch, self.generator)
+            filled = versions()
+
+            def closure() -> Any:
+                unchanged = versions() == filled
+                return (report if unchanged else self.shard.fill_grad(batch, self.generator))["loss"]
+
             self.optimizer.step(closure)
         self.shard.after_step(self.step + 1)
-        return reports[0]
+        return report
 
     def own_generators(self, step: int) -> AbstractContextManager[object]:
         """Context in which the global generators that the net or the learner draws from are the run's, for this step.

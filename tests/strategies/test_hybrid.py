@@ -67,7 +67,7 @@ def test_bytes_of_the_two_layouts():
     for _, _, step, _, sent in team(4).call(run, experiment, Hybrid(2, 2), steps=1):
         gradients = 4 * (numbers // 2 + 10)  # 2 (n-1)/n of half, for n = 2; the last bias is on both
         forward = 4 * 50 * 10  # partial sums of the second layer; images need no gradient
-        report = 4 * 2
+        report = 4 * 3  # loss, error, and how many parameters had no gradient
         assert step == 1
         assert sent == gradients + forward + report
 
@@ -83,7 +83,7 @@ def test_features_of_all_images_are_what_the_trick_sends():
     for _, _, _, _, sent in team(2).call(run, experiment, OneWeirdTrick(), steps=1):
         features, back = 50 * 120 * 4, 100 * 120 * 4  # gathered; summed over the two halves of F6
         outputs = 100 * 42 * 4  # half of F6 for all images, gathered for the output layer
-        assert sent == 4 * inside + features + back + outputs
+        assert sent == 4 * (inside + 1) + features + back + outputs  # 1: how many parameters had no gradient
 
 
 def test_maps_are_halved_before_they_are_gathered():
@@ -91,7 +91,7 @@ def test_maps_are_halved_before_they_are_gathered():
     inside = sum(p.numel() for name, p in ConvNet().named_parameters() if name.startswith("c"))
     for _, _, _, _, sent in team(2).call(run, experiment, OneWeirdTrick(), steps=1):
         features, back, outputs = 50 * 96 * 4, 100 * 96 * 4, 100 * 5 * 4  # 6 maps of 4x4, not of 8x8
-        assert sent == 4 * inside + features + back + outputs
+        assert sent == 4 * (inside + 1) + features + back + outputs  # 1: how many parameters had no gradient
 
 
 @pytest.mark.parametrize("strategy", [Hybrid(2, 2), OneWeirdTrick()], ids=repr)

@@ -14,13 +14,28 @@ from dlkit.data.batch import Batch
 from dlkit.distributed.group import Group, ring_all_reduce
 from dlkit.models.rbm import RBM
 from dlkit.models.sequence import layers_of
-from dlkit.strategies.base import DistributedShard, all_reduce_metrics, slice_counts, unflatten_into
-from dlkit.strategies.checks import check_learner, refuse_batch_statistics, refuse_what_does_not_add_up
+from dlkit.strategies.base import (
+    DistributedShard,
+    all_reduce_metrics,
+    drop_unused,
+    slice_counts,
+    unflatten_into,
+    zeros_for_missing,
+)
+from dlkit.strategies.checks import (
+    check_learner,
+    class_name,
+    gradients_are_final,
+    refuse_batch_statistics,
+    refuse_what_does_not_add_up,
+    uses_all_for_each_image,
+)
 from dlkit.strategies.layer_cost import LayerCost, rbm_costs, replicated
 from dlkit.training.learner import Backprop, Learner, Metrics
 
 REDUCE = ("bucketed", "naive", "ring", "ddp")
 BUCKET = 1 << 20  # bytes
+MISSING = "parameters without a gradient"  # their number, which is summed with the metrics
 
 
 @dataclass(frozen=True)
@@ -105,10 +120,17 @@ class DataParallelShard(Replica):
         super().__init__(run, "DataParallel")
         self.split_learner(run)
         self.strategy = strategy
-        self.buckets = None
+        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.buckets = self.wrapped = None
         if strategy.reduce == "bucketed":
-            self.buckets = Buckets(self.model, self.learner, self.data, strategy.bucket)
-        self.wrapped = DistributedDataParallel(self.model) if strategy.reduce == "ddp" else None
+            self.buckets = Buckets(self.model, self.learner, self.data, strategy.bucket, early=gradients_are_final(run))
+        elif strategy.reduce == "ddp":
+            if not gradients_are_final(run):
+                raise ValueError(
+                    f"{class_name(run.learner)} runs more than one backward pass, or changes gradients after it, and "
+                    'DDP sends them in the first: reduce="bucketed" sends them when they are final.'
+                )
+            self.wrapped = DistributedDataParallel(self.model, find_unused_parameters=not uses_all_for_each_image(run))
 
     def close(self) -> None:
         if self.buckets is not None:
@@ -118,14 +140,10 @@ class DataParallelShard(Replica):
         if self.buckets is not None:
             return self.buckets.reduce_grad(self.model, batch, generator)
         if self.wrapped is not None:
-            weight = batch.weight * self.data.world_size  # DDP takes the mean over ranks
-            scaled = Batch(batch.images, batch.labels, weight, batch.rows)
-            metrics = self.learner.fill_weighted_grad(self.wrapped, scaled, generator)
-            return all_reduce_metrics(
-                {name: value / self.data.world_size for name, value in metrics.items()}, self.data
-            )
+            return self.reduce_by_ddp(self.wrapped, batch, generator)
         metrics = self.learner.fill_weighted_grad(self.model, batch, generator)
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        missing = zeros_for_missing(self.parameters)
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         if self.strategy.reduce == "ring":
             flat = torch.cat([gradient.flatten() for gradient in gradients])
             ring_all_reduce(flat, self.data)
@@ -133,35 +151,52 @@ class DataParallelShard(Replica):
         else:
             for gradient in gradients:
                 self.data.all_reduce(gradient)
-        return all_reduce_metrics(metrics, self.data)
+        count = next(iter(metrics.values())).new_tensor(sum(missing))
+        reduced = all_reduce_metrics(metrics | {MISSING: count}, self.data)
+        drop_unused(self.parameters, missing, reduced.pop(MISSING), self.data)
+        return reduced
+
+    def reduce_by_ddp(self, net: nn.Module, batch: Batch, generator: ShardedGenerator) -> Metrics:
+        weight = batch.weight * self.data.world_size  # DDP takes the mean over ranks
+        scaled = Batch(batch.images, batch.labels, weight, batch.rows)
+        try:
+            metrics = self.learner.fill_weighted_grad(net, scaled, generator)
+        except RuntimeError as error:
+            if "finished reduction" not in str(error):
+                raise
+            raise RuntimeError(
+                "some images leave parameters of the net unused, for which torch's DDP waits in vain: "
+                'reduce="bucketed" sends zeros for them.'
+            ) from error
+        return all_reduce_metrics({name: value / self.data.world_size for name, value in metrics.items()}, self.data)
 
 
 class Buckets:
-    """Gradients sent a bucket at a time, as the backward pass makes them: the last layers' are sent first.
+    """Gradients sent a bucket at a time, as the backward pass makes them: the last layers' are sent first."""
 
-    Under a learner that is no `Backprop` all are sent at the end: only then are they weighted.
-    """
+    def __init__(self, module: nn.Module, learner: Learner, group: Group, size: int = BUCKET, *, early: bool):
+        """`module` holds the parameters whose gradients are to be summed; a bucket has about `size` bytes.
 
-    def __init__(self, module: nn.Module, learner: Learner, group: Group, size: int = BUCKET):
-        """`module` holds the parameters whose gradients are to be summed; a bucket has about `size` bytes."""
+        early: send a bucket when a backward pass has made it (`gradients_are_final`), or all at the end.
+        """
         self.learner, self.group = learner, group
-        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.buckets: list[list[nn.Parameter]] = [[]]
-        for parameter in reversed(parameters):
+        for parameter in reversed(self.parameters):
             if self.buckets[-1] and sum(p.nbytes for p in self.buckets[-1]) + parameter.nbytes > size:
                 self.buckets.append([])
             self.buckets[-1].append(parameter)
         self.bucket_of = {id(p): number for number, bucket in enumerate(self.buckets) for p in bucket}
-        self.missing: list[int] = []
+        self.waiting: list[int] = []  # for how many gradients of each bucket
         self.sent: list[tuple[Callable[[], None], Tensor, list[Tensor]]] = []
-        hooked = parameters if isinstance(learner, Backprop) else []
+        hooked = self.parameters if early else []
         self.hooks = [parameter.register_post_accumulate_grad_hook(self.on_gradient) for parameter in hooked]
 
     def reduce_grad(
         self, model: nn.Module, batch: Batch, generator: ShardedGenerator, *, sum_metrics: bool = True
     ) -> Metrics:
         """Fill .grad by `model`, and make it the sum over the group; so too the metrics, if `sum_metrics`."""
-        self.missing = [len(bucket) for bucket in self.buckets]
+        self.waiting = [len(bucket) for bucket in self.buckets]
         self.next, self.sent = 0, []
         metrics = self.learner.fill_weighted_grad(model, batch, generator)
         reduced = self.finish(metrics if sum_metrics else {})
@@ -169,13 +204,19 @@ class Buckets:
 
     def on_gradient(self, parameter: Tensor) -> None:
         """A gradient is ready; buckets go in order, so that all ranks send the same at a time. The last waits."""
-        self.missing[self.bucket_of[id(parameter)]] -= 1
-        while self.next < len(self.buckets) - 1 and self.missing[self.next] == 0:
+        bucket = self.bucket_of[id(parameter)]
+        self.waiting[bucket] -= 1
+        if self.waiting[bucket] < 0:
+            raise RuntimeError(
+                f"{class_name(self.learner)} runs more backward passes than in a trial on the first images, and "
+                'gradients of the first are on their way: DataParallel(reduce="naive") sends them at the end.'
+            )
+        while self.next < len(self.buckets) - 1 and self.waiting[self.next] == 0:
             self.send([])
 
     def send(self, more: list[Tensor]) -> None:
         """Start to sum the next bucket, and with it `more`."""
-        parameters = [p for p in self.buckets[self.next] if p.grad is not None]
+        parameters = self.buckets[self.next]
         gradients = [p.grad for p in parameters if p.grad is not None] + more
         self.next += 1
         if len(gradients) == 1 and not more and gradients[0].is_contiguous():
@@ -187,16 +228,20 @@ class Buckets:
             self.sent.append((self.group.start_all_reduce(flat), flat, gradients))
 
     def finish(self, metrics: Metrics) -> Metrics:
-        """Send what is left, with the metrics, and put the sums in place."""
-        values = {name: value.detach().reshape(1) for name, value in metrics.items()}
-        self.send(list(values.values()))
-        while self.next < len(self.buckets):
+        """Send what is left, with the metrics at the end, and put the sums in place."""
+        missing = zeros_for_missing(self.parameters)
+        like = next(iter(metrics.values())) if metrics else self.parameters[0].detach()
+        counted = metrics | {MISSING: like.new_tensor(sum(missing))}
+        values = {name: value.detach().reshape(1) for name, value in counted.items()}
+        while self.next < len(self.buckets) - 1:
             self.send([])
+        self.send(list(values.values()))
         for wait, flat, gradients in self.sent:
             wait()
             if gradients:
                 unflatten_into(flat, gradients)
         self.sent = []
+        drop_unused(self.parameters, missing, values.pop(MISSING), self.group)
         return {name: value[0] for name, value in values.items()}
 
     def close(self) -> None:

@@ -80,7 +80,7 @@ class Pipeline:
             "Reconstruction and other `Backprop` learners, and DataParallel splits the batch.",
         )
         run.learner.split(0, 1)  # refuses: a microbatch is a part of a batch
-        refuse_optimizer(run.experiment, "Pipeline", torch.optim.LBFGS)
+        refuse_optimizer(run.experiment, "Pipeline", has="some of them")
         refuse_batch_statistics(run.model, "Pipeline")
         size = run.experiment.batch_size
         if size % self.microbatches:
@@ -155,7 +155,7 @@ class PipelineShard(DistributedShard):
         inputs = learner.inputs(self.batch, torch.Generator(run.generator.device)).clone()
         costs, between = measure_blocks(blocks, inputs)
         if strategy.microbatches > 1:
-            refuse_what_does_not_add_up(run, "Pipeline")
+            refuse_what_does_not_add_up(run, "Pipeline", in_turn=True)
         begins = (0, *strategy.starts(run.model, blocks, costs, self.world_size), len(blocks))
         for index, block in enumerate(blocks):
             if not begins[self.rank] <= index < begins[self.rank + 1]:
@@ -189,7 +189,7 @@ class PipelineShard(DistributedShard):
 
     def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> Metrics:
         self.model.zero_grad()
-        x = self.backprop.inputs(batch, generator).contiguous()
+        x = self.backprop.own_inputs(batch, generator).contiguous()
         self.batch, self.metrics = batch, []
         self.log.batches += 1
         inputs = (x,) if self.rank == 0 else ()
