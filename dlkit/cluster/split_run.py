@@ -9,13 +9,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
 
 from dlkit.cluster.engine_set import ClusterError, EngineSet
 from dlkit.core.text_table import format_bytes
-from dlkit.data.sources import resolve
+from dlkit.data.mapped import MappedFile
+from dlkit.data.sources import resolve, take_apart
 from dlkit.distributed.group import emulated
 from dlkit.distributed.links import Link
 from dlkit.distributed.recorder import Span
@@ -200,10 +202,17 @@ class ProgressPublisher:
 
 
 def data_for_engines(source: Any, folder: str) -> Any:
-    """An Experiment's data for the engines: a name as it is; tensors as the path of a file, which all engines map."""
+    """An Experiment's data for the engines: a name as it is; all else as a file, which all engines map.
+
+    Images in a mapped file that need no conversion are mapped from there; others are written to `folder`.
+    """
     if isinstance(source, str):
         return source
-    data = resolve(source)
+    images, labels = take_apart(source)
+    data = resolve((images, labels))
+    file = MappedFile.of(images)
+    if file is not None and np.dtype(file.dtype) == np.float32:
+        return file, data.labels
     tensors = {"images": data.images} | ({} if data.labels is None else {"labels": data.labels})
     path = Path(folder, "data.safetensors")
     path.unlink(missing_ok=True)  # engines may still read the one before: it goes when they let go of it

@@ -100,6 +100,20 @@ class CD(Learner):
         of_data, of_chains = model.free_energy_given(x, input_x).mean(), model.free_energy_given(v, input_v).mean()
         return {"loss": of_data * batch.weight - of_chains * chain_weight}
 
+    def why_not_finite(self, model: RBM, data: Batch, lr: float) -> str:
+        """If variances are learned: which pixels vary too little for it, as gradients go with 1/variance."""
+        if not isinstance(model, GaussianRBM) or not model.log_variance.requires_grad:
+            return super().why_not_finite(model, data, lr)
+        little, pixels = int((data.images.flatten(1).var(0) <= 10 * lr).sum()), model.features
+        if not little:
+            return super().why_not_finite(model, data, lr)
+        leave_out = f"or leave them out, `images[:, images.var(0) > {10 * lr:g}]`, " if little < pixels else ""
+        return (
+            f"{little} of {pixels} pixels vary too little for their variance to be learned at lr={lr:g}, those whose "
+            f"own is at most {10 * lr:g}: fix it, GaussianRBM(..., learn_variance=False), {leave_out}"
+            "or try a smaller lr"
+        )
+
     def fill_weighted_grad(self, model: RBM, batch: Batch, generator: torch.Generator) -> Metrics:
         """The same: persistent chains may be split otherwise than the batch, so `fill_grad` applies both weights."""
         return self.fill_grad(model, batch, generator)

@@ -10,8 +10,10 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
-from dlkit.data.sources import describe
+from dlkit.data.sources import describe, resolve
+from dlkit.training.arguments import check_arguments, check_count
 from dlkit.training.checkpoint import load_run
+from dlkit.training.first_model import make_model
 from dlkit.training.learner import Learner
 from dlkit.training.run import Callback, Run
 from dlkit.training.schedules import Schedule
@@ -46,25 +48,7 @@ class Experiment(Generic[M]):
     row_every: int | None = None
 
     def __post_init__(self):
-        if isinstance(self.model, nn.Module):
-            kind = type(self.model).__name__
-            raise TypeError(
-                f"model= is itself a model, {kind}: give what makes one, partial({kind}, ...), or to go on from "
-                "this one partial(copy.deepcopy, model)."
-            )
-        if isinstance(self.learner, type):
-            name = self.learner.__name__
-            raise TypeError(f"learner={name} is the class itself: give a learner, {name}().")
-        if not isinstance(self.learner, Learner):
-            raise TypeError(
-                f"learner= is of class {type(self.learner).__name__}, which is no Learner: derive it from "
-                "dlkit.training.Learner, or, if it backpropagates a loss, from dlkit.training.Backprop."
-            )
-        for name in ("batch_size", "epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: it must be at least 1.")
-        if self.row_every is not None and self.row_every < 1:
-            raise ValueError(f"row_every={self.row_every}: it must be at least 1, or None for a row an epoch.")
+        check_arguments(self)
 
     def __repr__(self) -> str:
         usual = {field.name: field.default for field in fields(self)}
@@ -102,8 +86,8 @@ class Experiment(Generic[M]):
         callbacks see the run at each row, and may return columns to add to it; `on_step` sees it after each step.
         """
         for name, count in (("steps", steps), ("checkpoint_every", checkpoint_every)):
-            if count is not None and count < 1:
-                raise ValueError(f"{name}={count}: it must be at least 1, or None.")
+            if count is not None:
+                check_count(name, count, " or None")
         if isinstance(strategy, type):
             raise TypeError(
                 f"strategy={strategy.__name__} is the class itself: give a strategy, {strategy.__name__}()."
@@ -120,11 +104,11 @@ class Experiment(Generic[M]):
         return run
 
     def initial_model(self, device: str | torch.device = "cpu") -> M:
-        """The model as it is before training: the same for each call."""
+        """The model as it is before training: the same for each call. Lazy layers have seen one image of the data."""
         gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # manual_seed seeds them too
         with torch.random.fork_rng(devices=gpus):
             torch.manual_seed(self.seed)
-            return self.model().to(device)
+            return make_model(self.model, self.learner, lambda: resolve(self.data)).to(device)
 
 
 def describe_callable(made_by: Callable[..., Any]) -> str:

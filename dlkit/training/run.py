@@ -18,10 +18,12 @@ from dlkit.data.batch import Batch
 from dlkit.data.sources import resolve
 from dlkit.training import checkpoint
 from dlkit.training.comparison import compare
+from dlkit.training.first_model import check_trainable, on_its_own
 from dlkit.training.history import History, Row
 from dlkit.training.interrupt import on_interrupt
 from dlkit.training.schedules import at
 from dlkit.training.shard import Shard, Strategy, weights_and_biases
+from dlkit.training.trials import refuse_a_lone_image, refuse_sparse
 
 M = TypeVar("M", bound=nn.Module)
 Callback = Callable[["Run"], Mapping[str, float] | None]
@@ -53,16 +55,15 @@ class Run(Generic[M]):
         self._on_device = Batch(images.to(device), None if labels is None else labels.to(device))
         self.steps_per_epoch = -(-len(images) // experiment.batch_size)
         self.total_steps = steps if steps is not None else experiment.epochs * self.steps_per_epoch
-        self.model = experiment.initial_model(device)
-        for name, parameter in self.model.named_parameters():
-            if parameter.dtype != images.dtype:
-                raise ValueError(f"{name} is {parameter.dtype} and the images {images.dtype}: make the model .float().")
+        self.model = on_its_own(experiment.initial_model(device), experiment.model)
+        check_trainable(self.model, images.dtype, strategy is not None)
         self.model_class = type(self.model).__name__
         self.shapes = {name: list(value.shape) for name, value in self.model.state_dict().items()}
         self.learner = copy.deepcopy(experiment.learner)
         self.generator = ShardedGenerator(rng_device or device)
         self.generator.manual_seed(experiment.seed)
         self.learner.start(self.model, self._on_device, experiment.batch_size, self.generator)
+        refuse_a_lone_image(self)
         self.shard = strategy.shard(self) if strategy is not None else Shard(self.model, self.learner)
         self.model: M = self.shard.model  # type: ignore[assignment]
         self.optimizer = self._make_optimizer()
@@ -218,7 +219,11 @@ class Run(Generic[M]):
             return reports[-1]["loss"]
 
         self._set_schedules()
-        self.optimizer.step(closure)
+        try:
+            self.optimizer.step(closure)
+        except RuntimeError:
+            refuse_sparse(self.model, self.optimizer)
+            raise
         self.shard.after_step(self.step + 1)
         return reports[0]
 
@@ -253,7 +258,8 @@ class Run(Generic[M]):
         self._sums, self._row_start = {}, (self.step, self.seconds, self._images)
         for name, value in means.items():
             if value != value or abs(value) == float("inf"):
-                raise FloatingPointError(f"{name} is {value} at step {self.step}: try a smaller lr (now {lr:g}).")
+                mend = self.learner.why_not_finite(self.model, self.data, lr)
+                raise FloatingPointError(f"{name} is {value} at step {self.step}: {mend}.")
         for callback in callbacks:
             columns = callback(self) or {}
             row.update({name: value.item() if hasattr(value, "item") else value for name, value in columns.items()})

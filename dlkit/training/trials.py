@@ -1,0 +1,56 @@
+"""What is tried before the first step, on copies, or looked at when a step has failed."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from dlkit.core.random import ShardedGenerator
+from dlkit.data.batch import Batch
+
+
+def refuse_a_lone_image(run: Any) -> None:
+    """ValueError if the last batch of an epoch is one image, and the model learns from two but not from one.
+
+    Found by a trial on copies: batch normalisation has no statistics of one image, and other layers may have none.
+    """
+    count, size = len(run.data.images), run.experiment.batch_size
+    last = count % size or size
+    if last > 1 or (size > 1 and run.total_steps < run.steps_per_epoch):
+        return
+    why = _failure(run, 1)
+    if not why or (count > 1 and _failure(run, 2)):
+        return
+    sizes = [other for other in range(2, count + 1) if count % other != 1]
+    mend = f"batch_size={min(sizes, key=lambda other: abs(other - size))}" if sizes else "give more images"
+    raise ValueError(
+        f"{count:,} images in batches of {size} leave one image alone in a batch, from which the "
+        f"{type(run.model).__name__} cannot learn ({why}): {mend}."
+    )
+
+
+def _failure(run: Any, images: int) -> str:
+    """Why the model cannot learn from so many images; "" if it can. The run is left as it was."""
+    model, learner, data = copy.deepcopy(run.model), copy.deepcopy(run.learner), run.data
+    labels = None if data.labels is None else data.labels[:images].to(run.device, copy=True)
+    batch = Batch(data.images[:images].to(run.device, copy=True), labels)
+    generator = ShardedGenerator(run.generator.device)
+    generator.set_state(run.generator.get_state())
+    try:
+        with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
+            metrics = learner.fill_grad(model, batch, generator)
+    except (RuntimeError, ValueError, IndexError) as error:
+        return str(error).split("\n")[0]
+    values = [*metrics.values(), *(p.grad for p in model.parameters() if p.grad is not None)]
+    return "" if all(bool(value.isfinite().all()) for value in values) else "its gradient is not finite"
+
+
+def refuse_sparse(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """ValueError if a gradient is sparse: asked when the optimizer has failed, as some take these."""
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None and parameter.grad.layout is not torch.strided:
+            raise ValueError(
+                f"the gradient of {name} is sparse, which {type(optimizer).__name__} does not take: make that layer "
+                "with sparse=False."
+            )
