@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
+from operator import index
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -49,6 +50,9 @@ class Experiment(Generic[M]):
 
     def __post_init__(self):
         check_arguments(self)
+        for name in ("batch_size", "epochs", "seed", "row_every"):  # numpy's integers, which torch does not take
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, index(value))
 
     def __repr__(self) -> str:
         usual = {field.name: field.default for field in fields(self)}

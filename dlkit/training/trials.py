@@ -43,7 +43,7 @@ def _failure(run: Any, images: int) -> str:
     except (RuntimeError, ValueError, IndexError) as error:
         return str(error).split("\n")[0]
     values = [*metrics.values(), *(p.grad for p in model.parameters() if p.grad is not None)]
-    return "" if all(bool(value.isfinite().all()) for value in values) else "its gradient is not finite"
+    return "" if all(bool(value.to_dense().isfinite().all()) for value in values) else "its gradient is not finite"
 
 
 def refuse_sparse(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
