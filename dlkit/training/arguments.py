@@ -74,6 +74,10 @@ def _check_model(model: Any) -> None:
         )
     if not callable(model):
         raise TypeError(f"model={model!r} cannot be called: give what makes a model, such as partial(RBM, 784, 500).")
+
+
+def check_no_argument(model: Any) -> None:
+    """TypeError if what makes a model cannot be called without arguments."""
     try:
         parameters = inspect.signature(model).parameters.values()
     except (TypeError, ValueError):  # of some built-in callables nothing is known

@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from dlkit.core.evaluation import forward_eval
 from dlkit.data.batch import Batch
+from dlkit.training.arguments import check_no_argument
 from dlkit.training.learner import Backprop
 
 M = TypeVar("M", bound=nn.Module)
@@ -17,6 +18,7 @@ M = TypeVar("M", bound=nn.Module)
 
 def make_model(make: Callable[[], M], learner: Any, data: Callable[[], Batch]) -> M:
     """The model; if it has lazy layers, it is shown one image of `data()`, by which they get their sizes."""
+    check_no_argument(make)
     model = make()
     if not isinstance(model, nn.Module):
         raise TypeError(f"model= gives a {type(model).__name__} when it is called, not a model: let it return one.")

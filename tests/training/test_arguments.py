@@ -137,6 +137,11 @@ REFUSED = {  # the wrong arguments, the words, and the arguments that the mend m
         "model= gives models that have 0.weight in common each time it is called",
         {"model": lambda: nn.Sequential(copy.deepcopy(LINEAR), nn.ReLU())},
     ),
+    "the same layers again": (
+        {"model": partial(nn.Sequential, LINEAR, nn.ReLU())},
+        "model= gives models that have 0.weight in common each time it is called",
+        {"model": partial(copy.deepcopy, nn.Sequential(LINEAR, nn.ReLU()))},
+    ),
     "a learner's class": (
         {"learner": CrossEntropy},
         "learner=CrossEntropy is the class itself: give a learner, CrossEntropy().",
