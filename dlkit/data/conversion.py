@@ -1,6 +1,7 @@
 """Images and labels in the forms that other libraries give them, made tensors where their meaning is clear."""
 
 from collections.abc import Iterator
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 from dlkit.data.checks import dtype_name, full_scale
 from dlkit.data.mapped import MappedFile, check_memory, gather
 
-ROWS = 1000  # images converted at a time
+AT_A_TIME = 2**24  # pixels that are converted at a time
 GREY = ("1", "L", "F", "I", "I;16")  # modes of PIL images: one number a pixel, its brightness
 
 _said: set[str] = set()
@@ -36,17 +37,16 @@ def as_images(value: Any, dtype: torch.dtype = torch.float32) -> Tensor:
         if array.dtype == dtype:
             return array
         say(f"images {dtype_name(array.dtype)} were made {dtype_name(dtype)}")
-        return gather(array.split(ROWS), tuple(array.shape), dtype) if array.ndim else array.to(dtype)
+        return gather(array.split(_rows(array)), tuple(array.shape), dtype) if array.ndim else array.to(dtype)
     kind, name = array.dtype.kind, array.dtype.name
     if not array.size or not array.ndim:
         return torch.from_numpy(array.astype(dtype_name(dtype)))  # to be refused for its shape
     if name == dtype_name(dtype):
         images = _shared(array, dtype)
     else:
-        scale = 1 if kind == "f" else _scale(value, array)
+        scale, span = (1, "") if kind == "f" else _scale(value, array)
         images = gather(_chunks(array, dtype, scale), array.shape, dtype)
-        integers = "" if kind == "f" else f" from {int(array.min())} to {int(array.max())}"
-        say(f"images {name}{integers} were {f'divided by {scale}' if scale > 1 else f'made {dtype_name(dtype)}'}")
+        say(f"images {name}{span} were {f'divided by {scale}' if scale > 1 else f'made {dtype_name(dtype)}'}")
     if array.ndim == 4 and _channels_last(*array.shape[1:]):
         images = images.permute(0, 3, 1, 2)
         say(f"images {array.shape[1:]}, channels last, were turned to {tuple(images.shape[1:])}")
@@ -160,27 +160,33 @@ def _from_list(values: Any, name: str) -> Tensor | np.ndarray:
     return np.stack([np.asarray(one) for one in arrays])
 
 
-def _scale(value: Any, integers: np.ndarray) -> int:
-    """What the integers are to be divided by, to be from 0 to 1. ValueError if that is not clear."""
-    low, high, unsigned = int(integers.min()), int(integers.max()), integers.dtype.kind == "u"
+def _scale(value: Any, integers: np.ndarray) -> tuple[int, str]:
+    """What the integers are to be divided by, to be from 0 to 1, and their range in words. ValueError if not clear."""
+    low, high = int(integers.min()), int(integers.max())
+    span = f" from {low} to {high}"
     if low >= 0 and high <= 1:
-        return 1
+        return 1, span
     if low >= 0 and high == 255:
-        return 255
-    if unsigned and high > np.iinfo(integers.dtype).max // 2:
-        return int(np.iinfo(integers.dtype).max)
+        return 255, span
+    if integers.dtype.kind == "u" and high > np.iinfo(integers.dtype).max // 2:
+        return int(np.iinfo(integers.dtype).max), span
     name = "images" if isinstance(value, Tensor | np.ndarray) else "numpy.asarray(images)"
     white = full_scale(low, high)
     mend = f"{name} / {white}" if white else f"({name} * 1.0 - {low}) / {high - low}"
     raise ValueError(
-        f"images are {integers.dtype.name} from {low} to {high}, and which number is white is not clear: `{mend}`, or, "
+        f"images are {integers.dtype.name}{span}, and which number is white is not clear: `{mend}`, or, "
         f"to keep them for a learner that takes any numbers, `{name} * 1.0`."
     )
 
 
+def _rows(array: Tensor | np.ndarray) -> int:
+    return max(1, AT_A_TIME // max(1, prod(array.shape[1:])))
+
+
 def _chunks(array: np.ndarray, dtype: torch.dtype, scale: int) -> Iterator[Tensor]:
-    for row in range(0, len(array), ROWS):
-        part = np.ascontiguousarray(array[row : row + ROWS]).astype(dtype_name(dtype))
+    rows = _rows(array)
+    for row in range(0, len(array), rows):
+        part = np.ascontiguousarray(array[row : row + rows]).astype(dtype_name(dtype))
         yield torch.from_numpy(part / np.asarray(scale, part.dtype) if scale > 1 else part)
 
 

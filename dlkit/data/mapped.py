@@ -53,9 +53,12 @@ class MappedFile:
         return np.memmap(self.path, self.dtype, "c", self.offset, self.shape)
 
 
-def check_memory(size: int, what: str) -> None:
-    """MemoryError if so many bytes are more than memory has free."""
+def check_memory(size: int, what: str, device: torch.device | None = None) -> None:
+    """MemoryError if so many bytes are more than memory, or that of a GPU, has free."""
     free = psutil.virtual_memory().available
+    if device is not None and device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for later use
+        free = torch.cuda.mem_get_info(device)[0] + kept
     if size > free:
         raise MemoryError(
             f"{what} would take {format_bytes(size)}, and {format_bytes(free)} of memory are free: give a part of them."

@@ -72,12 +72,12 @@ def _check_model(model: Any) -> None:
             f"model= is itself a model, {kind}: give what makes one, partial({kind}, ...), or to go on from "
             "this one partial(copy.deepcopy, model)."
         )
-    if not callable(model):
-        raise TypeError(f"model={model!r} cannot be called: give what makes a model, such as partial(RBM, 784, 500).")
 
 
 def check_no_argument(model: Any) -> None:
-    """TypeError if what makes a model cannot be called without arguments."""
+    """TypeError if what is to make a model cannot be called so; asked late, as an Experiment may be a template."""
+    if not callable(model):
+        raise TypeError(f"model={model!r} cannot be called: give what makes a model, such as partial(RBM, 784, 500).")
     try:
         parameters = inspect.signature(model).parameters.values()
     except (TypeError, ValueError):  # of some built-in callables nothing is known

@@ -30,7 +30,8 @@ class Experiment(Generic[M]):
     """What is to be trained, on what, how: a plain description that can be pickled and run many times.
 
     `model` is called with no argument, under `seed`; write partial(RBM, 784, 500).
-    `data` is a name for `data.load`, a Dataset (its training part is used), a Split, images, or (images, labels).
+    `data` is a name for `data.load`, a Dataset (its training part is used), a Split, images, or (images, labels); also
+    arrays (mapped ones stay in their file), lists, frames and torch's Datasets, if what they mean is clear.
     `lr` and `momentum` are numbers or functions of the epoch (`linear`, `steps`); `momentum=None` is for an optimizer
     that has none. `weight_decay` acts on weights, not on biases. `optimizer` is called with parameter groups and lr.
     `row_every` is the number of steps between rows of the history; by default a row an epoch.

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from dlkit.core.imports import import_what_optimizers_need
 from dlkit.core.random import ShardedGenerator
 from dlkit.data.batch import Batch
+from dlkit.data.mapped import check_memory
 from dlkit.data.sources import resolve
 from dlkit.training import checkpoint
 from dlkit.training.comparison import compare
@@ -52,6 +53,8 @@ class Run(Generic[M]):
         images, labels = self.data.images, self.data.labels
         if len(images) < experiment.batch_size:
             raise ValueError(f"{len(images)} images for batches of {experiment.batch_size}: make batch_size smaller.")
+        if device.type == "cuda":
+            check_memory(images.nbytes, f"the images, on {device},", device)
         self._on_device = Batch(images.to(device), None if labels is None else labels.to(device))
         self.steps_per_epoch = -(-len(images) // experiment.batch_size)
         self.total_steps = steps if steps is not None else experiment.epochs * self.steps_per_epoch

@@ -152,6 +152,12 @@ TAKEN = {  # given, images, labels, what is said
         Y,
         ["labels were taken from the column 'label', images from the others", DIVIDED.format("int64")],
     ),
+    "a data frame of places": (
+        Frame({"x": X[:, 0, 0].numpy(), "y": X[:, 0, 1].numpy()}),
+        X[:, 0, :2],
+        None,
+        [],
+    ),
     "values": (Values(X.numpy()), X, None, []),
     "a dict": ({"image": X, "label": Y}, X, Y, ["images were taken from 'image', labels from 'label'"]),
     "scikit-learn's Bunch": (
@@ -491,3 +497,21 @@ def test_what_fits_nowhere_is_told_before_it_is_read(tmp_path, monkeypatch):
         MemoryError, match=r"sparse images, made dense, would take 2.4 kB, and 100 B of memory are free"
     ):
         resolve(X.flatten(1).to_sparse())
+
+
+def test_what_is_too_large_for_a_gpu_is_told_before_it_is_copied(monkeypatch):
+    """What torch keeps for later use is free as well."""
+    for name, value in {"memory_reserved": 3000, "memory_allocated": 2000, "mem_get_info": (500, 9000)}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    gpu = torch.device("cuda")
+    mapped.check_memory(1500, "the images, on cuda,", gpu)
+    with pytest.raises(MemoryError, match=r"the images, on cuda, would take 1.6 kB, and 1.5 kB of memory are free"):
+        mapped.check_memory(1600, "the images, on cuda,", gpu)
+
+
+def test_conversion_takes_a_few_images_at_a_time(monkeypatch):
+    monkeypatch.setattr(conversion, "AT_A_TIME", 100)  # three images of 30 pixels, and two are left
+    for given in (ARRAY, BYTES, X.double(), X.numpy().astype(">f4")):
+        assert torch.equal(resolve(given).images, X)
+    big = np.broadcast_to(np.uint8([[[0, 255]]]), (2, 60, 2))  # more than that in one image
+    assert torch.equal(resolve(big).images, torch.tensor([0.0, 1.0]).expand(2, 60, 2))

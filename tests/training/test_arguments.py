@@ -13,6 +13,7 @@ from torch import nn
 
 from dlkit import Experiment
 from dlkit.models import RBM, GaussianRBM
+from dlkit.strategies import DataParallel
 from dlkit.training import CD, PCD, Backprop, CrossEntropy, LineSearches, Reconstruction
 
 IMAGES, LABELS = torch.rand(41, 12, generator=seeded()), torch.arange(41) % 4
@@ -384,6 +385,8 @@ def test_sound_arguments_are_taken():
         {"seed": -1},
     ):
         assert trained(**sound).step == 5
+    for template in (None, RBM):  # for fine_tune and layer_experiments, which replace the model
+        small(model=template)
 
 
 def test_a_mask_that_is_no_number_is_no_hindrance():
@@ -399,6 +402,11 @@ def test_sparse_gradients_go_to_optimizers_that_take_them():
         trained(model=partial(Words, sparse), optimizer=torch.optim.SGD).model.embed.weight for sparse in (False, True)
     )
     torch.testing.assert_close(dense, sparse)
+
+
+def test_sparse_gradients_are_refused_in_a_split_run_before_ranks_meet():
+    with pytest.raises(ValueError, match=r"^the gradient of embed is sparse, which a split run .*with sparse=False\.$"):
+        small(model=partial(Words, True), optimizer=torch.optim.SGD).run(strategy=DataParallel(), progress=False)
 
 
 # One image alone
