@@ -361,6 +361,7 @@ REFUSED = {  # the wrong arguments, the words, and the arguments that the mend m
 }
 
 
+@pytest.mark.filterwarnings("ignore:std")  # torch's, of one image
 @pytest.mark.parametrize(("wrong", "words", "mended"), REFUSED.values(), ids=REFUSED)
 @pytest.mark.usefixtures("unchecked")
 def test_what_is_refused_is_said_in_a_sentence_and_the_mend_trains(wrong, words, mended):
