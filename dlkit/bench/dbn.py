@@ -1,5 +1,6 @@
 """Greedy pre-training against the speed of its own matrix products, and fine-tuning against a bare torch loop."""
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -50,7 +51,8 @@ def fine_tuning(digits: data.Split) -> list[BenchRow]:
     net = DBN.of(SIZES).classifier(10)
     rows = []
     for batch in (100, 1000):
-        experiment = Experiment(lambda: net, digits, CrossEntropy(), batch_size=batch, epochs=1, momentum=0.9)
+        model = partial(copy.deepcopy, net)
+        experiment = Experiment(model, digits, CrossEntropy(), batch_size=batch, epochs=1, momentum=0.9)
         tasks: dict[str, Callable[[], object]] = {
             "fine-tuning": partial(experiment.run, progress=False, device="cpu"),
             "bare": partial(bare_loop, net, digits, batch),

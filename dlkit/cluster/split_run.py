@@ -9,13 +9,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
 
 from dlkit.cluster.engine_set import ClusterError, EngineSet
 from dlkit.core.text_table import format_bytes
-from dlkit.data.sources import resolve
+from dlkit.data.checks import dtype_name
+from dlkit.data.mapped import MappedFile
+from dlkit.data.sources import resolve, take_apart
 from dlkit.distributed.group import emulated
 from dlkit.distributed.links import Link
 from dlkit.distributed.recorder import Span
@@ -95,7 +99,7 @@ def run_on_engines(
 
     on_progress: called with the reports of `ProgressPublisher`. settings: of `Experiment.run`.
     """
-    sent = replace(experiment, data=data_for_engines(experiment.data, engines.folder))
+    sent = replace(experiment, data=data_for_engines(experiment.data, engines.folder, experiment.dtype))
     folder = None if checkpoint is None else str(Path(checkpoint).resolve())
     stop_file = Path(engines.folder, "stop")
     stop_file.unlink(missing_ok=True)
@@ -199,11 +203,18 @@ class ProgressPublisher:
             publish_data({"step": run.step, "total": run.total_steps, "loss": run.loss, "rate": run.throughput})
 
 
-def data_for_engines(source: Any, folder: str) -> Any:
-    """An Experiment's data for the engines: a name as it is; tensors as the path of a file, which all engines map."""
+def data_for_engines(source: Any, folder: str, dtype: torch.dtype = torch.float32) -> Any:
+    """An Experiment's data for the engines: a name as it is; all else as a file, which all engines map.
+
+    Images in a mapped file that need no conversion are mapped from there; others are written to `folder`.
+    """
     if isinstance(source, str):
         return source
-    data = resolve(source)
+    images, labels = take_apart(source)
+    data = resolve((images, labels), dtype)
+    file = MappedFile.of(images)
+    if file is not None and np.dtype(file.dtype) == dtype_name(dtype):
+        return file, data.labels
     tensors = {"images": data.images} | ({} if data.labels is None else {"labels": data.labels})
     path = Path(folder, "data.safetensors")
     path.unlink(missing_ok=True)  # engines may still read the one before: it goes when they let go of it

@@ -2,8 +2,11 @@
 
 from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor
+
+WHITE = (16, 100, 255, 1023, 4095, 65535)  # of scans of 4 bits, percent, and 8, 10, 12 and 16 bits
 
 
 def check(
@@ -16,9 +19,9 @@ def check(
 ) -> None:
     """Raise TypeError or ValueError, with a message that says what to do, for data that cannot be trained on.
 
-    images: float32 (n, pixels), (n, height, width) or (n, channels, height, width), all finite. shape: the shape of an
-    image that the model takes; (784,) allows 784 pixels in any shape. values: the allowed range, both ends included;
-    None for real-valued units. labels: int64 (n,), from 0 to classes - 1.
+    images: float32 or float64 (n, pixels), (n, height, width) or (n, channels, height, width), all finite. shape: the
+    shape of an image that the model takes; (784,) allows 784 pixels in any shape. values: the allowed range, both ends
+    included; None for real-valued units. labels: int64 (n,), from 0 to classes - 1.
     """
     images = _tensor(images, "images")
     _check_dtype(images)
@@ -28,23 +31,40 @@ def check(
         _check_labels(_tensor(labels, "labels"), len(images), classes)
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """As numpy has it: float32."""
+    return str(dtype).removeprefix("torch.")
+
+
+def full_scale(low: float, high: float) -> int | None:
+    """The number that is most probably white in images from `low` to `high`, or None: 16, 100, 255, 4095…"""
+    return next((white for white in WHITE if low >= 0 and white / 2 < high <= white), None)
+
+
 def _tensor(value: object, name: str) -> Tensor:
     if isinstance(value, Tensor):
         return value
-    kind = type(value)
-    maker = "torch.from_numpy" if kind.__module__ == "numpy" else "torch.tensor"
-    raise TypeError(f"{name} are of type {kind.__name__}, not a tensor: `{maker}({name})`.")
+    raise TypeError(f"{name} are of type {type(value).__name__}, not a tensor: `{_how_to_tensor(value).format(name)}`.")
+
+
+def _how_to_tensor(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return "torch.stack({})" if value and isinstance(value[0], Tensor) else "torch.tensor({})"
+    if isinstance(value, np.ndarray) and value.dtype.isnative and min(value.strides, default=0) >= 0:
+        return "torch.from_numpy({})"
+    return "torch.tensor(numpy.asarray({}).tolist())"
 
 
 def _check_dtype(images: Tensor) -> None:
-    if images.dtype == torch.float32:
+    if images.dtype in (torch.float32, torch.float64):
         return
-    dtype = str(images.dtype).removeprefix("torch.")
+    dtype = dtype_name(images.dtype)
     if images.dtype.is_floating_point or images.numel() == 0 or images.max() <= 1:
         raise ValueError(f"images are {dtype}, not float32: `images.float()`.")
-    raise ValueError(
-        f"images are {dtype} from {images.min()} to {images.max()}, not float32 in [0, 1]: `images.float() / 255`."
-    )
+    low, high = int(images.min()), int(images.max())
+    white = full_scale(low, high)
+    mend = f"`images.float() / {white}`" if white else f"`(images.float() - {low}) / {high - low}`"
+    raise ValueError(f"images are {dtype} from {low} to {high}, not float32 in [0, 1]: {mend}.")
 
 
 def _check_shape(images: Tensor, shape: tuple[int, ...] | None) -> None:
@@ -85,8 +105,8 @@ def _check_values(images: Tensor, values: tuple[float, float] | None) -> None:
     bad = ((images < values[0]) | (images > values[1])).flatten(1).any(1)
     if values != (0, 1):
         mend = f"`images.clamp{values}`"
-    elif low >= 0 and 2 < high <= 255:
-        mend = "`images / 255`"
+    elif white := full_scale(low, high):
+        mend = f"`images / {white}`"
     else:
         mend = "`(images - images.min()) / (images.max() - images.min())`, or a model with Gaussian visible units"
     raise ValueError(
@@ -107,8 +127,7 @@ def _check_labels(labels: Tensor, count: int, classes: int | None) -> None:
     if len(labels) != count:
         raise ValueError(f"{count:,} images but {len(labels):,} labels: give each image one label.")
     if labels.dtype != torch.int64:
-        dtype = str(labels.dtype).removeprefix("torch.")
-        raise ValueError(f"labels are {dtype}, not int64: `labels.long()`.")
+        raise ValueError(f"labels are {dtype_name(labels.dtype)}, not int64: `labels.long()`.")
     low, high = (int(bound) for bound in labels.aminmax())
     if low >= 0 and (classes is None or high < classes):
         return

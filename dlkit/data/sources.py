@@ -1,24 +1,41 @@
-"""What an Experiment's `data` may be: a name, a Dataset, a Split, images, or (images, labels)."""
+"""What an Experiment's `data` may be: a name, a Dataset, images, (images, labels), or what other libraries have."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dlkit.data.batch import Batch
 from dlkit.data.checks import check
+from dlkit.data.conversion import as_images, as_labels
 from dlkit.data.images import Dataset, Split, load
+from dlkit.data.items import images_and_labels
 
 
-def resolve(source: Any) -> Batch:
-    """The training images and labels that an Experiment's `data` names, checked. ValueError as for `check`."""
-    if isinstance(source, str):
-        source = load(source)
-    source = getattr(source, "train", source)
-    if hasattr(source, "images"):
-        source = (source.images, source.labels)
-    images, labels = source if isinstance(source, tuple) else (source, None)
+def resolve(source: Any, dtype: torch.dtype = torch.float32) -> Batch:
+    """The training images, of this dtype, and the int64 labels that an Experiment's `data` stands for, checked.
+
+    What has another form is converted where its meaning is clear, and a line that says so is printed once. Images that
+    are of this dtype already are shared with the source, those in a mapped file too, but for their graph.
+    TypeError or ValueError, with the mend, for data that are not clear or cannot be trained on.
+    """
+    images, labels = take_apart(source)
+    images = as_images(images, dtype)
+    labels = None if labels is None else as_labels(labels)
     check(images, labels, values=None)  # the range is for the learner to judge
     return Batch(images, labels)
+
+
+def take_apart(source: Any) -> tuple[Any, Any]:
+    """The images, and the labels or None, that a source holds, each in the form that it has there."""
+    if isinstance(source, str):
+        source = load(source)
+    if hasattr(getattr(source, "train", None), "images"):
+        source = source.train
+    if hasattr(source, "images") and not isinstance(source, Mapping):
+        return source.images, source.labels
+    return images_and_labels(source)
 
 
 def describe(source: Any) -> str:
@@ -30,5 +47,5 @@ def describe(source: Any) -> str:
     if isinstance(source, Tensor):
         return f"images {tuple(source.shape)}"
     if isinstance(source, tuple) and isinstance(source[0], Tensor):
-        return f"{describe(source[0])}, {'no labels' if source[1] is None else 'labelled'}"
+        return f"{describe(source[0])}, {'labelled' if len(source) > 1 and source[1] is not None else 'no labels'}"
     return type(source).__name__

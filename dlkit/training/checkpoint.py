@@ -87,6 +87,7 @@ def fingerprint(run: Any) -> dict[str, Any]:
         "optimizer": type(run.optimizer).__name__,
         "batch_size": run.experiment.batch_size,
         "seed": run.experiment.seed,
+        "dtype": str(run.experiment.dtype),
         "rng_device": run.generator.device.type,
         "images": len(images),
         "pixels": _checksum(images),

@@ -57,6 +57,8 @@ class CD(Learner):
     def start(self, model: RBM, data: Batch, batch_size: int, generator: torch.Generator) -> None:
         """Set the visible bias from the data, and the offsets and activities that averages are kept of."""
         check_model(model, RBM, "contrastive divergence")
+        if self.products == "bfloat16" and data.images.dtype == torch.float64:
+            raise ValueError('products="bfloat16" are of float32 numbers: leave it out, or dtype=torch.float64.')
         labels = data.labels if model.labels else None
         check(data.images, labels, shape=(model.features,), values=model.pixel_range, classes=model.labels)
         images = model.encode_visible(data.images, data.labels)
@@ -99,6 +101,20 @@ class CD(Learner):
             return {"loss": F.mse_loss(x, reconstruction, reduction="sum") / len(x) * batch.weight}
         of_data, of_chains = model.free_energy_given(x, input_x).mean(), model.free_energy_given(v, input_v).mean()
         return {"loss": of_data * batch.weight - of_chains * chain_weight}
+
+    def why_not_finite(self, model: RBM, data: Batch, lr: float) -> str:
+        """If variances are learned: which pixels vary too little for it, as gradients go with 1/variance."""
+        if not isinstance(model, GaussianRBM) or not model.log_variance.requires_grad:
+            return super().why_not_finite(model, data, lr)
+        little, pixels = int((data.images.flatten(1).var(0) <= 10 * lr).sum()), model.features
+        if not little:
+            return super().why_not_finite(model, data, lr)
+        leave_out = f"or leave them out, `images[:, images.var(0) > {10 * lr:g}]`, " if little < pixels else ""
+        return (
+            f"{little} of {pixels} pixels vary too little for their variance to be learned at lr={lr:g}, those whose "
+            f"own is at most {10 * lr:g}: fix it, GaussianRBM(..., learn_variance=False), {leave_out}"
+            "or try a smaller lr"
+        )
 
     def fill_weighted_grad(self, model: RBM, batch: Batch, generator: torch.Generator) -> Metrics:
         """The same: persistent chains may be split otherwise than the batch, so `fill_grad` applies both weights."""

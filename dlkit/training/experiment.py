@@ -4,14 +4,18 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
+from operator import index
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
 
-from dlkit.data.sources import describe
+from dlkit.core.global_generators import seeded
+from dlkit.data.sources import describe, resolve
+from dlkit.training.arguments import check_arguments, check_count
 from dlkit.training.checkpoint import load_run
+from dlkit.training.first_model import make_model
 from dlkit.training.learner import Learner
 from dlkit.training.run import Callback, Run
 from dlkit.training.schedules import Schedule
@@ -27,10 +31,12 @@ class Experiment(Generic[M]):
     """What is to be trained, on what, how: a plain description that can be pickled and run many times.
 
     `model` is called with no argument, under `seed`; write partial(RBM, 784, 500).
-    `data` is a name for `data.load`, a Dataset (its training part is used), a Split, images, or (images, labels).
+    `data` is a name for `data.load`, a Dataset (its training part is used), a Split, images, or (images, labels); also
+    arrays (mapped ones stay in their file), lists, frames and torch's Datasets, if what they mean is clear.
     `lr` and `momentum` are numbers or functions of the epoch (`linear`, `steps`); `momentum=None` is for an optimizer
     that has none. `weight_decay` acts on weights, not on biases. `optimizer` is called with parameter groups and lr.
-    `row_every` is the number of steps between rows of the history; by default a row an epoch.
+    `row_every` is the number of steps between rows of the history; by default a row an epoch. `dtype` is that of data,
+    model and all that is computed: torch.float64 tells what is rounding from what is not.
     """
 
     model: Callable[[], M]
@@ -44,33 +50,29 @@ class Experiment(Generic[M]):
     optimizer: Callable[..., torch.optim.Optimizer] = sgd
     seed: int = 0
     row_every: int | None = None
+    dtype: torch.dtype = torch.float32
 
     def __post_init__(self):
-        if isinstance(self.model, nn.Module):
-            kind = type(self.model).__name__
-            raise TypeError(
-                f"model= is itself a model, {kind}: give what makes one, partial({kind}, ...), or to go on from "
-                "this one partial(copy.deepcopy, model)."
-            )
-        if isinstance(self.learner, type):
-            name = self.learner.__name__
-            raise TypeError(f"learner={name} is the class itself: give a learner, {name}().")
-        if not isinstance(self.learner, Learner):
-            raise TypeError(
-                f"learner= is of class {type(self.learner).__name__}, which is no Learner: derive it from "
-                "dlkit.training.Learner, or, if it backpropagates a loss, from dlkit.training.Backprop."
-            )
-        for name in ("batch_size", "epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: it must be at least 1.")
-        if self.row_every is not None and self.row_every < 1:
-            raise ValueError(f"row_every={self.row_every}: it must be at least 1, or None for a row an epoch.")
+        check_arguments(self)
+        for name in ("batch_size", "epochs", "seed", "row_every"):  # numpy's integers, which torch does not take
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, index(value))
 
     def __repr__(self) -> str:
         usual = {field.name: field.default for field in fields(self)}
         given = [
             f"{name}={describe_callable(value) if callable(value) else value}"
-            for name in ("batch_size", "epochs", "lr", "momentum", "weight_decay", "optimizer", "seed", "row_every")
+            for name in (
+                "batch_size",
+                "epochs",
+                "lr",
+                "momentum",
+                "weight_decay",
+                "optimizer",
+                "seed",
+                "row_every",
+                "dtype",
+            )
             if (value := getattr(self, name)) != usual[name] or name in ("batch_size", "epochs", "lr")
         ]
         parts = [describe_callable(self.model), describe(self.data), repr(self.learner), *given]
@@ -96,14 +98,14 @@ class Experiment(Generic[M]):
         strategy: how to split the run over the processes of a torch.distributed group, which all call this; in a
         notebook `cluster.run(experiment, strategy)` does it. Callbacks are called in all of them.
         steps: end after so many steps in place of `epochs`. device: CUDA where there is one, else the CPU.
-        noise: the device that draws random numbers, by default the run's; "cpu" gives a GPU the CPU's numbers.
+        rng_device: the device that draws random numbers, by default the run's; "cpu" gives a GPU the CPU's numbers.
         checkpoint: a folder, written at the end and every `checkpoint_every` steps; with `resume` the run goes on
         from what is there, to the bit (lr, momentum and epochs may have changed), else it is replaced.
         callbacks see the run at each row, and may return columns to add to it; `on_step` sees it after each step.
         """
         for name, count in (("steps", steps), ("checkpoint_every", checkpoint_every)):
-            if count is not None and count < 1:
-                raise ValueError(f"{name}={count}: it must be at least 1, or None.")
+            if count is not None:
+                check_count(name, count, " or None")
         if isinstance(strategy, type):
             raise TypeError(
                 f"strategy={strategy.__name__} is the class itself: give a strategy, {strategy.__name__}()."
@@ -120,11 +122,10 @@ class Experiment(Generic[M]):
         return run
 
     def initial_model(self, device: str | torch.device = "cpu") -> M:
-        """The model as it is before training: the same for each call."""
-        gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # manual_seed seeds them too
-        with torch.random.fork_rng(devices=gpus):
+        """The model as it is before training: the same for each call. Lazy layers have seen one image of the data."""
+        with seeded(self.seed):  # numpy's and Python's generators too: some nets draw their weights from those
             torch.manual_seed(self.seed)
-            return self.model().to(device)
+            return make_model(self.model, self.learner, lambda: resolve(self.data, self.dtype), self.dtype).to(device)
 
 
 def describe_callable(made_by: Callable[..., Any]) -> str:

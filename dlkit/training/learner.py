@@ -48,6 +48,10 @@ class Learner:
                 parameter.grad = parameter.grad * batch.weight
         return {name: value * batch.weight for name, value in metrics.items()}
 
+    def why_not_finite(self, model: Any, data: Batch, lr: float) -> str:
+        """What to do about a loss that is no number any more, for a message."""
+        return f"try a smaller lr (now {lr:g})"
+
     def split(self, rank: int, world_size: int) -> dict[str, Slice]:
         """Called after `start` on each of several ranks: keep this rank's slice of the state that has rows of its own.
 

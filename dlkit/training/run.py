@@ -17,11 +17,14 @@ from dlkit.core.global_generators import seeded
 from dlkit.core.imports import import_what_optimizers_need
 from dlkit.core.random import ShardedGenerator
 from dlkit.data.batch import Batch
+from dlkit.data.mapped import check_memory
 from dlkit.data.sources import resolve
 from dlkit.training import checkpoint
 from dlkit.training.comparison import compare
+from dlkit.training.first_model import check_trainable, on_its_own
 from dlkit.training.history import History, Row
 from dlkit.training.interrupt import on_interrupt
+from dlkit.training.refusals import refuse_a_lone_image, refuse_sparse
 from dlkit.training.schedules import at
 from dlkit.training.shard import Shard, Strategy, weights_and_biases
 from dlkit.training.trial import try_passes
@@ -50,17 +53,18 @@ class Run(Generic[M]):
             raise ValueError(f'device="{device}", but torch finds no CUDA GPU: leave device out to train on the CPU.')
         self.experiment = experiment
         self.device = device
-        self.data = resolve(experiment.data)
+        self.data = resolve(experiment.data, experiment.dtype)
         images, labels = self.data.images, self.data.labels
         if len(images) < experiment.batch_size:
             raise ValueError(f"{len(images)} images for batches of {experiment.batch_size}: make batch_size smaller.")
+        if device.type == "cuda":
+            check_memory(images.nbytes, f"the images, on {device},", device)
         self._on_device = Batch(images.to(device), None if labels is None else labels.to(device))
         self.steps_per_epoch = -(-len(images) // experiment.batch_size)
         self.total_steps = steps if steps is not None else experiment.epochs * self.steps_per_epoch
-        self.model = experiment.initial_model(device)
-        for name, parameter in self.model.named_parameters():
-            if parameter.dtype != images.dtype:
-                raise ValueError(f"{name} is {parameter.dtype} and the images {images.dtype}: make the model .float().")
+        with seeded(experiment.seed, START):
+            self.model = on_its_own(experiment.initial_model(device), experiment.model)
+        check_trainable(self.model, images.dtype, strategy is not None)
         self.model_class = type(self.model).__name__
         self.shapes = {name: list(value.shape) for name, value in self.model.state_dict().items()}
         self.learner = copy.deepcopy(experiment.learner)
@@ -68,6 +72,7 @@ class Run(Generic[M]):
         self.generator.manual_seed(experiment.seed)
         with seeded(experiment.seed, START):
             self.learner.start(self.model, self._on_device, experiment.batch_size, self.generator)
+            refuse_a_lone_image(self)
             self.trial = try_passes(self)
             if strategy is not None:
                 self.trial.refuse_split(strategy)
@@ -236,7 +241,11 @@ class Run(Generic[M]):
                 unchanged = versions() == filled
                 return (report if unchanged else self.shard.fill_grad(batch, self.generator))["loss"]
 
-            self.optimizer.step(closure)
+            try:
+                self.optimizer.step(closure)
+            except RuntimeError:
+                refuse_sparse(self.model, self.optimizer)
+                raise
         self.shard.after_step(self.step + 1)
         return report
 
@@ -282,7 +291,8 @@ class Run(Generic[M]):
         self._sums, self._row_start = {}, (self.step, self.seconds, self._images)
         for name, value in means.items():
             if value != value or abs(value) == float("inf"):
-                raise FloatingPointError(f"{name} is {value} at step {self.step}: try a smaller lr (now {lr:g}).")
+                mend = self.learner.why_not_finite(self.model, self.data, lr)
+                raise FloatingPointError(f"{name} is {value} at step {self.step}: {mend}.")
         for callback in callbacks:
             columns = callback(self) or {}
             row.update({name: value.item() if hasattr(value, "item") else value for name, value in columns.items()})

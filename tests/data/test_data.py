@@ -459,8 +459,44 @@ BAD_IMAGES = [
         "images are uint8 from 0 to 255, not float32 in [0, 1]: `images.float() / 255`.",
     ),
     (GOOD > 0.5, {}, ValueError, "images are bool, not float32: `images.float()`."),
-    (GOOD.double(), {}, ValueError, "images are float64, not float32: `images.float()`."),
     (GOOD.half(), {}, ValueError, "images are float16, not float32: `images.float()`."),
+    (list(GOOD), {}, TypeError, "images are of type list, not a tensor: `torch.stack(images)`."),
+    (
+        GOOD.numpy()[:, ::-1],
+        {},
+        TypeError,
+        "images are of type ndarray, not a tensor: `torch.tensor(numpy.asarray(images).tolist())`.",
+    ),
+    (
+        GOOD.numpy().astype(">f4"),
+        {},
+        TypeError,
+        "images are of type ndarray, not a tensor: `torch.tensor(numpy.asarray(images).tolist())`.",
+    ),
+    (
+        (GOOD * 16).byte(),
+        {},
+        ValueError,
+        "images are uint8 from 0 to 16, not float32 in [0, 1]: `images.float() / 16`.",
+    ),
+    (
+        (GOOD * 40).int() - 5,
+        {},
+        ValueError,
+        "images are int32 from -5 to 35, not float32 in [0, 1]: `(images.float() - -5) / 40`.",
+    ),
+    (
+        GOOD * 100,
+        {},
+        ValueError,
+        "images run from 0 to 100, outside [0, 1], in 4 of 4 images, first in images[0]: `images / 100`.",
+    ),
+    (
+        GOOD * 4095,
+        {},
+        ValueError,
+        "images run from 0 to 4095, outside [0, 1], in 4 of 4 images, first in images[0]: `images / 4095`.",
+    ),
     (GOOD[0, 0], {}, ValueError, f"images have shape (28,), {SHAPES}: `images[None]` is a batch of one."),
     (
         GOOD.reshape(2, 2, 1, 28, 28),
@@ -547,7 +583,7 @@ def test_bad_images_are_refused_with_a_mend_that_mends(images, how, error, messa
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         data.check(images, **how)
     if code := re.search("`(.*?)`", message):
-        mended = eval(code.group(1), {"torch": torch, "images": images})
+        mended = eval(code.group(1), {"torch": torch, "numpy": np, "images": images})
         if mended.dtype == torch.bool and mended.shape == (4,):
             mended = images[mended]
         if mended.dtype == torch.float32 and mended.ndim > 1:  # else it takes a second mend, tried in its own row

@@ -1,5 +1,8 @@
 """Learning by backpropagation, against autograd over the same formulas written out."""
 
+import copy
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -108,7 +111,7 @@ def test_the_sparsity_target_pulls_activity_to_it():
     layer = Autoassociator(6, 4, generator=seeded())
     images = torch.rand(200, 6, generator=seeded(1))
     learner = Reconstruction(sparsity_target=0.1, sparsity_cost=30.0)
-    Experiment(lambda: layer, images, learner, 20, 60, lr=0.02).run(progress=False)
+    layer = Experiment(partial(copy.deepcopy, layer), images, learner, 20, 60, lr=0.02).run(progress=False).model
     assert layer.hidden_given(images).mean(0).sub(0.1).abs().max() < 0.03
 
 

@@ -396,7 +396,6 @@ def test_a_number_of_chains_below_one_is_refused(chains):
         (torch.full((10, 4), 1.5), "outside .0, 1.*Gaussian visible units"),
         (torch.full((10, 4), -0.1), "outside .0, 1"),
         (torch.full((10, 4), math.nan), "NaN pixels in 10 of 10 images"),
-        (torch.zeros(10, 4, dtype=torch.float64), "float64, not float32"),
     ],
 )
 def test_images_that_do_not_fit_binary_units_are_refused_before_training(images, message):

@@ -390,13 +390,13 @@ def refused(experiment):
     return str(caught.value)
 
 
-FLAT = partial(nn.Sequential, nn.Flatten(), nn.Linear(784, 10))
+FLAT = partial(copy.deepcopy, nn.Sequential(nn.Flatten(), nn.Linear(784, 10)))
 MAPS = (nn.Unflatten(1, (1, 28)), nn.Conv2d(1, 2, 3))
 LAST = (nn.Conv2d(2, 1, 3), nn.Flatten(), nn.LazyLinear(10))
 
 
 def net_of(*modules):
-    net = nn.Sequential(*MAPS, *copy.deepcopy(modules))
+    net = nn.Sequential(*copy.deepcopy((*MAPS, *modules)))
     net(torch.zeros(1, 28, 28))
     return net
 
@@ -427,7 +427,7 @@ REFUSED = {
         "2, a MaxPool2d, needs whole maps, and 3, a Conv2d,",
     ),
     "few rows": (
-        partial(nn.Sequential, MAPS[0], nn.Conv2d(1, 2, 27), nn.Flatten(), nn.Linear(8, 10)),
+        lambda: nn.Sequential(MAPS[0], nn.Conv2d(1, 2, 27), nn.Flatten(), nn.Linear(8, 10)),
         "the maps of 1 have 2 rows, fewer than 3 ranks: use at most 2 engines",
     ),
     "weights used twice": (

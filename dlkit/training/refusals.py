@@ -1,0 +1,49 @@
+"""What a run refuses after a trial before its first step, or when a step has failed."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from dlkit.training.trial import Passes
+
+
+def refuse_a_lone_image(run: Any) -> None:
+    """ValueError if the last batch of an epoch is one image, and the model learns from two but not from one.
+
+    Found by a trial on copies: batch normalisation has no statistics of one image, and other layers may have none.
+    """
+    count, size = len(run.data.images), run.experiment.batch_size
+    last = count % size or size
+    if last > 1 or (size > 1 and run.total_steps < run.steps_per_epoch):
+        return
+    why = _failure(run, 1)
+    if not why or (count > 1 and _failure(run, 2)):
+        return
+    sizes = [other for other in range(2, count + 1) if count % other != 1]
+    mend = f"batch_size={min(sizes, key=lambda other: abs(other - size))}" if sizes else "give more images"
+    raise ValueError(
+        f"{count:,} images in batches of {size} leave one image alone in a batch, from which the "
+        f"{type(run.model).__name__} cannot learn ({why}): {mend}."
+    )
+
+
+def _failure(run: Any, images: int) -> str:
+    """Why the model cannot learn from so many images; "" if it can. The run is left as it was."""
+    passes = Passes(run, images)
+    try:
+        metrics = passes()
+    except Exception as error:  # whatever it is, two images are asked next
+        return str(error).split("\n")[0]
+    values = [*metrics.values(), *passes.gradient]
+    return "" if all(bool(value.to_dense().isfinite().all()) for value in values) else "its gradient is not finite"
+
+
+def refuse_sparse(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """ValueError if a gradient is sparse: asked when the optimizer has failed, as some take these."""
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None and parameter.grad.layout is not torch.strided:
+            raise ValueError(
+                f"the gradient of {name} is sparse, which {type(optimizer).__name__} does not take: make that layer "
+                "with sparse=False."
+            )
