@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dlkit.core.random import ShardedGenerator
 from dlkit.core.slices import Slice
 from dlkit.data.batch import Batch
-from dlkit.training.learner import Learner
+from dlkit.training.learner import Backprop, Learner
 from dlkit.training.schedules import at
 
 # Optimizers that are not element by element: they take dot products, norms or factors of whole parameters.
@@ -80,6 +80,28 @@ def refuse_what_does_not_add_up(run: Any, strategy: str) -> None:
         )
 
 
+def refuse_passes_of_its_own(run: Any, strategy: str, mend: str) -> None:
+    """ValueError unless the learner's gradient is that of its `loss`, as a trial on the first images shows.
+
+    A learner that overrides `fill_grad`, to penalise a gradient say, may do more than a strategy that runs the net
+    itself can do in its place.
+    """
+    if type(run.learner).fill_grad is Backprop.fill_grad:
+        return
+    batch = run.first_batch(TRIED)
+    own = _gradient(run, batch, None, 0, None)
+    try:
+        plain = _gradient(run, batch, None, 0, None, Backprop.fill_grad)
+        same = torch.equal(own[0], plain[0])
+    except (AttributeError, NotImplementedError):  # it has no loss
+        same = False
+    if not same:
+        raise ValueError(
+            f"{class_name(run.learner)} fills gradients by a fill_grad of its own, and {strategy} backpropagates "
+            f"through its `loss` alone: {mend}."
+        )
+
+
 def _trial(run: Any, batch: Batch, parts: list[Slice], dtype: torch.dtype | None, tolerance: float) -> str:
     """What of the whole batch's is not the sum of its parts', in words; "" if all is."""
     whole = _gradient(run, batch, None, 0, dtype)
@@ -88,7 +110,7 @@ def _trial(run: Any, batch: Batch, parts: list[Slice], dtype: torch.dtype | None
 
 
 def _gradient(
-    run: Any, batch: Batch, part: Slice | None, rank: int, dtype: torch.dtype | None
+    run: Any, batch: Batch, part: Slice | None, rank: int, dtype: torch.dtype | None, fill: Any = None
 ) -> tuple[Tensor, dict[str, float]]:
     """All gradients as one vector, and the scalars, for a batch or for a part of it, from copies of the run's."""
     model, learner = copy.deepcopy(run.model), copy.deepcopy(run.learner)
@@ -104,7 +126,7 @@ def _gradient(
         labels = None if batch.labels is None else batch.labels[part.start : part.stop]
         batch = Batch(batch.images[part.start : part.stop], labels, part.count / part.whole, part)
         generator.rows = part
-    metrics = learner.fill_weighted_grad(model, batch, generator)
+    metrics = (fill or type(learner).fill_weighted_grad)(learner, model, batch, generator)
     gradients = [p.grad.flatten().double() for p in model.parameters() if p.requires_grad and p.grad is not None]
     return torch.cat(gradients), {name: float(value) for name, value in metrics.items()}
 

@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from dlkit.core.random import ShardedGenerator
 from dlkit.core.slices import slice_of
 from dlkit.data.batch import Batch
-from dlkit.distributed.autograd import gather_from_ranks
+from dlkit.distributed.autograd import copy_to_ranks, gather_from_ranks
 from dlkit.distributed.group import Group, ring_bytes
 from dlkit.models.layer_kinds import is_convolutional
 from dlkit.models.rbm import RBM
@@ -200,7 +200,7 @@ def needs_whole_maps(module: nn.Module) -> bool:
 
 def own_images(net: nn.Module, args: tuple, *, group: Group) -> tuple:
     """A hook that leaves this rank's images of a whole batch."""
-    images = args[0]
+    images = copy_to_ranks(args[0], group)  # where their gradient is wanted, it is all ranks' together
     part = slice_of(len(images), group.rank, group.world_size)
     net.whole_batch = len(images)  # pyrefly: ignore[bad-argument-type]  for `all_features`
     return (images[part.start : part.stop], *args[1:])

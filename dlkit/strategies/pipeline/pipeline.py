@@ -20,6 +20,7 @@ from dlkit.strategies.checks import (
     class_name,
     refuse_batch_statistics,
     refuse_optimizer,
+    refuse_passes_of_its_own,
     refuse_what_does_not_add_up,
 )
 from dlkit.strategies.layer_cost import FLOAT, LayerCost, layer_cost, parameter_bytes
@@ -70,6 +71,7 @@ class Pipeline:
         run.learner.split(0, 1)  # refuses: a microbatch is a part of a batch
         refuse_optimizer(run.experiment, "Pipeline", torch.optim.LBFGS)
         refuse_batch_statistics(run.model, "Pipeline")
+        refuse_passes_of_its_own(run, "Pipeline", "use DataParallel, or put all of it into `loss`")
         size = run.experiment.batch_size
         if size % self.microbatches:
             close = sorted(sorted(divisors(size), key=lambda n: abs(n - self.microbatches))[:3])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dlkit.core.random import ShardedGenerator
 from dlkit.core.slices import Slice
 from dlkit.data.batch import Batch
+from dlkit.distributed.autograd import copy_to_ranks
 from dlkit.distributed.group import Group, ring_bytes
 from dlkit.models.layer_kinds import Windows
 from dlkit.models.sequence import Layer, layers_of, refuse_shared_parameters
@@ -192,7 +193,7 @@ class SpatialNet(nn.Sequential):
                 setattr(module, name, nn.Parameter(self.scatter(path, whole.detach()), whole.requires_grad))
 
     def forward(self, input: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
-        x = input
+        x = copy_to_ranks(input, self._group)  # where the gradient of the images is wanted, it is all ranks' together
         for band in self._plan:
             if band.have is not None and band.own is None:
                 x = gather_rows(x, self._group, band.have)

@@ -13,7 +13,7 @@ from dlkit.models.autoencoder import Autoassociator
 from dlkit.models.rbm import RBM
 from dlkit.models.sequence import Layer, layers_of
 from dlkit.strategies.base import DistributedShard
-from dlkit.strategies.checks import class_name, refuse_optimizer, refuse_random
+from dlkit.strategies.checks import class_name, refuse_optimizer, refuse_passes_of_its_own, refuse_random
 from dlkit.strategies.layer_cost import FLOAT, LayerCost, gather_bytes, layer_cost, parameter_bytes, rbm_costs
 from dlkit.strategies.tensor.dtensor import DTensorShard
 from dlkit.strategies.tensor.layers import Shardings, gather_shards, rows_of_outputs, scatter_whole, split_net
@@ -49,6 +49,8 @@ class TensorParallel:
             return TensorParallelShard(run)
         if isinstance(optimizer, torch.optim.SGD) and optimizer.defaults["fused"]:
             raise ValueError("torch's fused SGD takes no DTensors: give the Experiment optimizer=torch.optim.SGD.")
+        if not isinstance(run.model, RBM):  # refused below
+            refuse_passes_of_its_own(run, "torch's parallelize_module", "leave `using` out")
         return DTensorShard(run)
 
     def layer_costs(self, net: nn.Module, images: Tensor, batch_size: int, world_size: int) -> list[list[LayerCost]]:
