@@ -5,6 +5,7 @@ from math import prod
 
 from torch import Tensor, nn
 
+from dlkit.analysis.examining import examines
 from dlkit.analysis.features import forward_hooks
 from dlkit.core.evaluation import forward_eval
 from dlkit.core.text_table import as_html
@@ -45,6 +46,7 @@ def _cells(row: LayerCount) -> tuple[str, ...]:
     return row.name, "x".join(map(str, row.output)), *(f"{number:,}" for number in numbers)
 
 
+@examines
 def counts(net: nn.Module, images: Tensor) -> LayerCounts:
     """The layers of `net`, in the order in which the first of `images` passes them.
 
