@@ -83,7 +83,7 @@ def test_a_part_that_was_frozen_stays_so():
     [
         ("firts", "no module is named 'firts': there are first, second, unused, drop; did you mean 'first'?"),
         ("", "no module is named ''"),
-        ("unused", "no image passes 'unused': the net's forward does not use it"),
+        ("unused", "no image passes 'unused': nothing calls it, though its weights may be used: take another"),
     ],
 )
 def test_a_name_that_leads_nowhere_is_answered(name, message):
