@@ -36,7 +36,9 @@ def output_of(net: nn.Module, images: Tensor, name: str, given: str = "images") 
     with forward_hooks([find_module(net, name)], record):
         forward_eval(net, images, given)
     if not outputs:
-        raise ValueError(f"no image passes {name!r}: nothing calls it, though its weights may be used: take another module.")
+        raise ValueError(
+            f"no image passes {name!r}: nothing calls it, though its weights may be used: take another module."
+        )
     return outputs[0].to(images.device)
 
 
