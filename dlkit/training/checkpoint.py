@@ -24,7 +24,7 @@ FORMAT = 3  # of the JSON; 2 had no checksums, 1 had other keys
 def save_run(run: Any, folder: Path) -> None:
     """Write all that a run needs to go on with the same bits. All ranks call it; rank 0 writes.
 
-    FloatingPointError if a tensor is no longer finite.
+    FloatingPointError if a tensor is no longer finite. OSError, on all ranks, if it cannot be written.
     """
     shard = run.shard
     optimizer, numbers = shard.optimizer_state(run.optimizer)
@@ -46,8 +46,7 @@ def save_run(run: Any, folder: Path) -> None:
         "optimizer": numbers,
         "history": run.history.rows,
     }
-    if shard.rank == 0:
-        write(folder, tensors, state)
+    shard.on_first_rank(lambda: write(folder, tensors, state))
 
 
 def load_run(run: Any, folder: Path) -> None:
