@@ -1,6 +1,7 @@
-"""Every mend that an error of the analysis names does what it promises: what fails, its words, and what is to be done."""
+"""Every mend that an error of the analysis names does what it promises: what fails, its words, what is to be done."""
 
 from functools import cache, partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ class Recurrent(nn.Module):
 
 
 def dbn(*sizes):
-    return DBN([RBM(*pair, generator=seeded()) for pair in zip(sizes, sizes[1:], strict=False)])
+    return DBN([RBM(*pair, generator=seeded()) for pair in pairwise(sizes)])
 
 
 def autoencoder(code=2):

@@ -332,7 +332,7 @@ def test_one_bit_flipped_anywhere_is_told_or_changes_nothing(tmp_path):
     for path in (tmp_path / "checkpoint.json", tensor_file(tmp_path, 5)):
         whole = path.read_bytes()
         told = 0
-        for byte in range(len(whole) % 3, len(whole), 3):
+        for byte in range(0, len(whole), 11):
             flip(path, byte, byte % 8)
             try:
                 found, found_state = checkpoint.read(tmp_path)
@@ -341,7 +341,7 @@ def test_one_bit_flipped_anywhere_is_told_or_changes_nothing(tmp_path):
             except ValueError:
                 told += 1
             path.write_bytes(whole)
-        assert told > 0.9 * len(whole) / 3  # not so in the spaces that fill a header up
+        assert told > 0.9 * len(whole) / 11  # not so in the spaces that fill a header up
 
 
 @pytest.mark.parametrize("name", ["checkpoint.json", "the tensors"])
