@@ -87,7 +87,8 @@ def cost(net: nn.Module, image_shape: tuple[int, ...], batch_size: int, world_si
     ranks = strategy.layer_costs(deepcopy(net).cpu().float(), images, batch_size, world_size)
     if not all(ranks):
         raise ValueError(f"{class_name(net)} has no layers.")
-    return Cost(strategy, batch_size, [join_activations(layers) for layers in ranks], _not_counted(net, ranks[0]))
+    joined = [join_activations(layers) for layers in ranks]
+    return Cost(strategy, batch_size, joined, _not_counted(net, joined[0]))
 
 
 def _not_counted(net: nn.Module, layers: list[LayerCost]) -> str:

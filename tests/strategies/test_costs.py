@@ -266,6 +266,7 @@ def test_what_has_activations_inside_is_named_in_the_table():
         assert repr(table).endswith(f"\nNot counted: activations inside {remark}.")
         assert remark in table._repr_html_()
     assert "Not counted" not in repr(cost(UNUSUAL["norms"](), (12, 12), 6, 2, DataParallel()))
+    assert not any(cost(NETS[name](), (28, 28), 6, 2, DataParallel()).not_counted for name in ("LeNet-5", "LocalNet"))
 
 
 def test_a_layer_that_gives_more_than_a_tensor_is_told_and_in_a_module_with_what_takes_it_it_is_counted():
