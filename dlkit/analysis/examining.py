@@ -41,7 +41,9 @@ def examines(function: Callable[P, R]) -> Callable[P, R]:
             for each in models:
                 stack.enter_context(evaluating(each))
             result = function(*args, **kwargs)
-        if any(not torch.equal(*states) for states in zip(before, _random_states(models), strict=True)):
+        asked_to_draw = any(isinstance(value, torch.Generator) for value in given.values())
+        moved = any(not torch.equal(*states) for states in zip(before, _random_states(models), strict=True))
+        if moved and not asked_to_draw:
             warnings.warn(
                 f"{type(model).__name__} draws random numbers in evaluation mode, so that each look at it gives "
                 "something else: let it draw where `self.training` is true alone.",

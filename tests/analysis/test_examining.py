@@ -323,6 +323,7 @@ def test_a_net_that_draws_in_evaluation_mode_is_told_and_one_that_draws_in_train
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         analysis.by_net(Draws(False), IMAGES)
+        analysis.by_gibbs(labelled(False), DIGITS, torch.default_generator)  # which is told to draw
 
 
 def test_lazy_layers_that_have_no_size_yet_are_told():
