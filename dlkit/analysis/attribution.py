@@ -1,5 +1,6 @@
 """Which pixels a net's output depends on: saliency, integrated gradients, and images that maximise a unit."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -8,22 +9,28 @@ from captum.attr import IntegratedGradients, Saliency
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dlkit.analysis.features import find_module, forward_hooks, module_output
-from dlkit.core.evaluation import evaluating, logits, to_device_of
+from dlkit.analysis.examining import check_class, examines
+from dlkit.analysis.features import find_module, forward_hooks, output_of
+from dlkit.core.evaluation import logits, to_device_of
 
 BLUR = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 16
 
 
+@examines
 def saliency(net: nn.Module, image: Float[Tensor, "... height width"], label: int) -> Float[Tensor, "... height width"]:
     """|∂ logit / ∂ pixel| of the logit of `label`, for each pixel, by captum.
 
     `image` has the shape that the net takes, without the batch. ValueError for a label that the net does not have.
     Source: Simonyan, Vedaldi, Zisserman 2013, Deep inside convolutional networks, §3.
     """
-    check_label(net, image, label)
+    label = check_label(net, image, label)
     x = to_device_of(net, image[None]).detach().clone().requires_grad_()
-    with evaluating(net):
-        return Saliency(net).attribute(x, target=int(label))[0].detach().to(image.device)
+    return Saliency(_on_a_copy(net)).attribute(x, target=label)[0].detach().to(image.device)
+
+
+def _on_a_copy(net: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The net for captum: what it does to its input in place happens to a copy."""
+    return lambda images: net(images.clone())
 
 
 class Attribution(NamedTuple):
@@ -39,6 +46,7 @@ class Attribution(NamedTuple):
         return f"Attribution({'x'.join(map(str, self.values.shape))} values, residual {self.residual:.3g})"
 
 
+@examines
 def integrated_gradients(
     net: nn.Module,
     image: Float[Tensor, "... height width"],
@@ -52,25 +60,22 @@ def integrated_gradients(
     shape, or a label that the net does not have.
     Source: Sundararajan, Taly, Yan 2017, Axiomatic attribution for deep networks, §3.
     """
-    check_label(net, image, label)
+    label = check_label(net, image, label)
     start = torch.zeros_like(image) if baseline is None else baseline
     if start.shape != image.shape:
         raise ValueError(
             f"a baseline of shape {tuple(start.shape)} for an image of {tuple(image.shape)}: both must be equal."
         )
     x, start = to_device_of(net, image[None]).detach().clone().requires_grad_(), to_device_of(net, start[None])
-    with evaluating(net):
-        values, delta = IntegratedGradients(net).attribute(
-            x, start, target=int(label), n_steps=steps, return_convergence_delta=True
-        )
+    values, delta = IntegratedGradients(_on_a_copy(net)).attribute(
+        x, start, target=label, n_steps=steps, return_convergence_delta=True
+    )
     return Attribution(values[0].detach().to(image), -float(delta))
 
 
-def check_label(net: nn.Module, image: Tensor, label: int) -> None:
-    """Raise ValueError unless the net gives logits for this image, and `label` is one of its classes."""
-    classes = logits(net, image[None]).shape[1]
-    if not 0 <= label < classes:
-        raise ValueError(f"label {label}: the net has {classes} classes, 0 to {classes - 1}.")
+def check_label(net: nn.Module, image: Tensor, label: int) -> int:
+    """The label. ValueError unless the net gives logits for this image, and it is one of its classes."""
+    return check_class(label, logits(net, image[None], "image").shape[1])
 
 
 class Maximised(NamedTuple):
@@ -84,6 +89,7 @@ class Maximised(NamedTuple):
         return f"Maximised(image of {size}, activation {self.activations[0]:.3g} to {self.activations[-1]:.3g})"
 
 
+@examines
 def maximise(
     net: nn.Module,
     name: str,
@@ -106,20 +112,19 @@ def maximise(
     if blur_every is not None and blur_every < 1:
         raise ValueError(f"blur_every={blur_every}: a number of steps, at least 1, or None for no blur.")
     module, outputs = find_module(net, name), []
-    units = module_output(net, start[None], name).shape[1]  # ValueError for a wrong image or name
+    units = output_of(net, start[None], name, "image").shape[1]  # ValueError for a wrong image or name
     if not 0 <= number < units:
         raise ValueError(f"no unit {number}: {name!r} has {units}, 0 to {units - 1}.")
     x = to_device_of(net, start[None]).detach().clone()
     activations = []
     with (
-        evaluating(net),
         torch.enable_grad(),
         forward_hooks([module], lambda _module, _inputs, output: outputs.append(output.clone())),
     ):
         for step in range(steps + 1):
             x.requires_grad_()
             outputs.clear()
-            net(x)
+            net(x.clone())
             activation = outputs[0][0, number].mean()
             activations.append(activation.item())
             (gradient,) = torch.autograd.grad(activation, x)

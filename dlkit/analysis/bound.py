@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dlkit.analysis.examining import examines
 from dlkit.analysis.likelihood import LogProbability, LogZ
 from dlkit.core.random import bernoulli
 from dlkit.models.dbn import DBN
@@ -13,6 +14,7 @@ from dlkit.models.top_rbms import LabelledRBM
 TINY = 1e-7
 
 
+@examines
 @torch.no_grad()
 def lower_bound(
     dbn: DBN,

@@ -5,6 +5,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from dlkit.analysis.examining import examines
+from dlkit.core.evaluation import forward_eval
+
 ENCODED_AT_ONCE = 1000  # images
 
 
@@ -16,6 +19,7 @@ class Codes:
     ValueError if `autoencoder` is no Sequential(encoder, decoder) for these images, or its code has only one number.
     """
 
+    @examines
     def __init__(
         self,
         autoencoder: nn.Sequential,
@@ -40,9 +44,7 @@ class Codes:
         self.encoder, self.decoder = autoencoder
         self.images, self.labels = images.cpu(), labels.cpu()
         self.shape = images.shape[1], images.shape[2]
-        self._device = next((p.device for p in autoencoder.parameters()), images.device)
-        with torch.no_grad():
-            self.codes = torch.cat([self.encoder(x.to(self._device)).cpu() for x in images.split(ENCODED_AT_ONCE)])
+        self.codes = torch.cat([forward_eval(self.encoder, x).cpu() for x in images.split(ENCODED_AT_ONCE)])
         if self.codes.shape[1] < 2:
             raise ValueError("a code of one number makes no map: train an autoencoder whose code has two or more.")
         first = _first_linear(self.decoder)
@@ -63,10 +65,9 @@ class Codes:
         """Whether each position on the map is a code."""
         return self.codes.shape[1] == 2
 
-    @torch.no_grad()
     def decode(self, codes: Float[Tensor, "codes code"]) -> Float[Tensor, "codes height width"]:
         """The images that the decoder makes of these codes."""
-        return self.decoder(codes.to(self._device)).cpu().view(-1, *self.shape)
+        return forward_eval(self.decoder, codes, "codes").cpu().view(-1, *self.shape)
 
     def nearest(self, x: float, y: float) -> int:
         """The number of the image whose position is nearest to (x, y)."""

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dlkit.analysis.examining import examines
 from dlkit.analysis.likelihood import pseudo_log_likelihood
 from dlkit.analysis.rbm_statistics import (
     IDLE,
@@ -152,6 +153,7 @@ class Health:
         return f"<p><b>{escape(self.verdict)}</b></p><table>{body}</table>"
 
 
+@examines
 @torch.no_grad()
 def examine(
     rbm: RBM,

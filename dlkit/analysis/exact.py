@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from dlkit.analysis.examining import examines
 from dlkit.analysis.likelihood import exact_log_z, log_probability, states
 from dlkit.models.rbm import RBM
 
@@ -21,6 +22,7 @@ def state_number(v: Float[Tensor, "batch units"]) -> Int64[Tensor, " batch"]:
     return v.cpu().long() @ (1 << torch.arange(v.shape[1]))
 
 
+@examines
 def visible_distribution(rbm: RBM) -> Float64[Tensor, " states"]:
     """p(v) of each of the 2^visible states, in the order of `states(rbm.visible)`."""
     rbm = _double(rbm)
@@ -32,12 +34,14 @@ def empirical_distribution(v: Float[Tensor, "images visible"]) -> Float64[Tensor
     return torch.bincount(state_number(v), minlength=2 ** v.shape[1]).double() / len(v)
 
 
+@examines
 def log_likelihood(rbm: RBM, v: Float[Tensor, "images visible"]) -> float:
     """Mean log p(v) of the images, in nats."""
     rbm = _double(rbm)
     return log_probability(rbm, v.cpu().double(), exact_log_z(rbm, progress=False)).value
 
 
+@examines
 def gradient(rbm: RBM, v: Float[Tensor, "images visible"]) -> Gradient:
     """∂/∂θ of the mean of -log p(v), in nats, by parameter name: the limit of CD-k's gradient for large k."""
     rbm = _double(rbm)
@@ -46,6 +50,7 @@ def gradient(rbm: RBM, v: Float[Tensor, "images visible"]) -> Gradient:
     return _difference(_positive_phase(rbm, v.cpu().double()), rbm.energy_gradient(rbm.visible_given(h), h, p))
 
 
+@examines
 def cd_gradient(rbm: RBM, v: Float[Tensor, "images visible"], k: int) -> Gradient:
     """The expected gradient of CD-k with sampled visible units, over all possible chains.
 
@@ -54,6 +59,7 @@ def cd_gradient(rbm: RBM, v: Float[Tensor, "images visible"], k: int) -> Gradien
     return cd_gradients(rbm, v, [k])[k]
 
 
+@examines
 def cd_gradients(rbm: RBM, v: Float[Tensor, "images visible"], ks: Iterable[int]) -> dict[int, Gradient]:
     """`cd_gradient` for each k, in the time of the largest k."""
     rbm, v = _double(rbm), v.cpu().double()
@@ -73,6 +79,7 @@ class GibbsOperator:
     the other side, each table is stored as two smaller ones, for the first and the second half of the units.
     """
 
+    @examines
     def __init__(self, rbm: RBM):
         rbm = _double(rbm)
         self.to_hidden = _halves(rbm.hidden_given(states(rbm.visible)))

@@ -1,12 +1,14 @@
 """The feature maps of all layers of a net: their values for an image, receptive fields and connections."""
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from dlkit.analysis.examining import examines
 from dlkit.analysis.features import (
     Region,
     TopImages,
@@ -14,8 +16,8 @@ from dlkit.analysis.features import (
     find_module,
     forward_hooks,
     map_layers,
-    module_output,
     nan_lines,
+    output_of,
     touched_region,
 )
 from dlkit.core.evaluation import forward_eval
@@ -49,6 +51,7 @@ class FeatureMaps:
     images, or gives no maps.
     """
 
+    @examines
     def __init__(self, net: nn.Module, images: Float[Tensor, "images *maps height width"]):
         if len(images) == 0:
             raise ValueError("no images to look at: give one at least.")
@@ -119,17 +122,32 @@ def layer_views(
     views: dict[str, LayerView] = {}
     outputs: dict[str, Tensor] = {}
 
+    inputs_of: dict[nn.Module, Tensor] = {}
+
+    def copy_inputs(module: nn.Module, args: tuple) -> None:  # now: the module may change them in place
+        maps = _maps_in(args)
+        if maps is not None:
+            inputs_of.setdefault(module, _copy(maps))
+
     def record(name: str, inputs: Tensor | None, output: Tensor) -> None:
         below = next((other for other in reversed(outputs) if outputs[other] is inputs), None)
         outputs[name] = output
-        views[name] = LayerView(_copy(output), None if inputs is None else _copy(inputs), below)
+        views[name] = LayerView(_copy(output), inputs_of.get(find_module(net, name)), below)
 
-    _forward(net, image[None], names, record)
+    names = list(names)
+    with ExitStack() as stack:
+        for name in names:
+            stack.callback(find_module(net, name).register_forward_pre_hook(copy_inputs).remove)
+        _forward(net, image[None], names, record, "image")
     return views
 
 
 def _forward(
-    net: nn.Module, images: Tensor, modules: Iterable[str], record: Callable[[str, Tensor | None, Tensor], None]
+    net: nn.Module,
+    images: Tensor,
+    modules: Iterable[str],
+    record: Callable[[str, Tensor | None, Tensor], None],
+    given: str = "images",
 ) -> None:
     """Run the net, and call `record(name, inputs, output)` at the first use of each of these modules."""
     names = {find_module(net, name): name for name in modules}
@@ -139,7 +157,7 @@ def _forward(
             record(names.pop(module), _maps_in(inputs), output)
 
     with forward_hooks(list(names), hook):
-        forward_eval(net, images)
+        forward_eval(net, images, given)
 
 
 def before_activation(net: nn.Module, name: str) -> str:
@@ -162,7 +180,7 @@ def map_connections(
     """
     module = find_module(net, name)
     inputs: list[Tensor | None] = []
-    _forward(net, image[None], [name], lambda _name, maps, _output: inputs.append(maps))
+    _forward(net, image[None], [name], lambda _name, maps, _output: inputs.append(maps), "image")
     if not inputs or inputs[0] is None:
         return None
     below = inputs[0].shape[1]
@@ -186,7 +204,7 @@ def map_connections(
     ]
     try:
         with direct_convolutions():
-            maps = module_output(net, image.expand(below, *image.shape), name)
+            maps = output_of(net, image.expand(below, *image.shape), name)
     finally:
         for handle in handles:
             handle.remove()

@@ -8,16 +8,24 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from dlkit.analysis.examining import examines
 from dlkit.core.evaluation import forward_eval
 
 
+@examines
 def module_output(net: nn.Module, images: Float[Tensor, "batch ..."], name: str) -> Float[Tensor, "batch ..."]:
     """The output of the module of this name, such as "c1" or "c1.0", for these images, in evaluation mode.
 
     For a module that is used more than once, the output of its first use. ValueError if there is no such module, if the
     net does not use it, or if its output is not one tensor.
     """
+    return output_of(net, images, name)
+
+
+def output_of(net: nn.Module, images: Tensor, name: str, given: str = "images") -> Tensor:
+    """`module_output`; `given`: what the reader gave, "images" or one "image"."""
     outputs: list[Tensor] = []
 
     def record(_module: nn.Module, _inputs: object, output: object) -> None:
@@ -26,9 +34,11 @@ def module_output(net: nn.Module, images: Float[Tensor, "batch ..."], name: str)
         outputs.append(output.clone())  # the next module may change it in place
 
     with forward_hooks([find_module(net, name)], record):
-        forward_eval(net, images)
+        forward_eval(net, images, given)
     if not outputs:
-        raise ValueError(f"no image passes {name!r}: the net's forward does not use it.")
+        raise ValueError(
+            f"no image passes {name!r}: nothing calls it, though its weights may be used: take another module."
+        )
     return outputs[0].to(images.device)
 
 
@@ -36,12 +46,13 @@ def _feature_maps(
     net: nn.Module, images: Float[Tensor, "batch ..."], name: str
 ) -> Float[Tensor, "batch maps height width"]:
     """`module_output` of a module that gives maps, else ValueError."""
-    output = module_output(net, images, name)
+    output = output_of(net, images, name)
     if output.ndim != 4:
         raise ValueError(f"{name!r} gives {tuple(output.shape[1:])} for an image, no maps: take a module before it.")
     return output
 
 
+@examines
 def map_layers(net: nn.Module, image: Float[Tensor, "..."]) -> list[str]:
     """The names of the modules that give maps for an image: the net's children or, if none of these does, all modules.
 
@@ -58,7 +69,7 @@ def map_layers(net: nn.Module, image: Float[Tensor, "..."]) -> list[str]:
 
     names = {module: name for name, module in net.named_modules() if name}
     with forward_hooks(names, record):
-        forward_eval(net, image[None])
+        forward_eval(net, image[None], "image")
     all_names = [names[module] for module in dict.fromkeys(modules)]
     if not all_names:
         convolves = any(isinstance(module, nn.Conv2d) for module in net.modules())
@@ -70,8 +81,9 @@ def map_layers(net: nn.Module, image: Float[Tensor, "..."]) -> list[str]:
 @contextmanager
 def forward_hooks(modules: Iterable[nn.Module], hook: Callable[..., None]) -> Iterator[None]:
     """Context in which `hook(module, inputs, output)` is called after each forward of one of the modules."""
-    handles = [module.register_forward_hook(hook) for module in modules]
+    handles: list[RemovableHandle] = []
     try:
+        handles.extend(module.register_forward_hook(hook) for module in modules)
         yield
     finally:
         for handle in handles:
@@ -98,6 +110,7 @@ class Region(NamedTuple):
     columns: slice
 
 
+@examines
 def receptive_field(
     net: nn.Module, image: Float[Tensor, "... height width"], name: str, row: int, column: int
 ) -> Region:
@@ -160,6 +173,7 @@ class TopImages(NamedTuple):
         return f"TopImages(images {', '.join(map(str, self.images.tolist()))})"
 
 
+@examines
 def top_images(
     net: nn.Module, images: Float[Tensor, "batch ..."], name: str, number: int, count: int = 16
 ) -> TopImages:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from dlkit.analysis.examining import examines
 from dlkit.core.text_table import as_html
 from dlkit.models.gibbs_chains import gibbs, init_chains
 from dlkit.models.rbm import RBM, GaussianRBM
@@ -71,6 +72,7 @@ def _interval(estimate: LogZ | LogProbability) -> tuple[str, str, str]:
     return f"{estimate.value:.2f}", f"{estimate.low:.2f}", f"{estimate.high:.2f}"
 
 
+@examines
 @torch.no_grad()
 def exact_log_z(rbm: RBM, progress: bool = True) -> float:
     """log Z in nats, in float64, by enumerating the states of the visible or hidden units, whichever are fewer.
@@ -114,6 +116,7 @@ def reference_betas() -> Float64[Tensor, " temperatures"]:
     return torch.cat([coarse, fine, finest])
 
 
+@examines
 @torch.no_grad()
 def ais(
     rbm: RBM,
@@ -138,6 +141,7 @@ def ais(
     return _estimate(path.log_z_start() + log_weights, sign=1)
 
 
+@examines
 @torch.no_grad()
 def reverse_ais(
     rbm: RBM,
@@ -162,6 +166,7 @@ def reverse_ais(
     return _estimate(path.log_z_start() - log_weights, sign=-1)
 
 
+@examines
 def log_probability(rbm: RBM, v: Float[Tensor, "images visible"], log_z: LogZ | float) -> LogProbability:
     """Mean of log p(v) = -F(v) - log Z over the images, in nats."""
     _check_binary(rbm, v)
@@ -170,6 +175,7 @@ def log_probability(rbm: RBM, v: Float[Tensor, "images visible"], log_z: LogZ | 
     return LogProbability.normalised(mean, log_z)
 
 
+@examines
 @torch.no_grad()
 def pseudo_log_likelihood(
     rbm: RBM, v: Float[Tensor, "images visible"], *, generator: torch.Generator | None = None

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dlkit.analysis.examining import check_class, examines
 from dlkit.analysis.features import Region
 from dlkit.core.evaluation import logits
 
@@ -33,6 +34,7 @@ def occluded_log_probabilities(
     return torch.cat(results).unflatten(0, (height, width))
 
 
+@examines
 def occlusion(
     net: nn.Module, image: Float[Tensor, "*maps height width"], label: int, size: int = 5, value: float = 0.0
 ) -> Float[Tensor, "height width"]:
@@ -41,9 +43,8 @@ def occlusion(
     Patches are those of `occluded_log_probabilities`. ValueError for a label that the net has no logit for.
     Source: Zeiler, Fergus 2014, Visualizing and understanding convolutional networks, §4.2.
     """
-    whole = log_probabilities(net, image[None])[0]
-    if not 0 <= label < len(whole):
-        raise ValueError(f"no class {label}: the net tells {len(whole)} apart, 0 to {len(whole) - 1}.")
+    whole = logits(net, image[None], "image").log_softmax(1)[0]
+    label = check_class(label, len(whole))
     return whole[label] - occluded_log_probabilities(net, image, size, value)[..., label]
 
 

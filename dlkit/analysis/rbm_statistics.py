@@ -9,18 +9,21 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from dlkit.analysis.examining import examines
 from dlkit.models.rbm import RBM
 
 RARE = 1e-3  # a unit that is on for a smaller fraction of the images is dead; above 1 - RARE it is always on
 IDLE = 0.01  # the smallest fraction of the variance of a unit's state that should come from the image
 
 
+@examines
 @torch.no_grad()
 def hidden_probabilities(rbm: RBM, images: Float[Tensor, "images *shape"]) -> Float[Tensor, "hidden images"]:
     """Probability that each unit (row) is on for each image (column); a dead unit is a row of zeros. Source: §15."""
     return rbm.hidden_given(images.flatten(1)).T
 
 
+@examines
 def weight_kurtosis(rbm: RBM) -> float:
     """Median over the hidden units of the kurtosis of their weights: 3 for normally distributed weights."""
     W = rbm.W.detach() - rbm.W.detach().mean(0)
@@ -44,6 +47,7 @@ def idle(probabilities: Float[Tensor, "hidden images"]) -> Bool[Tensor, " hidden
     return (p.var(1, correction=0) < IDLE * mean * (1 - mean)) & ~dead(p) & ~always_on(p)
 
 
+@examines
 @torch.no_grad()
 def influence(rbm: RBM, images: Float[Tensor, "images *shape"]) -> Float[Tensor, " hidden"]:
     """Influence of each hidden unit j on the visible units: ‖W_j‖ times the standard deviation of p(h_j) over images.
@@ -53,6 +57,7 @@ def influence(rbm: RBM, images: Float[Tensor, "images *shape"]) -> Float[Tensor,
     return hidden_probabilities(rbm, images).std(1, correction=0) * rbm.W.norm(dim=0)
 
 
+@examines
 @torch.no_grad()
 def reconstruction_error(rbm: RBM, images: Float[Tensor, "images *shape"]) -> Float[Tensor, " images"]:
     """Squared error of each image's reconstruction from the probabilities of its hidden units, summed over pixels.
@@ -63,6 +68,7 @@ def reconstruction_error(rbm: RBM, images: Float[Tensor, "images *shape"]) -> Fl
     return (v - rbm.visible_given(rbm.hidden_given(v))).square().sum(1)
 
 
+@examines
 @torch.no_grad()
 def free_energy_gap(
     rbm: RBM, train: Float[Tensor, "images *shape"], validation: Float[Tensor, "others *shape"]
@@ -74,6 +80,7 @@ def free_energy_gap(
     return mean_difference(rbm.free_energy(train.flatten(1)), rbm.free_energy(validation.flatten(1)))
 
 
+@examines
 @torch.no_grad()
 def updates(rbm: RBM, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """What the optimizer's next step would add to each parameter, by name, with its present .grad; nothing changes."""
@@ -87,6 +94,7 @@ def updates(rbm: RBM, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {name: change[id(p)] for name, p in rbm.named_parameters() if id(p) in change}
 
 
+@examines
 @torch.no_grad()
 def update_ratio(rbm: RBM, optimizer: torch.optim.Optimizer) -> float:
     """Mean |update of a weight| / mean |weight|; about 0.001 is the rule of thumb. Source: §7."""

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from dlkit.analysis.examining import examines
 from dlkit.core.evaluation import logits
 from dlkit.data import Split
 from dlkit.models.dbn import DBN
@@ -14,6 +15,7 @@ from dlkit.models.dbn import DBN
 Guess = Callable[[DBN, Tensor, torch.Generator], Tensor]
 
 
+@examines
 @torch.no_grad()
 def by_free_energy(
     dbn: DBN, images: Float[Tensor, "images ..."], generator: torch.Generator | None = None
@@ -22,6 +24,7 @@ def by_free_energy(
     return dbn.label_probabilities(images).argmax(1)
 
 
+@examines
 @torch.no_grad()
 def by_sampled_features(
     dbn: DBN, images: Float[Tensor, "images ..."], generator: torch.Generator
@@ -30,6 +33,7 @@ def by_sampled_features(
     return dbn.label_probabilities(images, generator).argmax(1)
 
 
+@examines
 @torch.no_grad()
 def by_gibbs(
     dbn: DBN, images: Float[Tensor, "images ..."], generator: torch.Generator, *, steps: int = 10
@@ -52,6 +56,7 @@ def by_gibbs(
     return torch.cat(guesses)
 
 
+@examines
 def by_net(net: torch.nn.Module, images: Float[Tensor, "images ..."]) -> Int64[Tensor, " images"]:
     """The class of the largest logit of a net, in evaluation mode."""
     return torch.cat([logits(net, batch).argmax(1) for batch in images.split(1000)]).to(images.device)

@@ -1,6 +1,5 @@
 """The units of each layer of a stack: their weights, what each looks for, and which images excite it."""
 
-import copy
 from collections.abc import Sequence
 from functools import reduce
 
@@ -8,6 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from dlkit.analysis.examining import examines
 from dlkit.models import DBN, LabelledRBM
 from dlkit.models.unrolled import check_stack
 
@@ -24,6 +24,7 @@ class UnitActivity:
     ValueError if the layers do not fit each other or the images.
     """
 
+    @examines
     def __init__(self, net: Net, images: Float[Tensor, "images height width"]):
         self.shape = images.shape[1], images.shape[2]
         self.weights = [W.detach().float().cpu() for W in _weights(net)]
@@ -76,11 +77,11 @@ def _weights(net: Net) -> list[Tensor]:
 
 def _activity(net: Net, images: Tensor) -> list[Tensor]:
     """The output (images, hidden) of each layer, after its non-linearity."""
-    v = images.flatten(1).to(_weights(net)[0])
+    v = images.flatten(1).to(_weights(net)[0]).clone()  # a first layer may work in place
     activity = []
     if isinstance(net, nn.Sequential):
         after_linear = False
-        for module in copy.deepcopy(net).eval().modules():
+        for module in net.modules():
             if isinstance(module, nn.Linear) and after_linear:
                 activity.append(v)
             if not list(module.children()):

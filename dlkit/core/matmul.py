@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
 SMALL = 128**3  # multiplications; for smaller products the call to oneDNN costs more than it saves
@@ -35,6 +36,8 @@ def _fits_one_dnn(x: Tensor, y: Tensor) -> bool:
         and x.shape[0] * y.shape[0] * y.shape[1] >= SMALL
         and not (torch.is_grad_enabled() and (x.requires_grad or y.requires_grad))
         and not torch.is_autocast_enabled("cpu")
+        and not torch._C._are_functorch_transforms_active()  # torch.func, and forward-mode derivatives
+        and forward_ad._current_level < 0
         and bool(torch.backends.mkldnn.enabled)
     )
 
@@ -65,7 +68,7 @@ class FastLinear(TorchFunctionMode):
 
 
 class _Linear(torch.autograd.Function):
-    """x @ weight.T + bias and its gradients, with products by `matmul`."""
+    """x @ weight.T + bias and its gradients, with products by `matmul`; torch's own where theirs are wanted in turn."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -73,7 +76,6 @@ class _Linear(torch.autograd.Function):
         return matmul(x, weight.T) + bias
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
         (grad,) = grad_outputs
         x, weight = ctx.saved_tensors

@@ -66,6 +66,11 @@ def layers_of(net: nn.Module, images: Tensor, user: str) -> list[Layer]:
     with eval_no_grad(net):
         for name, module in modules_of(net, user):
             input_shape, x = tuple(x.shape[1:]), module(x)
+            if not isinstance(x, Tensor):
+                raise ValueError(
+                    f"{name}, of class {type(module).__name__}, gives a {type(x).__name__}, and {user} goes along "
+                    "layers that give one tensor: put it and what takes its output into one module."
+                )
             layers.append(Layer(name, module, input_shape, tuple(x.shape[1:]), trained))
             trained = trained or any(parameter.requires_grad for parameter in module.parameters())
     return layers

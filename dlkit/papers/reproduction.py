@@ -1,7 +1,5 @@
 """`dlkit reproduce NAME`: what all papers share. Results are saved in runs/, so that a long one can be interrupted."""
 
-import json
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -11,6 +9,8 @@ from statistics import mean
 from typing import Any
 
 from dlkit.core.reports import PaperRow, emit, markdown
+from dlkit.core.storage import read_json, write_json
+from dlkit.training.checkpoint import prepare
 
 NAMES = (
     "salakhutdinov2008",
@@ -69,15 +69,18 @@ def check(name: str) -> None:
 def cached(path: Path, measure: Callable[[], Result]) -> Result:
     """The result that the JSON file at `path` holds; if there is none yet, what `measure` gives, which is saved there.
 
-    The file is written atomically: after an interrupt it is there in full, or not at all.
+    The file is written atomically: after an interrupt it is there in full, or not at all. OSError, before anything is
+    measured, if it cannot be written. ValueError if it is damaged.
     """
     if not path.exists():
-        result = measure()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(result))
-        os.replace(partial, path)
-    return json.loads(path.read_text())
+        prepare(path.parent)
+        write_json(measure(), path)
+    try:
+        return read_json(path)
+    except ValueError as damage:
+        raise ValueError(
+            f"{str(damage).removesuffix('.')}: delete it, and the same command measures it again."
+        ) from None
 
 
 def mean_row(name: str, published: str, source: str, results: list[Result]) -> PaperRow:

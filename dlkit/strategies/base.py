@@ -1,7 +1,7 @@
 """What the shards of all strategies have: ranks that stop after the same step, and that record what they exchange."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -86,6 +86,17 @@ class DistributedShard(Shard):
             return None
         last, why = self.store.get("stop").decode().split(" ", 1)
         return why if step >= int(last) else None
+
+    def on_first_rank(self, write: Callable[[], None]) -> None:
+        error = None
+        if self.rank == 0:
+            try:
+                write()
+            except OSError as refused:
+                error = refused
+        error = self.group.gather_objects(error)[0]
+        if error is not None:
+            raise error
 
 
 def unflatten_into(flat: Tensor, tensors: Sequence[Tensor]) -> None:

@@ -1,23 +1,13 @@
 """What strategies refuse before a run starts, each in a sentence with the mend."""
 
-import copy
-from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from dlkit.core.draws import ShardedDraws
-from dlkit.core.random import ShardedGenerator
-from dlkit.core.slices import Slice
-from dlkit.data.batch import Batch
 from dlkit.strategies.optimizer_trial import works_on_parts
 from dlkit.training.learner import Learner
 from dlkit.training.schedules import at
-from dlkit.training.trial import Passes, few_images
-
-TRIED = 48  # images of the first batch
-TOLERANCE = 1e-6  # of gradients in float64: relative to their norm
 
 
 def class_name(instance: Any) -> str:
@@ -55,129 +45,6 @@ def refuse_optimizer(experiment: Any, strategy: str, *, has: str = "parts of the
             f"{name} looks at all parameters, or at whole ones, at once (their norm, say), and under {strategy} a rank "
             f"has {has}: use an optimizer that works element by element, as SGD and Adam do, or DataParallel."
         )
-
-
-def refuse_what_does_not_add_up(run: Any, strategy: str, *, in_turn: bool = False) -> None:
-    """ValueError unless the gradient on a batch is the weighted sum of those on its two parts, as a trial shows.
-
-    So, too, the model's buffers must be after a part what they are after the whole; in_turn: after both, where one
-    rank passes parts one after the other.
-
-    The trial is on the first images of the first batch, `TRIED` or, where a learner has a state for each image of a
-    batch, all. It is on copies, in float64 where they can be, with the same random numbers; the run is left as it was.
-    The parts are a third and two thirds, so that a forgotten weight shows. Scalars reported are tried as well.
-    """
-    size = run.experiment.batch_size
-    batch = run.first_images(size if run.learner.state else min(size, TRIED))
-    count = len(batch)
-    if count < 2:
-        return
-    cut = count // 3 | 1  # odd, lest pairs of images stay together
-    parts = [Slice(0, cut, count), Slice(cut, count, count)]
-    try:
-        wrong = _trial(run, batch, parts, torch.float64, TOLERANCE, in_turn)
-    except (RuntimeError, TypeError, ValueError):  # it may want the dtype that it has
-        wrong = _trial(run, batch, parts, None, 0.01, in_turn)
-    if wrong:
-        raise ValueError(
-            f"under {strategy} a rank learns from a part of each batch, and {wrong} that {class_name(run.learner)} "
-            "gives for the first batch differs from the weighted sum of those for its two parts: fill_grad and loss "
-            "must be means over the images of a batch, what an image gives must not depend on the others, and what is "
-            "drawn for each image must be drawn by dlkit.core.random or by torch; or train in one process."
-        )
-
-
-def _trial(
-    run: Any, batch: Batch, parts: list[Slice], dtype: torch.dtype | None, tolerance: float, in_turn: bool
-) -> str:
-    """What of the whole batch's is not the sum of its parts', in words; "" if all is."""
-    whole = _outcome(run, run.model, batch, None, 0, dtype)
-    first = _outcome(run, run.model, batch, parts[0], 0, dtype)
-    second = _outcome(run, first.model if in_turn else run.model, batch, parts[1], 1, dtype)
-    if wrong := _difference(whole, first, second, tolerance):
-        return wrong
-    for name, value in whole.model.named_buffers():
-        for part in (second,) if in_turn else (first, second):
-            other = part.model.get_buffer(name)
-            if other.shape != value.shape or not torch.allclose(other.double(), value.double(), rtol=1e-5, atol=1e-8):
-                return f"the buffer {name}"
-    return ""
-
-
-class _Outcome(NamedTuple):
-    """Of a pass: the model after it, all gradients as one vector, and the scalars."""
-
-    model: nn.Module
-    gradient: Tensor
-    metrics: dict[str, float]
-
-
-def _outcome(
-    run: Any, model: nn.Module, batch: Batch, part: Slice | None, rank: int, dtype: torch.dtype | None
-) -> _Outcome:
-    """Of a batch or of a part of it, from copies of the model and the run's learner."""
-    model, learner = copy.deepcopy(model), copy.deepcopy(run.learner)
-    model.zero_grad()
-    generator = ShardedGenerator(run.generator.device)
-    generator.set_state(run.generator.get_state())
-    batch = Batch(batch.images.clone(), batch.labels)
-    if dtype is not None:
-        model.to(dtype)
-        batch = Batch(batch.images.to(dtype), batch.labels)
-        for name, value in learner.state.items():
-            learner.state[name] = value.to(dtype) if value.is_floating_point() else value
-    rows = Slice(0, len(batch), len(batch))
-    if part is not None:
-        learner.split(rank, 2)
-        labels = None if batch.labels is None else batch.labels[part.start : part.stop]
-        batch = Batch(batch.images[part.start : part.stop], labels, part.count / part.whole, part)
-        generator.rows = rows = part
-    plan = run.trial.plan
-    draws = nullcontext() if plan is None else ShardedDraws(plan).part_of(rows.start, rows.count, rows.whole)
-    with run.own_generators(0), draws:
-        metrics = learner.fill_weighted_grad(model, batch, generator)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    gradients = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten().double() for p in trained]
-    return _Outcome(model, torch.cat(gradients), {name: float(value) for name, value in metrics.items()})
-
-
-def _difference(whole: _Outcome, first: _Outcome, second: _Outcome, tolerance: float) -> str:
-    if (whole.gradient - first.gradient - second.gradient).norm() > tolerance * whole.gradient.norm() + 1e-12:
-        return "the gradient"
-    for name, value in whole.metrics.items():
-        if abs(value - first.metrics[name] - second.metrics[name]) > tolerance * max(abs(value), 1.0):
-            return f'"{name}"'
-    return ""
-
-
-def gradients_are_final(run: Any) -> bool:
-    """Is each gradient what it stays from the moment on that a backward pass has made it? By a trial with weights."""
-    passes = Passes(run, few_images(run), weight=0.5)
-    made: dict[str, list[Tensor]] = {}
-    for name, parameter in passes.model.named_parameters():
-        if parameter.requires_grad:
-            made[name] = []
-            parameter.register_post_accumulate_grad_hook(
-                lambda parameter, name=name: made[name].append(parameter.grad.detach().clone())
-            )
-    passes()
-    kept = {name: p.grad for name, p in passes.model.named_parameters() if p.requires_grad and p.grad is not None}
-    return all(len(made[name]) == 1 and torch.equal(made[name][0], gradient) for name, gradient in kept.items())
-
-
-def uses_all_for_each_image(run: Any, most: int = 16) -> bool:
-    """Does each of the first images, on its own, give every trained parameter a gradient, as a trial shows?"""
-    for number in range(min(most, run.experiment.batch_size)):
-        passes = Passes(run, number + 1)
-        labels = passes.batch.labels
-        passes.batch = Batch(passes.batch.images[number:], None if labels is None else labels[number:])
-        try:
-            passes()
-        except Exception:  # of the reader's code, which may want more images than one
-            return False
-        if any(p.grad is None for p in passes.model.parameters() if p.requires_grad):
-            return False
-    return True
 
 
 def check_learner(learner: Any, kind: type[Learner], why: str) -> None:

@@ -5,12 +5,16 @@ No process group is needed, and nothing is sent.
 
 from copy import deepcopy
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 import torch
 from torch import nn
 
 from dlkit.core import text_table
+from dlkit.core.evaluation import check_net
+from dlkit.models.layer_kinds import UNKNOWN, kind_of
+from dlkit.models.sequence import refuse_shared_parameters
 from dlkit.strategies.checks import class_name
 from dlkit.strategies.layer_cost import LayerCost
 
@@ -24,6 +28,7 @@ class Cost:
     strategy: Any
     batch_size: int
     layers: list[list[LayerCost]] = field(repr=False)
+    not_counted: str = field(default="", repr=False)  # of what the activations are left out, in a sentence
 
     @property
     def world_size(self) -> int:
@@ -38,26 +43,31 @@ class Cost:
         return self.total(rank, "bytes_sent")
 
     def memory_bytes(self, rank: int, optimizer_values: int = 1) -> int:
-        """Bytes of parameters, gradients and optimizer state, which is so many values a parameter: none for plain SGD,
-        1 for SGD with momentum, 2 for Adam."""
-        return (2 + optimizer_values) * self.total(rank, "parameters")
+        """Bytes of parameters, gradients and optimizer state, which is so many values a parameter that is trained:
+        none for plain SGD, 1 for SGD with momentum, 2 for Adam."""
+        return self.total(rank, "parameters") + (1 + optimizer_values) * self.total(rank, "gradients")
 
     def _cells(self) -> list[list[str]]:
-        fields = ("parameters", "parameters", "activations", "forward", "backward", "exchanged", "bytes_sent")
+        fields = ("parameters", "gradients", "activations", "forward", "backward", "exchanged", "bytes_sent")
         return [
             [str(rank), *(text_table.format_bytes(self.total(rank, name)) for name in fields)]
             for rank in range(self.world_size)
         ]
 
     def __repr__(self) -> str:
-        return text_table.as_text(COLUMNS, self._cells())
+        remark = f"\n{self.not_counted}" if self.not_counted else ""
+        return text_table.as_text(COLUMNS, self._cells()) + remark
 
     def _repr_html_(self) -> str:
-        return text_table.as_html(COLUMNS, self._cells())
+        remark = f"<p>{escape(self.not_counted)}</p>" if self.not_counted else ""
+        return text_table.as_html(COLUMNS, self._cells()) + remark
 
 
 def cost(net: nn.Module, image_shape: tuple[int, ...], batch_size: int, world_size: int, strategy: Any) -> Cost:
     """What `net` costs each of `world_size` ranks for batches of `batch_size` images of this shape, under a strategy.
+
+    Numbers are float32, of 4 bytes. Buffers are left out, and so are activations inside a layer that is made of several
+    or is of a class of your own, of which the output alone is counted: the table names it.
 
     The strategy is one of dlkit.strategies, such as `Hybrid(2, 4)`, or any that has a method
     `layer_costs(net, images, batch_size, world_size)`, which gives a `LayerCost` for each rank and layer. Of an RBM one
@@ -72,10 +82,26 @@ def cost(net: nn.Module, image_shape: tuple[int, ...], batch_size: int, world_si
     if world_size < 2 or batch_size < 1:
         raise ValueError(f"{world_size} ranks and a batch of {batch_size}: at least 2 and 1.")
     images = torch.zeros(2, *image_shape)
-    ranks = strategy.layer_costs(deepcopy(net).cpu(), images, batch_size, world_size)
+    check_net(net)
+    refuse_shared_parameters(net, "which would be counted twice")
+    ranks = strategy.layer_costs(deepcopy(net).cpu().float(), images, batch_size, world_size)
     if not all(ranks):
         raise ValueError(f"{class_name(net)} has no layers.")
-    return Cost(strategy, batch_size, [join_activations(layers) for layers in ranks])
+    joined = [join_activations(layers) for layers in ranks]
+    return Cost(strategy, batch_size, joined, _not_counted(net, joined[0]))
+
+
+def _not_counted(net: nn.Module, layers: list[LayerCost]) -> str:
+    """A sentence that names the layers that may have activations inside; "" if none has."""
+    modules = dict(net.named_modules())
+    inner = [
+        f"{layer.name} ({layer.kind})"
+        for layer in layers
+        if (module := modules.get(layer.name)) is not None
+        and kind_of(module) is UNKNOWN
+        and (list(module.children()) or not type(module).__module__.startswith("torch.nn."))
+    ]
+    return f"Not counted: activations inside {', '.join(inner)}." if inner else ""
 
 
 def join_activations(layers: list[LayerCost]) -> list[LayerCost]:

@@ -13,22 +13,16 @@ from torch.distributed.device_mesh import init_device_mesh
 from dlkit.core.random import ShardedGenerator
 from dlkit.core.slices import slice_of
 from dlkit.data.batch import Batch
-from dlkit.distributed.autograd import gather_from_ranks
+from dlkit.distributed.autograd import copy_to_ranks, gather_from_ranks
 from dlkit.distributed.group import Group, ring_bytes
 from dlkit.models.layer_kinds import is_convolutional
 from dlkit.models.rbm import RBM
 from dlkit.models.sequence import layers_of
 from dlkit.strategies.base import DistributedShard
-from dlkit.strategies.checks import (
-    check_learner,
-    class_name,
-    gradients_are_final,
-    refuse_batch_statistics,
-    refuse_optimizer,
-    refuse_what_does_not_add_up,
-)
+from dlkit.strategies.checks import check_learner, class_name, refuse_batch_statistics, refuse_optimizer
 from dlkit.strategies.data.data_parallel import Buckets, Replica
 from dlkit.strategies.layer_cost import FLOAT, LayerCost, gather_bytes, rbm_costs, replicated, trained_bytes
+from dlkit.strategies.learner_trial import gradients_are_final, refuse_what_does_not_add_up
 from dlkit.strategies.tensor.layers import gather_shards, scatter_whole, split_net
 from dlkit.strategies.tensor.tensor_parallel import split_costs, split_model
 from dlkit.training.learner import Backprop, Metrics
@@ -212,7 +206,7 @@ def needs_whole_maps(module: nn.Module) -> bool:
 
 def own_images(net: nn.Module, args: tuple, *, group: Group) -> tuple:
     """A hook that leaves this rank's images of a whole batch."""
-    images = args[0]
+    images = copy_to_ranks(args[0], group)  # where their gradient is wanted, it is all ranks' together
     part = slice_of(len(images), group.rank, group.world_size)
     net.whole_batch = len(images)  # pyrefly: ignore[bad-argument-type]  for `all_features`
     return (images[part.start : part.stop], *args[1:])

@@ -22,6 +22,7 @@ class LayerCost:
     `images`: those of a batch that it computes for, where they are not all.
     `output_shape`: of the whole output for an image. `activations`: what the rank has of that, for the batch.
     `whole`: the parameters of the whole layer, of which `parameters` are on the rank.
+    `trained`: the share of the parameters that are, and have gradients.
     `is_sum`: whether it has weights or windows; if not, such as an activation, it is no layer of its own in a table.
     """
 
@@ -38,6 +39,11 @@ class LayerCost:
     exchanged: int = 0
     images: Slice | None = None
     is_sum: bool = True
+    trained: float = 1.0
+
+    @property
+    def gradients(self) -> int:
+        return round(self.parameters * self.trained)
 
     @property
     def bytes_sent(self) -> int:
@@ -57,6 +63,7 @@ def layer_cost(layer: Layer, along: str, part: Slice, parameters: int, activatio
         parameters,
         activations,
         is_sum=is_sum,
+        trained=trained_bytes(layer.module) / max(parameter_bytes(layer.module), 1),
     )
 
 

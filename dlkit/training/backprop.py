@@ -1,5 +1,6 @@
 """Learning by backpropagation: to predict labels, or to reconstruct the input."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -53,10 +54,20 @@ class CrossEntropy(Backprop):
         return loss, {"loss": loss, "error": 100 * wrong.float().mean()}
 
 
+TRIED = 5  # images that show what a net takes: one may be taken for the maps of an image
+SHAPES: dict[str, Callable[[Tensor], Tensor]] = {
+    "rows": lambda images: images.flatten(1),
+    "as they are": lambda images: images,
+    "one map": lambda images: images[:, None],
+}
+
+
 @dataclass
 class Reconstruction(Backprop):
     """Any net that gives its input back: an autoencoder, or one layer that is to become part of a stack.
 
+    The net is given rows of pixels if it takes them; if it takes maps, as a convolutional autoencoder does, images of
+    (height, width) are given as one map each. It may give rows or maps back.
     `corruption`: the part of the inputs that is set to 0 before the net sees them; it has to fill them in.
     `sparsity_target`, `sparsity_cost`: for an Autoassociator, the wanted mean activity of the hidden units, and the
     weight of the cross-entropy between it and the batch's.
@@ -69,6 +80,8 @@ class Reconstruction(Backprop):
     corruption: float = 0.0
     sparsity_target: float | None = None
     sparsity_cost: float = 0.1
+
+    _shape = "rows"  # one of SHAPES: `start` finds out which
 
     def __post_init__(self):
         if self.cost not in ("cross-entropy", "squared"):
@@ -84,11 +97,40 @@ class Reconstruction(Backprop):
         if self.sparsity_target is not None and not isinstance(model, Autoassociator):
             raise TypeError(f"a sparsity target is for an Autoassociator, and this is a {type(model).__name__}.")
         check(data.images, values=(0.0, 1.0) if self.cost == "cross-entropy" else None)
-        outputs, pixels = forward_eval(model, data.images[:1]).shape[1], data.images[0].numel()
-        if outputs != pixels:
-            raise ValueError(
-                f"the net gives {outputs} values for images of {pixels} pixels: it must give as many back."
-            )
+        self._shape = self._shape_taken(model, data.images[:TRIED])
+
+    def _shape_taken(self, model: nn.Module, images: Tensor) -> str:
+        """How the net takes images, of SHAPES, by trial; where rows do as well as images, rows."""
+        refusal: ValueError | None = None
+        for name in ("as they are", "one map") if images.ndim == 3 else ("as they are",):
+            x = SHAPES[name](images)
+            try:
+                output = forward_eval(model, x)
+            except ValueError as error:
+                refusal = refusal or error
+                continue
+            given = tuple(output.shape[1:]) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+            if given in (tuple(x.shape[1:]), tuple(images.shape[1:])):
+                return name
+            if given == (images[0].numel(),):
+                return "rows" if self._takes_rows(model, images, output) else name
+            if isinstance(given, tuple) and len(given) == 1:
+                pixels = images[0].numel()
+                refusal = ValueError(
+                    f"the net gives {given[0]} values for images of {pixels} pixels: it must give as many back."
+                )
+            else:
+                shape = tuple(x.shape[1:])
+                refusal = ValueError(f"the net gives {given} for images of {shape}: it must give this shape back.")
+        assert refusal is not None  # each shape was refused
+        raise refusal
+
+    def _takes_rows(self, model: nn.Module, images: Tensor, output: Tensor) -> bool:
+        """Whether the net gives the same for rows of pixels."""
+        try:
+            return torch.equal(forward_eval(model, images.flatten(1)), output)
+        except ValueError:
+            return False
 
     def fill_grad(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> Metrics:
         """Backpropagate the cost of the reconstruction, and of hidden units that are too active."""
@@ -106,15 +148,15 @@ class Reconstruction(Backprop):
         return metrics
 
     def inputs(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """The images as rows of pixels, some of which are set to 0 if there is a corruption."""
-        x = batch.images.flatten(1)
+        """The images as the net takes them; some pixels are set to 0 if there is a corruption."""
+        x = SHAPES[self._shape](batch.images)
         return x * bernoulli(torch.full_like(x, 1 - self.corruption), generator) if self.corruption else x
 
-    def loss(self, output: Float[Tensor, "batch pixels"], batch: Batch) -> tuple[Tensor, Metrics]:
+    def loss(self, output: Float[Tensor, "batch ..."], batch: Batch) -> tuple[Tensor, Metrics]:
         """The cost of the reconstruction, per image."""
         x = batch.images.flatten(1)
         cost = F.mse_loss if self.cost == "squared" else F.binary_cross_entropy
-        loss = cost(output, x, reduction="sum") / len(x)
+        loss = cost(output.flatten(1), x, reduction="sum") / len(x)
         return loss, {"loss": loss}
 
     def split(self, rank: int, world_size: int) -> dict[str, Slice]:

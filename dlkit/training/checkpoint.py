@@ -1,7 +1,9 @@
-"""A run on disk: tensors in a safetensors file, all else in JSON; written atomically, never pickled."""
+"""A run on disk: tensors in a safetensors file, all else in JSON; written atomically, never pickled.
 
-import json
-import os
+A folder holds the newest checkpoint and the one before it, for the case that the newest is damaged one day.
+"""
+
+import tempfile
 import zlib
 from dataclasses import fields, is_dataclass
 from functools import partial
@@ -11,17 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlkit.core.storage import read_tensors, replace_file, write_tensors
+from dlkit.core.storage import in_a_sentence, read_json, read_tensors, replacing, write_json, write_tensors
 from dlkit.training.history import History
 
 STATE = "checkpoint.json"
-FORMAT = 2  # of the JSON; 1 had other keys
+BEFORE = "checkpoint-before.json"  # the state of the checkpoint before that
+FORMAT = 3  # of the JSON; 2 had no checksums, 1 had other keys
 
 
 def save_run(run: Any, folder: Path) -> None:
     """Write all that a run needs to go on with the same bits. All ranks call it; rank 0 writes.
 
-    FloatingPointError if a tensor is no longer finite.
+    FloatingPointError if a tensor is no longer finite. OSError, on all ranks, if it cannot be written.
     """
     shard = run.shard
     optimizer, numbers = shard.optimizer_state(run.optimizer)
@@ -43,8 +46,7 @@ def save_run(run: Any, folder: Path) -> None:
         "optimizer": numbers,
         "history": run.history.rows,
     }
-    if shard.rank == 0:
-        write(folder, tensors, state)
+    shard.on_first_rank(lambda: write(folder, tensors, state))
 
 
 def load_run(run: Any, folder: Path) -> None:
@@ -120,45 +122,97 @@ def _checksum(tensor: Tensor) -> int:
     return zlib.crc32(tensor.detach().cpu().contiguous().numpy().data)
 
 
+def prepare(folder: Path) -> None:
+    """Make the folder, and try whether a file can be written in it: OSError now, and not after a training."""
+    with in_a_sentence(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+
+
 def write(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Write a checkpoint into `folder`, in place of the one before it.
+    """Write a checkpoint into `folder`, and keep the one before it, if it is of the same run.
 
     checkpoint.json names its tensor file and is moved over last: whenever the machine stops, one whole checkpoint
-    is there.
+    is there. OSError, with the mend, if it cannot be written: the newest checkpoint is then as it was.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"step-{state['step']:09d}.safetensors"
-    write_tensors({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, folder / name, {})
-    unfinished = folder / f".{STATE}.{os.getpid()}"
+    newest, before = _state_in(folder / STATE), _state_in(folder / BEFORE)
+    taken = [kept["tensors"] for kept in (newest, before) if kept]
+    names = (f"step-{state['step']:09d}{again}.safetensors" for again in ("", "-again", "-once-more"))
+    name = next(name for name in names if name not in taken)
     try:
-        unfinished.write_text(json.dumps({"format": FORMAT, **state, "tensors": name}))
-        replace_file(unfinished, folder / STATE)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        write_tensors(tensors, folder / name, {})
+        if newest and newest["step"] != state["step"]:
+            with replacing(folder / BEFORE) as partial:
+                partial.write_bytes((folder / STATE).read_bytes())
+        write_json({"format": FORMAT, **state, "tensors": name}, folder / STATE)
+    except OSError as error:
+        kept = f"; the checkpoint of step {newest['step']} is still there, to go on from" if newest else ""
+        raise type(error)(f"{str(error).removesuffix('.')}{kept}.") from error
+    before = _state_in(folder / BEFORE)
+    if before is None or before["fingerprint"] != state["fingerprint"]:
+        before = None
+        (folder / BEFORE).unlink(missing_ok=True)
     for old in folder.glob("step-*.safetensors"):
-        if old.name != name:
-            old.unlink()
+        if old.name not in (name, before and before["tensors"]):
+            old.unlink(missing_ok=True)
+
+
+def _state_in(path: Path) -> dict[str, Any] | None:
+    """The JSON of a checkpoint, or None if there is none that is whole and of this version."""
+    try:
+        state = read_json(path)
+    except (OSError, ValueError):
+        return None
+    return state if state.get("format") == FORMAT else None
 
 
 def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The checkpoint in `folder`, or None if there is none. ValueError if it is damaged, or of another version."""
-    path = folder / STATE
-    if not path.is_file():
-        return None
+    """The checkpoint in `folder`, or None if there is none. ValueError if it is damaged, or of another version.
+
+    Where the newest has been deleted, it is the one before.
+    """
+    with in_a_sentence(folder, "read"):
+        path = next((path for path in (folder / STATE, folder / BEFORE) if path.is_file()), None)
+        if path is None:
+            return None
+        try:
+            return _whole(path)
+        except _Damaged as damage:
+            mend = f"delete {folder} to start again"
+            if path.name == STATE and (before := _step_before(folder)) is not None:
+                mend = f"delete {path} to go on from step {before}, the newest that is whole"
+            raise ValueError(f"{damage}: {mend}.") from None
+
+
+class _Damaged(Exception):
+    pass
+
+
+def _whole(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The checkpoint whose JSON is at `path`. _Damaged, with what is, if its files are not as they were written."""
     try:
-        state = json.loads(path.read_text())
-        tensors, version = folder / state["tensors"], state.get("format", 1)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{path} is damaged: delete {folder} to start again.") from None
+        state = read_json(path)
+        version, tensor_file = state.get("format", 1), path.parent / state["tensors"]
+    except (ValueError, KeyError, TypeError):
+        raise _Damaged(f"{path} is damaged") from None
     if version != FORMAT:
         raise ValueError(
             f"{path} was written by another version of dlkit (format {version}, and this one reads {FORMAT}): "
-            f"delete {folder} to start again."
+            f"delete {path.parent} to start again."
         )
     try:
-        return read_tensors(tensors)[0], state
+        tensors, _ = read_tensors(tensor_file)
     except (FileNotFoundError, ValueError):
-        raise ValueError(f"{tensors} is missing or damaged: delete {folder} to start again.") from None
+        raise _Damaged(f"{tensor_file} is missing or damaged") from None
+    return tensors, state
+
+
+def _step_before(folder: Path) -> int | None:
+    """The step of the checkpoint before the newest, if it is there and whole."""
+    try:
+        return _whole(folder / BEFORE)[1]["step"]
+    except (_Damaged, ValueError, OSError):
+        return None
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -14,7 +14,7 @@ from torch import nn
 from dlkit.core.global_generators import seeded
 from dlkit.data.sources import describe, resolve
 from dlkit.training.arguments import check_arguments, check_count
-from dlkit.training.checkpoint import load_run
+from dlkit.training.checkpoint import load_run, prepare
 from dlkit.training.first_model import make_model
 from dlkit.training.learner import Learner
 from dlkit.training.run import Callback, Run
@@ -115,7 +115,7 @@ class Experiment(Generic[M]):
         if folder is None and (checkpoint_every or resume):
             raise ValueError("checkpoint_every and resume need checkpoint=, the folder to keep the run in.")
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)  # now: a path that cannot be one must not cost a training
+            prepare(folder)
             if resume:
                 load_run(run, folder)
         run.train(folder, checkpoint_every, callbacks, on_step, stop, progress)

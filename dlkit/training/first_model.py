@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from dlkit.core.evaluation import forward_eval
+from dlkit.core.evaluation import eval_no_grad
 from dlkit.data.batch import Batch
 from dlkit.training.arguments import check_no_argument
 from dlkit.training.learner import Backprop
@@ -26,10 +26,11 @@ def make_model(make: Callable[[], M], learner: Any, data: Callable[[], Batch], d
         model.double()
     if any(is_lazy(tensor) for _, tensor in _tensors(model)):
         image = Batch(data().images[:1].clone())
+        x = image.images
         if isinstance(learner, Backprop):  # which may give the net its images in another shape
-            forward_eval(model, copy.deepcopy(learner).inputs(image, torch.Generator().manual_seed(0)))
-        else:
-            forward_eval(model, image.images)
+            x = copy.deepcopy(learner).inputs(image, torch.Generator().manual_seed(0))
+        with eval_no_grad(model):
+            model(x)
     return model
 
 

@@ -1,6 +1,6 @@
 """What one process has of a run: all of it, or the shard that a strategy gives it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, runtime_checkable
 
@@ -75,6 +75,10 @@ class Shard:
     def agree_to_stop(self, asked: str | None, step: int) -> str | None:
         """Why to stop after this step, if the ranks agree to; `asked`: why this rank was asked to, or None."""
         return asked
+
+    def on_first_rank(self, write: Callable[[], None]) -> None:
+        """Let rank 0 write something; an OSError there is raised on all ranks, which so stay in step."""
+        write()
 
     def close(self) -> None:
         """Called when the run has ended."""

@@ -43,10 +43,10 @@ def try_passes(run: Any) -> Trial:
     UserWarning, which names the net, if what it gives does not follow from its parameters, buffers, and generators that
     a run can seed.
     """
-    try:
-        return _try(run, few_images(run))
-    except Exception:  # of the reader's code, which may want more images
-        return _try(run, run.experiment.batch_size)
+    for images in (few_images(run), run.experiment.batch_size):
+        with suppress(Exception):  # of the reader's code: it may want more images, and else the first step will say it
+            return _try(run, images)
+    return Trial()
 
 
 def few_images(run: Any) -> int:

@@ -63,7 +63,7 @@ def test_a_net_without_convolutions_and_images_that_do_not_fit_are_refused():
     plain = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
     with pytest.raises(ValueError, match=r"Sequential gives no maps for images of shape .* it has no convolutions"):
         map_layers(plain, IMAGES[0])
-    with pytest.raises(ValueError, match=r"does not take images of shape \(28, 28\) .*give images\[:, None\] if it"):
+    with pytest.raises(ValueError, match=r"not take images of shape \(28, 28\) .*: give image.expand\(3, -1, -1\)"):
         map_layers(nn.Sequential(nn.Conv2d(3, 4, 5)), IMAGES[0])
     with pytest.raises(ValueError, match=r"images of shape \(6, 3, 28, 28\) for a net that takes 1x28x28"):
         module_output(ConvNet(), IMAGES[:, None].repeat(1, 3, 1, 1), "c1")
@@ -83,7 +83,7 @@ def test_a_part_that_was_frozen_stays_so():
     [
         ("firts", "no module is named 'firts': there are first, second, unused, drop; did you mean 'first'?"),
         ("", "no module is named ''"),
-        ("unused", "no image passes 'unused': the net's forward does not use it"),
+        ("unused", "no image passes 'unused': nothing calls it, though its weights may be used: take another"),
     ],
 )
 def test_a_name_that_leads_nowhere_is_answered(name, message):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from dlkit.core import matmul as products
 from dlkit.core.matmul import FastLinear, fast_linear, matmul
@@ -91,6 +92,57 @@ def test_fast_linear_layers_have_torchs_outputs_and_gradients(one_dnn_calls):
     torch.testing.assert_close(fast_loss, loss)
     for ours, theirs in zip(fast.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-7)
+
+
+def slope_penalty_gradients(net, x):
+    """The gradients of the squared norm of ∂output/∂x: second derivatives."""
+    x = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
+    slope.square().sum().backward()
+    return [p.grad for p in net.parameters() if p.grad is not None]
+
+
+def test_fast_linear_layers_have_torchs_second_derivatives(one_dnn_calls):
+    plain, fast = net(), net()
+    x, _ = pair(*LARGE)
+    expected = slope_penalty_gradients(plain, x)
+    with FastLinear():
+        found = slope_penalty_gradients(fast, x)
+    assert one_dnn_calls  # the first pass is fast
+    assert len(found) == len(expected) == 3  # the last bias moves no slope
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_the_fast_layers_derivatives_are_their_numerical_ones_twice():
+    shapes = (3, 4), (2, 4), (2,)
+    inputs = [torch.randn(shape, generator=torch.Generator().manual_seed(1)).double() for shape in shapes]
+    inputs = [x.requires_grad_() for x in inputs]
+    assert torch.autograd.gradcheck(products._Linear.apply, inputs)
+    assert torch.autograd.gradgradcheck(products._Linear.apply, inputs)
+
+
+def tangent(function, x):
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(function(forward_ad.make_dual(x, x))).tangent.sum()
+
+
+@pytest.mark.parametrize(
+    "derivative",
+    [
+        lambda f, x: torch.func.grad(lambda x: f(x).sum())(x).sum(),
+        lambda f, x: torch.func.jvp(f, (x,), (x,))[1].sum(),
+        lambda f, x: torch.func.vmap(f)(x[None]).sum(),
+        tangent,
+    ],
+    ids=["grad", "jvp", "vmap", "forward_ad"],
+)
+def test_torchs_other_ways_to_differentiate_go_through_too(derivative, one_dnn_calls):
+    (x, y), layer = pair(*LARGE), net()[0]
+    for function in (layer, lambda x: matmul(x, y)):
+        expected = derivative(layer if function is layer else lambda x: x @ y, x)
+        with FastLinear():
+            torch.testing.assert_close(derivative(function, x), expected)
 
 
 def test_a_frozen_layer_gets_no_gradient():

@@ -333,6 +333,39 @@ def test_a_truncated_file_is_refused(keep, tmp_path):
         RBM.load(path)
 
 
+def test_one_bit_flipped_anywhere_in_a_file_is_told_or_changes_nothing(tmp_path):
+    path, rbm = tmp_path / "rbm", RBM(3, 2)
+    rbm.save(path)
+    whole, told = path.read_bytes(), 0
+    for byte in range(len(whole)):
+        path.write_bytes(whole[:byte] + bytes([whole[byte] ^ 1 << byte % 8]) + whole[byte + 1 :])
+        try:
+            twin = RBM.load(path)
+            assert twin.config() == rbm.config()
+            assert all(torch.equal(twin.state_dict()[name], value) for name, value in rbm.state_dict().items())
+        except ValueError:
+            told += 1
+    assert told > 0.9 * len(whole)  # not so in the spaces that fill the header up
+
+
+def test_a_damaged_file_saved_again_is_whole(tmp_path):
+    path, rbm = tmp_path / "rbm", RBM(3, 2)
+    rbm.save(path)
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(ValueError, match=r"rbm is damaged .*: save it again"):
+        RBM.load(path)
+    rbm.save(path)
+    assert torch.equal(RBM.load(path).W, rbm.W)
+
+
+def test_a_model_that_cannot_be_written_is_told_with_the_mend(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"rbm could not be written \(.*\): there is a file where a folder should be"):
+        RBM(3, 2).save(tmp_path / "file" / "rbm")
+    RBM(3, 2).save(tmp_path / "another" / "rbm")
+    assert RBM.load(tmp_path / "another" / "rbm").hidden == 2
+
+
 def test_a_pickle_is_refused_and_not_run(tmp_path):
     torch.save(RBM(3, 2), tmp_path / "rbm")
     with pytest.raises(ValueError, match="not a whole safetensors file"):

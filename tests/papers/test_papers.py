@@ -11,6 +11,7 @@ from dlkit.core.storage import read_tensors
 from dlkit.data import Dataset, Split
 from dlkit.models import DBN
 from dlkit.papers import hinton2006, hinton_salakhutdinov2006, larochelle2009, lecun1998, scherer2010
+from dlkit.papers.reproduction import cached
 from dlkit.training import Experiment
 
 
@@ -159,3 +160,29 @@ def test_each_paper_has_its_measured_table(name):
     assert lines[0].endswith("**")
     assert lines[2].split(" | ")[1:4] == ["published", "source", "measured"]
     assert all(line.count(" | ") == 5 and float(line.split(" | ")[3]) for line in lines[4:])
+
+
+def test_a_kept_result_that_is_damaged_is_told_and_measured_again_when_deleted(tmp_path):
+    path = tmp_path / "paper" / "result.json"
+    assert cached(path, lambda: {"error": 1.25}) == {"error": 1.25}
+    assert cached(path, lambda: {"error": 9.0}) == {"error": 1.25}
+    path.write_text(path.read_text().replace("1.25", "1.35"))
+    with pytest.raises(
+        ValueError, match=r"result.json is damaged .*: delete it, and the same command measures it again"
+    ):
+        cached(path, lambda: {"error": 9.0})
+    path.unlink()
+    assert cached(path, lambda: {"error": 1.25}) == {"error": 1.25}
+
+
+def test_a_result_of_an_earlier_version_without_a_checksum_is_still_taken(tmp_path):
+    (tmp_path / "result.json").write_text('{"error": 1.25}')
+    assert cached(tmp_path / "result.json", dict) == {"error": 1.25}
+
+
+def test_a_result_that_cannot_be_kept_is_told_before_it_is_measured(tmp_path):
+    (tmp_path / "file").write_text("")
+    measured = []
+    with pytest.raises(OSError, match=r"file could not be written .*: there is a file where a folder should be"):
+        cached(tmp_path / "file" / "result.json", lambda: measured.append(1) or {})
+    assert not measured

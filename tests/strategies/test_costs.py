@@ -200,3 +200,100 @@ def test_a_mesh_of_any_shape_has_a_cost(data, model):
     if plain is not None:
         other = cost(LeNet5(), (28, 28), BATCH, 4, plain)
         assert [found.bytes_sent(rank) for rank in range(4)] == [other.bytes_sent(rank) for rank in range(4)]
+
+
+# What is not counted is named
+
+
+class Last(nn.Module):
+    def forward(self, x):
+        return x[0][:, -1]
+
+
+class Recurrent(nn.Module):
+    """An LSTM and what takes its output in one module."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.last = nn.LSTM(12, 8, batch_first=True), Last()
+
+    def forward(self, x):
+        return self.last(self.lstm(x))
+
+
+def own(x=12):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.rand(x * x, 6))
+
+        def forward(self, images):
+            return (images.flatten(1) @ self.w).relu()
+
+    return Own()
+
+
+UNUSUAL = {
+    "LSTM": lambda: nn.Sequential(Recurrent(), nn.Linear(8, 4)),
+    "ConvTranspose2d": lambda: nn.Sequential(
+        nn.Unflatten(1, (1, 12)), nn.ConvTranspose2d(1, 4, 3), nn.Flatten(), nn.Linear(784, 4)
+    ),
+    "norms": lambda: nn.Sequential(
+        *(nn.Unflatten(1, (1, 12)), nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.PReLU(4), nn.Flatten()),
+        *(nn.Linear(400, 6), nn.LayerNorm(6), nn.Linear(6, 4)),
+    ),
+    "a parameter of one's own": lambda: nn.Sequential(own(), nn.Linear(6, 4)),
+    "frozen": lambda: nn.Sequential(nn.Flatten(), nn.Linear(144, 6).requires_grad_(False), nn.Linear(6, 4)),
+}
+
+
+@pytest.mark.parametrize("strategy", [DataParallel(), TensorParallel(), Pipeline(1, schedule="gpipe")], ids=str)
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_all_parameters_are_in_the_table_and_all_gradients_that_there_are(name, strategy):
+    net = UNUSUAL[name]()
+    if name == "frozen" and isinstance(strategy, Pipeline):
+        return  # one stage would have nothing to train: refused
+    table = cost(net, (12, 12), 6, 2, strategy)
+    assert sum(layer.whole for layer in table.layers[0]) == sum(p.nbytes for p in net.parameters())
+    if isinstance(strategy, DataParallel):
+        assert table.total(0, "gradients") == sum(p.nbytes for p in net.parameters() if p.requires_grad)
+        assert table.memory_bytes(0, 0) == sum(p.nbytes * (1 + p.requires_grad) for p in net.parameters())
+
+
+def test_what_has_activations_inside_is_named_in_the_table():
+    for name, remark in (("LSTM", "0 (Recurrent)"), ("a parameter of one's own", "0 (Own)")):
+        table = cost(UNUSUAL[name](), (12, 12), 6, 2, DataParallel())
+        assert repr(table).endswith(f"\nNot counted: activations inside {remark}.")
+        assert remark in table._repr_html_()
+    assert "Not counted" not in repr(cost(UNUSUAL["norms"](), (12, 12), 6, 2, DataParallel()))
+    assert not any(cost(NETS[name](), (28, 28), 6, 2, DataParallel()).not_counted for name in ("LeNet-5", "LocalNet"))
+
+
+def test_a_layer_that_gives_more_than_a_tensor_is_told_and_in_a_module_with_what_takes_it_it_is_counted():
+    with pytest.raises(ValueError, match=r"0, of class LSTM, gives a tuple, .*: put it and what takes its output"):
+        cost(nn.Sequential(nn.LSTM(12, 8, batch_first=True), Last(), nn.Linear(8, 4)), (12, 12), 6, 2, DataParallel())
+    cost(UNUSUAL["LSTM"](), (12, 12), 6, 2, DataParallel())  # as told
+
+
+def test_a_parameter_of_two_layers_is_refused_and_a_net_of_doubles_is_not():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(144, 144), nn.Tanh(), nn.Linear(144, 144))
+    expected = cost(net, (12, 12), 6, 2, DataParallel()).bytes_sent(0)
+    assert cost(net.double(), (12, 12), 6, 2, DataParallel()).bytes_sent(0) == expected
+    net[3].weight = net[1].weight
+    with pytest.raises(ValueError, match=r"are one parameter, which would be counted twice: give each layer its own"):
+        cost(net, (12, 12), 6, 2, DataParallel())
+    net[3].weight = nn.Parameter(net[1].weight.detach().clone())
+    cost(net, (12, 12), 6, 2, DataParallel())
+
+
+def test_a_frozen_convolution_sends_no_gradients_by_rows():
+    def net():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            *(nn.Unflatten(1, (1, 28)), nn.Conv2d(1, 3, 5).requires_grad_(False), nn.Tanh(), nn.Conv2d(3, 2, 5)),
+            *(nn.Tanh(), nn.Flatten(), nn.Linear(800, 10)),
+        )
+
+    table = cost(net(), (28, 28), BATCH, 2, SpatialParallel())
+    answers = team(2).call(counted, net, SpatialParallel(), CrossEntropy())
+    assert [table.bytes_sent(rank) for rank in range(2)] == [sent for sent, _, _ in answers]

@@ -187,3 +187,101 @@ def test_a_distortion_is_seen_by_the_net_and_draws_from_the_runs_generator():
     CrossEntropy().fill_grad(theirs, Batch(IMAGES + torch.rand(1, generator=seeded(7)), LABELS), seeded())
     for one, other in zip(grads(ours), grads(theirs), strict=True):
         assert torch.equal(one, other)
+
+
+# Convolutional autoencoders
+
+
+def conv_autoencoder(maps=1, *before):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        *before,
+        *(nn.Conv2d(maps, 4, 3, stride=2, padding=1), nn.Tanh()),
+        *(nn.ConvTranspose2d(4, maps, 2, stride=2), nn.Sigmoid()),
+    )
+
+
+PICTURES = torch.rand(24, 8, 8, generator=seeded())
+
+
+@pytest.mark.parametrize("cost", ["cross-entropy", "squared"])
+@pytest.mark.parametrize(
+    ("images", "maps"),
+    [
+        (PICTURES, PICTURES[:, None]),
+        (PICTURES[:, None], PICTURES[:, None]),
+        (PICTURES.view(8, 3, 8, 8), PICTURES.view(8, 3, 8, 8)),
+    ],
+    ids=["height and width", "one map", "three maps"],
+)
+def test_a_convolutional_autoencoder_learns_from_maps_what_a_loop_in_torch_learns(images, maps, cost):
+    net = conv_autoencoder(maps.shape[1])
+    experiment = Experiment(
+        lambda: conv_autoencoder(maps.shape[1]), images, Reconstruction(cost), len(images), epochs=5, lr=0.01
+    )
+    run = experiment.run(progress=False, device="cpu")
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss = F.mse_loss if cost == "squared" else F.binary_cross_entropy
+        (loss(net(maps), maps, reduction="sum") / len(maps)).backward()
+        optimizer.step()
+    for found, expected in zip(run.model.parameters(), net.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_corruption_of_maps_is_that_of_rows():
+    images = PICTURES[:, None]
+    maps, rows = Reconstruction(corruption=0.5), Reconstruction(corruption=0.5)
+    maps.start(conv_autoencoder(), Batch(images), 8, seeded())
+    hidden = maps.inputs(Batch(images), seeded())
+    assert hidden.shape == images.shape
+    assert torch.equal(hidden.flatten(1), rows.inputs(Batch(images), seeded()))
+
+
+def unflattened():
+    return conv_autoencoder(1, nn.Unflatten(1, (1, 8, 8))).append(nn.Flatten())
+
+
+class Recurrent(nn.Module):
+    """Takes images row by row, and no rows of pixels; gives rows of pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(8, 8, batch_first=True)
+
+    def forward(self, images):
+        return self.lstm(images)[0].sigmoid().flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("make", "images", "shape"),
+    [
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Sigmoid()), PICTURES, (64,)),
+        (lambda: nn.Sequential(nn.Linear(64, 64), nn.Sigmoid()), PICTURES.flatten(1), (64,)),
+        (lambda: Autoassociator(64, 5), PICTURES, (64,)),
+        (unflattened, PICTURES.flatten(1), (64,)),
+        (conv_autoencoder, PICTURES, (1, 8, 8)),
+        (Recurrent, PICTURES, (8, 8)),
+    ],
+    ids=["Flatten", "rows", "Autoassociator", "Unflatten", "maps", "LSTM"],
+)
+def test_in_training_a_net_is_given_images_in_the_shape_in_which_it_took_them_at_the_start(make, images, shape):
+    learner = Reconstruction()
+    learner.start(make(), Batch(images), 8, seeded())
+    assert learner.inputs(Batch(images), seeded()).shape[1:] == shape
+    run = Experiment(make, images, Reconstruction(), 8, epochs=6, lr=0.02).run(progress=False)
+    assert run.history["loss"][-1] < run.history["loss"][0]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: conv_autoencoder()[:2], r"gives \(4, 4, 4\) for images of \(1, 8, 8\): it must give this shape back"),
+        (lambda: nn.LSTM(8, 8, batch_first=True), r"gives a tuple for images of \(8, 8\)"),
+        (lambda: nn.Conv2d(3, 3, 1), r"does not take images of shape \(8, 8\)"),
+    ],
+)
+def test_a_net_that_gives_no_images_back_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        Reconstruction().start(make(), Batch(PICTURES), 8, seeded())

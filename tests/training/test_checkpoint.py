@@ -1,7 +1,13 @@
+import errno
 import json
 import os
 import pickle
+import re
+import resource
+import shutil
 import signal
+import tempfile
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -10,8 +16,9 @@ import torch
 from oracles import random_states, seeded
 
 from dlkit import Experiment
+from dlkit.core.storage import read_json, write_json
 from dlkit.models import DBN, RBM, GaussianRBM, LeNet5
-from dlkit.training import CD, PCD, CrossEntropy, Learner, UpDown, linear_schedule, piecewise_constant
+from dlkit.training import CD, PCD, CrossEntropy, Learner, UpDown, checkpoint, linear_schedule, piecewise_constant
 
 IMAGES = random_states(50, 12, seed=3, probability=0.3)
 TIMING = "images_per_second"
@@ -166,9 +173,43 @@ def test_a_learner_of_one_s_own_with_no_repr_can_go_on(tmp_path):
 # On disk
 
 
-def test_a_folder_holds_one_checkpoint_however_many_were_written(tmp_path):
+def steps_in(folder):
+    """The steps of the checkpoints in a folder, in which nothing else lies."""
+    names = sorted(path.name for path in folder.iterdir())
+    steps = [int(re.fullmatch(r"step-(\d{9})(-again)?.safetensors", name)[1]) for name in names if "step" in name]
+    assert names[: -len(steps)] == ["checkpoint-before.json", "checkpoint.json"][-len(steps) :]
+    return steps
+
+
+def tensor_file(folder, step):
+    (path,) = folder.glob(f"step-{step:09d}*.safetensors")
+    return path
+
+
+def test_a_folder_holds_the_newest_checkpoint_and_the_one_before_however_many_were_written(tmp_path):
     run(small(), tmp_path, checkpoint_every=3)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.json", "step-000000020.safetensors"]
+    assert steps_in(tmp_path) == [18, 20]
+    run(small(), tmp_path, resume=True)  # nothing left to do: the one before must not become the newest again
+    assert steps_in(tmp_path) == [18, 20]
+
+
+def test_of_another_run_in_the_same_folder_nothing_is_kept(tmp_path):
+    run(small(seed=1), tmp_path, checkpoint_every=3)
+    run(small(), tmp_path, steps=2)
+    assert steps_in(tmp_path) == [2]
+
+
+def test_weights_that_two_layers_share_are_kept_too(tmp_path):
+    class Tied(torch.nn.Sequential):
+        def __init__(self):
+            super().__init__(torch.nn.Flatten(), torch.nn.Linear(12, 12), torch.nn.Tanh(), torch.nn.Linear(12, 12))
+            self[3].weight = self[1].weight
+
+    experiment = small(model=Tied, data=(IMAGES, torch.arange(50) % 3), learner=CrossEntropy())
+    run(experiment, tmp_path, steps=5)
+    found = run(experiment, tmp_path, resume=True)
+    assert_same(found, run(experiment))
+    assert found.model[3].weight is found.model[1].weight
 
 
 def test_checkpoints_come_when_asked_for_and_at_the_end(tmp_path):
@@ -195,7 +236,7 @@ def test_nothing_is_unpickled_from_disk(tmp_path, monkeypatch):
     assert run(experiment, tmp_path, resume=True).step == 20
 
 
-@pytest.mark.parametrize("call", [1, 2], ids=["of the tensors", "of the JSON"])
+@pytest.mark.parametrize("call", [1, 2, 3], ids=["of the tensors", "of the JSON before", "of the JSON"])
 def test_a_write_that_fails_leaves_the_old_checkpoint(call, tmp_path, monkeypatch):
     experiment = small(learner=PCD(), momentum=0.9)
     run(experiment, tmp_path, steps=5)
@@ -204,16 +245,127 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(call, tmp_path, monkeypatc
     def fail(source, target):
         calls.append(target)
         if len(calls) == call:
-            raise OSError("No space left on device")
+            raise OSError(errno.ENOSPC, "No space left on device")
         replace(source, target)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", fail)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(OSError, match=r"\(No space left on device\): delete .* the checkpoint of step 5 is st"):
             run(experiment, tmp_path, steps=10, resume=True)
     assert json.loads((tmp_path / "checkpoint.json").read_text())["step"] == 5
     assert_same(run(experiment, tmp_path, resume=True), run(experiment))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.json", "step-000000020.safetensors"]
+    assert steps_in(tmp_path) == [5, 20]
+
+
+@contextmanager
+def files_of_at_most(size):
+    """As on a disk that is full: the system itself refuses to write more into a file."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [200, 900], ids=["the tensors", "the JSON"])
+def test_a_file_that_the_system_does_not_take_is_told_and_the_run_goes_on_elsewhere(size, tmp_path):
+    experiment = small(model=partial(RBM, 12, 3))
+    run(experiment, tmp_path / "small", steps=5)
+    with files_of_at_most(size), pytest.raises(OSError, match=r"could not be written \(File too large\): delete what"):
+        run(experiment, tmp_path / "small", steps=10, resume=True)
+    shutil.copytree(tmp_path / "small", tmp_path / "large")  # "a path on a disk with room"
+    assert_same(run(experiment, tmp_path / "large", resume=True), run(experiment))
+    assert steps_in(tmp_path / "large") == [5, 20]
+
+
+def test_a_folder_that_is_emptied_or_deleted_during_the_run_is_there_again_at_the_next_checkpoint(tmp_path):
+    def clean(now):
+        if now.step == 7:
+            shutil.rmtree(tmp_path / "run")
+
+    experiment = small(row_every=1)
+    run(experiment, tmp_path / "run", checkpoint_every=5, callbacks=[clean])
+    assert_same(run(experiment, tmp_path / "run", resume=True), run(experiment))
+
+
+def test_a_folder_where_nothing_can_be_written_is_refused_before_training(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EROFS, "Read-only file system")
+
+    started = []
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "TemporaryFile", refuse)
+        with pytest.raises(PermissionError, match=r"could not be written \(Read-only file system\): give a path in"):
+            run(small(row_every=1), tmp_path, callbacks=[lambda now: started.append(now.step)])
+    assert started == []
+
+
+def test_what_is_not_read_back_as_it_was_written_does_not_take_the_old_one_s_place(tmp_path, monkeypatch):
+    from dlkit.core import storage
+
+    def bad_disk(tensors, path, metadata):
+        real(tensors, path, metadata)
+        flip(path, path.stat().st_size - 3, 4)
+
+    experiment, real = small(), storage.save_file
+    run(experiment, tmp_path, steps=5)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "save_file", bad_disk)
+        with pytest.raises(OSError, match=r"could not be written .*the checkpoint of step 5 is still there"):
+            run(experiment, tmp_path, steps=10, resume=True)
+    assert_same(run(experiment, tmp_path, resume=True), run(experiment))
+
+
+# Damage
+
+
+def flip(path, byte, bit):
+    content = bytearray(path.read_bytes())
+    content[byte] ^= 1 << bit
+    path.write_bytes(content)
+
+
+def test_one_bit_flipped_anywhere_is_told_or_changes_nothing(tmp_path):
+    run(small(model=partial(RBM, 12, 3)), tmp_path, steps=5)
+    tensors, state = checkpoint.read(tmp_path)
+    for path in (tmp_path / "checkpoint.json", tensor_file(tmp_path, 5)):
+        whole = path.read_bytes()
+        told = 0
+        for byte in range(0, len(whole), 11):
+            flip(path, byte, byte % 8)
+            try:
+                found, found_state = checkpoint.read(tmp_path)
+                assert {name: found_state[name] for name in state} == state
+                assert all(torch.equal(found[name], tensors[name]) for name in tensors | found)
+            except ValueError:
+                told += 1
+            path.write_bytes(whole)
+        assert told > 0.9 * len(whole) / 11  # not so in the spaces that fill a header up
+
+
+@pytest.mark.parametrize("name", ["checkpoint.json", "the tensors"])
+def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before_as_told(name, tmp_path):
+    experiment = small(learner=PCD(), momentum=0.9)
+    run(experiment, tmp_path, steps=10, checkpoint_every=4)
+    flip(tmp_path / name if name == "checkpoint.json" else tensor_file(tmp_path, 10), 150, 3)
+    with pytest.raises(ValueError, match=r"damaged: delete .*checkpoint.json to go on from step 8, the newest that is"):
+        run(experiment, tmp_path, resume=True)
+    (tmp_path / "checkpoint.json").unlink()
+    again = run(experiment, tmp_path, steps=8, resume=True)
+    assert again.step == 8
+    assert_same(run(experiment, tmp_path, resume=True), run(experiment))
+    assert steps_in(tmp_path) == [8, 20]
+
+
+def test_where_both_are_damaged_the_folder_is_to_be_deleted(tmp_path):
+    run(small(), tmp_path, steps=10, checkpoint_every=4)
+    for step in (8, 10):
+        flip(tensor_file(tmp_path, step), 150, 3)
+    with pytest.raises(ValueError, match=r"damaged: delete .* to start again"):
+        run(small(), tmp_path, resume=True)
+    shutil.rmtree(tmp_path)
+    assert_same(run(small(), tmp_path, resume=True), run(small()))
 
 
 def test_the_files_are_on_the_disk_before_they_take_the_old_ones_place(tmp_path, monkeypatch):
@@ -275,16 +427,21 @@ def test_a_checkpoint_of_another_run_is_refused_and_says_what_differs(changes, m
 def test_a_checkpoint_whose_numbers_were_drawn_on_another_device_is_refused(tmp_path):
     run(small(), tmp_path, steps=5)
     path = tmp_path / "checkpoint.json"
-    path.write_text(path.read_text().replace('"rng_device": "cpu"', '"rng_device": "cuda"'))
+    state = read_json(path)
+    write_json(state | {"fingerprint": state["fingerprint"] | {"rng_device": "cuda"}}, path)
     with pytest.raises(ValueError, match=r"of another run \(rng_device: cuda there, cpu here\)"):
         run(small(), tmp_path, resume=True)
 
 
-def test_a_checkpoint_of_an_earlier_version_is_refused_in_one_sentence(tmp_path):
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_checkpoint_of_an_earlier_version_is_refused_in_one_sentence(version, tmp_path):
     run(small(), tmp_path, steps=5)
     path = tmp_path / "checkpoint.json"
-    path.write_text(path.read_text().replace('"format": 2, ', ""))
-    with pytest.raises(ValueError, match=r"by another version of dlkit \(format 1, .* delete .* to start again"):
+    state = read_json(path) | {"format": version}
+    path.write_text(json.dumps({key: value for key, value in state.items() if key != "format" or version > 1}))
+    with pytest.raises(
+        ValueError, match=rf"by another version of dlkit \(format {version}, .* delete .* to start again"
+    ):
         run(small(), tmp_path, resume=True)
 
 
@@ -305,12 +462,12 @@ def test_a_damaged_checkpoint_json_is_refused_in_one_sentence(text, tmp_path):
 @pytest.mark.parametrize("damage", ["missing", "truncated", "empty"])
 def test_a_missing_or_damaged_tensor_file_is_refused_in_one_sentence(damage, tmp_path):
     run(small(), tmp_path, steps=5)
-    path = tmp_path / "step-000000005.safetensors"
+    path = tensor_file(tmp_path, 5)
     if damage == "missing":
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[: 100 if damage == "truncated" else 0])
-    with pytest.raises(ValueError, match=r"step-000000005.safetensors is missing or damaged: delete .* to start again"):
+    with pytest.raises(ValueError, match=rf"{path.name} is missing or damaged: delete .* to start again"):
         run(small(), tmp_path, resume=True)
 
 
@@ -323,7 +480,7 @@ def test_a_folder_is_needed(arguments):
 def test_a_path_that_cannot_be_a_folder_is_refused_before_training(tmp_path):
     (tmp_path / "file").write_text("")
     started = []
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(OSError, match=r"file could not be written \(File exists\): there is a file where a folder sh"):
         run(small(row_every=1), tmp_path / "file", callbacks=[lambda now: started.append(now.step)])
     assert started == []
 

@@ -208,7 +208,7 @@ def test_an_image_of_ones_own_stays_until_another_is_chosen(occluder, net):
         (lambda: Occluder(Small(), IMAGES[:, :4]), r"the net does not take images of shape \(4, 14\)"),
         (lambda: Occluder(Small().conv, IMAGES[:, None]), r"the net gives \(3, 8, 12\) for an image: give one that"),
         (lambda: Occluder(Small(), IMAGES).show(torch.zeros(4, 4)), "an image of 4x4 pixels beside images of 10x14"),
-        (lambda: occlusion(Small(), IMAGES[0], 5, 3, 0.0), "no class 5: the net tells 5 apart, 0 to 4"),
+        (lambda: occlusion(Small(), IMAGES[0], 5, 3, 0.0), "label 5: the net has 5 classes, 0 to 4"),
         (lambda: occlusion(Small(), IMAGES[0], 0, 0, 0.0), "a patch of 0x0 pixels hides nothing"),
     ],
 )

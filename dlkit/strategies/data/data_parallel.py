@@ -22,15 +22,9 @@ from dlkit.strategies.base import (
     unflatten_into,
     zeros_for_missing,
 )
-from dlkit.strategies.checks import (
-    check_learner,
-    class_name,
-    gradients_are_final,
-    refuse_batch_statistics,
-    refuse_what_does_not_add_up,
-    uses_all_for_each_image,
-)
+from dlkit.strategies.checks import check_learner, class_name, refuse_batch_statistics
 from dlkit.strategies.layer_cost import LayerCost, rbm_costs, replicated
+from dlkit.strategies.learner_trial import gradients_are_final, refuse_what_does_not_add_up, uses_all_for_each_image
 from dlkit.training.learner import Backprop, Learner, Metrics
 
 REDUCE = ("bucketed", "naive", "ring", "ddp")

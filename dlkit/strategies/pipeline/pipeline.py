@@ -18,14 +18,9 @@ from dlkit.core.slices import Slice
 from dlkit.data.batch import Batch
 from dlkit.models.sequence import layers_of
 from dlkit.strategies.base import DistributedShard
-from dlkit.strategies.checks import (
-    check_learner,
-    class_name,
-    refuse_batch_statistics,
-    refuse_optimizer,
-    refuse_what_does_not_add_up,
-)
+from dlkit.strategies.checks import check_learner, class_name, refuse_batch_statistics, refuse_optimizer
 from dlkit.strategies.layer_cost import FLOAT, LayerCost, layer_cost, parameter_bytes
+from dlkit.strategies.learner_trial import refuse_passes_of_its_own, refuse_what_does_not_add_up
 from dlkit.strategies.pipeline.partition import (
     Block,
     best_cut,
@@ -82,6 +77,7 @@ class Pipeline:
         run.learner.split(0, 1)  # refuses: a microbatch is a part of a batch
         refuse_optimizer(run.experiment, "Pipeline", has="some of them")
         refuse_batch_statistics(run.model, "Pipeline")
+        refuse_passes_of_its_own(run, "Pipeline", "use DataParallel, or put all of it into `loss`")
         size = run.experiment.batch_size
         if size % self.microbatches:
             close = sorted(sorted(divisors(size), key=lambda n: abs(n - self.microbatches))[:3])

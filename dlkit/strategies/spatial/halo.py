@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from dlkit.core.slices import slice_of
+from dlkit.distributed.autograd import gather_from_ranks
 from dlkit.distributed.group import Group
 
 
@@ -37,7 +37,8 @@ def gather_rows(
     x: Float[Tensor, "batch maps had width"], group: Group, have: Sequence[range]
 ) -> Float[Tensor, "batch maps height width"]:
     """All rows on every rank. What comes after is the same on all, so each takes its own rows' gradient, unsummed."""
-    return _GatherRows.apply(x, group, have)
+    whole = gather_from_ranks(x, [len(rows) for rows in have], 2, group)
+    return whole.contiguous(memory_format=memory_format(x))
 
 
 def overlap(first: range, second: range) -> range:
@@ -47,63 +48,65 @@ def overlap(first: range, second: range) -> range:
 
 
 class _HaloExchange(torch.autograd.Function):
+    """The rows that this rank needs, of those that all have. Backward: `_HaloReturn`, its transpose."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Group, have: Sequence[range], need: Sequence[range]) -> Tensor:
-        own = have[group.rank]
-        lent = {peer: overlap(own, need[peer]) for peer in range(group.world_size)}
-        borrowed = {peer: overlap(need[group.rank], have[peer]) for peer in range(group.world_size)}
-        ctx.group, ctx.shape, ctx.memory_format, ctx.start = group, x.shape, memory_format(x), own.start
-        ctx.lent, ctx.borrowed = lent, borrowed
-        sends = {peer: select_rows(x, rows, own.start) for peer, rows in lent.items() if rows and peer != group.rank}
-        batch, maps, _, width = x.shape
-        arrived = {
-            peer: x.new_empty(batch, maps, len(rows), width)
-            for peer, rows in borrowed.items()
-            if rows and peer != group.rank
-        }
-        group.exchange(sends, arrived, name="halo")
-        bands = {peer: rows.contiguous(memory_format=ctx.memory_format) for peer, rows in arrived.items()}
-        bands[group.rank] = select_rows(x, borrowed[group.rank], own.start)
+        ctx.arguments, ctx.memory_format = (group, have, need), memory_format(x)
+        lent, borrowed = halos(group, have, need)
+        start = have[group.rank].start
+        sends = {peer: select_rows(x, rows, start) for peer, rows in lent.items()}
+        bands = received(x, borrowed, sends, group, "halo")
+        bands = {peer: rows.contiguous(memory_format=ctx.memory_format) for peer, rows in bands.items()}
+        bands[group.rank] = select_rows(x, overlap(have[group.rank], need[group.rank]), start)
         return torch.cat([bands[peer] for peer in sorted(bands)], dim=2)  # ranks have rows in the order of ranks
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
-        (grad,) = grad_outputs
-        group = ctx.group
-        batch, maps, _, width = ctx.shape
-        grad_input = torch.empty(ctx.shape, dtype=grad.dtype, device=grad.device, memory_format=ctx.memory_format)
-        grad_input.zero_()
-        sends, start = {}, 0
-        for peer, rows in ctx.borrowed.items():
-            band = grad[:, :, start : start + len(rows)]
-            start += len(rows)
-            if peer == group.rank:
-                select_rows(grad_input, rows, ctx.start).copy_(band)
-            elif rows:
-                sends[peer] = band
-        arrived = {
-            peer: grad.new_empty(batch, maps, len(rows), width)
-            for peer, rows in ctx.lent.items()
-            if rows and peer != group.rank
-        }
-        group.exchange(sends, arrived, name="halo, back")
-        for peer, band in arrived.items():
-            select_rows(grad_input, ctx.lent[peer], ctx.start).add_(band)
-        return grad_input, None, None, None
+        return _HaloReturn.apply(grad_outputs[0], *ctx.arguments, ctx.memory_format), None, None, None
 
 
-class _GatherRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: Group, have: Sequence[range]) -> Tensor:
-        ctx.own = have[group.rank]
-        return group.all_gather(x, [len(rows) for rows in have], dim=2).contiguous(memory_format=memory_format(x))
+class _HaloReturn(torch.autograd.Function):
+    """To each row that this rank has, the sum of what all that needed it give for it. Backward: `_HaloExchange`."""
 
     @staticmethod
-    @once_differentiable
+    def forward(
+        ctx: Any, grad: Tensor, group: Group, have: Sequence[range], need: Sequence[range], order: torch.memory_format
+    ) -> Tensor:
+        ctx.arguments = group, have, need
+        lent, borrowed = halos(group, have, need)
+        own, needed = have[group.rank], need[group.rank]
+        batch, maps, _, width = grad.shape
+        shape = batch, maps, len(own), width
+        summed = torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=order).zero_()
+        both = overlap(own, needed)
+        select_rows(summed, both, own.start).copy_(select_rows(grad, both, needed.start))
+        sends = {peer: select_rows(grad, rows, needed.start) for peer, rows in borrowed.items()}
+        for peer, band in received(grad, lent, sends, group, "halo, back").items():
+            select_rows(summed, lent[peer], own.start).add_(band)
+        return summed
+
+    @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
-        (grad,) = grad_outputs
-        return grad[:, :, ctx.own.start : ctx.own.stop], None, None
+        return _HaloExchange.apply(grad_outputs[0], *ctx.arguments), None, None, None, None
+
+
+def halos(group: Group, have: Sequence[range], need: Sequence[range]) -> tuple[dict[int, range], dict[int, range]]:
+    """The rows that this rank lends to each other rank, and those that it borrows from each."""
+    peers = [peer for peer in range(group.world_size) if peer != group.rank]
+    lent = {peer: rows for peer in peers if (rows := overlap(have[group.rank], need[peer]))}
+    borrowed = {peer: rows for peer in peers if (rows := overlap(need[group.rank], have[peer]))}
+    return lent, borrowed
+
+
+def received(
+    like: Tensor, rows: dict[int, range], sends: dict[int, Tensor], group: Group, name: str
+) -> dict[int, Tensor]:
+    """Send these maps, and receive from each rank so many rows of maps like `like`."""
+    batch, maps, _, width = like.shape
+    arrived = {peer: like.new_empty(batch, maps, len(each), width) for peer, each in rows.items()}
+    group.exchange(sends, arrived, name=name)
+    return arrived
 
 
 def select_rows(x: Tensor, rows: range, start: int) -> Tensor:

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from dlkit.core.random import ShardedGenerator
 from dlkit.core.slices import Slice
 from dlkit.data.batch import Batch
+from dlkit.distributed.autograd import copy_to_ranks
 from dlkit.distributed.group import Group, ring_bytes
 from dlkit.models.layer_kinds import Windows
 from dlkit.models.sequence import Layer, layers_of, refuse_shared_parameters
 from dlkit.strategies.base import DistributedShard, unflatten_into
 from dlkit.strategies.checks import check_learner, class_name, refuse_batch_statistics, refuse_optimizer
-from dlkit.strategies.layer_cost import FLOAT, LayerCost, layer_cost, parameter_bytes
+from dlkit.strategies.layer_cost import FLOAT, LayerCost, layer_cost, parameter_bytes, trained_bytes
 from dlkit.strategies.spatial.halo import gather_rows, halo_exchange, overlap, rows_of
 from dlkit.training.learner import Backprop, Metrics
 
@@ -66,7 +67,7 @@ class SpatialParallel:
                     borrowed = sum(len(overlap(need[rank], band.have[peer])) for peer in peers)
                     cost.backward = row_bytes * borrowed if layer.needs_input_grad else 0
                 if number <= end and not band.splits_weights:
-                    cost.exchanged = ring_bytes(parameter_bytes(layer.module), world_size, passes=2)
+                    cost.exchanged = ring_bytes(trained_bytes(layer.module), world_size, passes=2)
                 costs.append(cost)
         if plan[-1].own is not None:
             maps, _, width = plan[-1].layer.output_shape
@@ -193,7 +194,7 @@ class SpatialNet(nn.Sequential):
                 setattr(module, name, nn.Parameter(self.scatter(path, whole.detach()), whole.requires_grad))
 
     def forward(self, input: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
-        x = input
+        x = copy_to_ranks(input, self._group)  # where the gradient of the images is wanted, it is all ranks' together
         for band in self._plan:
             if band.have is not None and band.own is None:
                 x = gather_rows(x, self._group, band.have)

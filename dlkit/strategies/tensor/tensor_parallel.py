@@ -15,6 +15,7 @@ from dlkit.models.sequence import Layer, layers_of
 from dlkit.strategies.base import DistributedShard
 from dlkit.strategies.checks import class_name, refuse_optimizer
 from dlkit.strategies.layer_cost import FLOAT, LayerCost, gather_bytes, layer_cost, parameter_bytes, rbm_costs
+from dlkit.strategies.learner_trial import refuse_passes_of_its_own
 from dlkit.strategies.tensor.dtensor import DTensorShard
 from dlkit.strategies.tensor.layers import Shardings, gather_shards, rows_of_outputs, scatter_whole, split_net
 from dlkit.strategies.tensor.rbm import split_hidden
@@ -55,6 +56,8 @@ class TensorParallel:
                 "a rank cannot keep its part of what a net draws where torch's DTensors have parts of their own: use "
                 'TensorParallel(using="dlkit").'
             )
+        if not isinstance(run.model, RBM):  # refused below
+            refuse_passes_of_its_own(run, "torch's parallelize_module", "leave `using` out")
         return DTensorShard(run)
 
     def layer_costs(self, net: nn.Module, images: Tensor, batch_size: int, world_size: int) -> list[list[LayerCost]]:
