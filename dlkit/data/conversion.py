@@ -36,7 +36,8 @@ def as_images(value: Any, dtype: torch.dtype = torch.float32) -> Tensor:
     if isinstance(array, Tensor):
         if array.dtype == dtype:
             return array
-        say(f"images {dtype_name(array.dtype)} were made {dtype_name(dtype)}")
+        if dtype == torch.float32:  # float64 is what the reader has asked for
+            say(f"images {dtype_name(array.dtype)} were made {dtype_name(dtype)}")
         return gather(array.split(_rows(array)), tuple(array.shape), dtype) if array.ndim else array.to(dtype)
     kind, name = array.dtype.kind, array.dtype.name
     if not array.size or not array.ndim:

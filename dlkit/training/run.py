@@ -229,8 +229,9 @@ class Run(Generic[M]):
         """One step of the optimizer, which finds the gradient, and can ask for it again, as line searches do."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
 
-        def versions() -> list[int]:
-            return [x._version for p in parameters for x in (p, p.grad) if x is not None]
+        def versions() -> list[tuple[int, bool]]:
+            """What is the same for as long as the gradient, which the optimizer may clip, is that of these weights."""
+            return [(parameter._version, parameter.grad is None) for parameter in parameters]
 
         self._set_schedules()
         with self.own_generators(self.step):

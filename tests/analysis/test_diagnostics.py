@@ -191,7 +191,7 @@ ILLS = {
 )
 def healthy(request, digits):
     train, validation = digits
-    run = trained(train, request.param, lr=0.05)
+    run = trained(train, request.param, lr=0.03)
     return examine(run.model, train, validation, run.optimizer)
 
 

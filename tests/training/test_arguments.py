@@ -315,7 +315,7 @@ REFUSED = {  # the wrong arguments, the words, and the arguments that the mend m
     ),
     "maps for a net of rows": (
         {"data": (IMAGES.reshape(41, 3, 4), LABELS)},
-        "begin it with nn.Flatten() if it takes rows of pixels, or give images[:, None] if it takes maps.",
+        "begin it with nn.Flatten(), or give images.flatten(1).",
         {
             "data": (IMAGES.reshape(41, 3, 4), LABELS),
             "model": lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 4)),

@@ -1,5 +1,6 @@
 """Pipeline parallelism: every rank has some layers that follow one another, and microbatches go from rank to rank."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -149,9 +150,10 @@ class PipelineShard(DistributedShard):
         images, labels = run.data.images[:2].to(run.device), run.data.labels
         self.batch = Batch(images, None if labels is None else labels[:2].to(run.device))
         inputs = learner.inputs(self.batch, torch.Generator(run.generator.device)).clone()
-        costs, between = measure_blocks(blocks, inputs)
         if strategy.microbatches > 1:
             refuse_what_does_not_add_up(run, "Pipeline", in_turn=True)
+        copied = blocks_of(copy.deepcopy(run.model))  # passes may change buffers
+        costs, between = measure_blocks(copied, inputs)
         begins = (0, *strategy.starts(run.model, blocks, costs, self.world_size), len(blocks))
         for index, block in enumerate(blocks):
             if not begins[self.rank] <= index < begins[self.rank + 1]:
@@ -159,7 +161,7 @@ class PipelineShard(DistributedShard):
                     self.model.set_submodule(name, nn.Identity())
         self.first_draw = 0
         if (plan := run.trial.plan) is not None:
-            counts = [count_draws(partial(pass_through, *pair)) for pair in zip(blocks, between, strict=False)]
+            counts = [count_draws(partial(pass_through, *pair)) for pair in zip(copied, between, strict=False)]
             self.first_draw = first_draw(plan, counts, begins[self.rank])
         self.input, self.output = (between[index] for index in begins[self.rank : self.rank + 2])
         self.metric_names = list(learner.loss(between[-1], self.batch)[1])

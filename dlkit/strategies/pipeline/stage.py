@@ -15,14 +15,17 @@ from dlkit.distributed.recorder import Recorder, Span, now
 
 
 class OnWire(nn.Module):
-    """A stage between two others: its input is taken to `device`, its output to `output_device`, contiguous."""
+    """A stage between two others: its input is taken to `device`, its output to `output_device`, contiguous.
+
+    It works on a copy of its input, which its first layer may change, and which is a part of a batch or a buffer.
+    """
 
     def __init__(self, net: nn.Module, device: torch.device, output_device: torch.device):
         super().__init__()
         self.net, self.device, self.output_device = net, device, output_device
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(x.to(self.device)).to(self.output_device).contiguous()
+        return self.net(x.to(self.device, copy=True)).to(self.output_device).contiguous()
 
 
 @dataclass

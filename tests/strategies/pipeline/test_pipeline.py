@@ -317,7 +317,11 @@ REFUSED = [
         {},
         "1, a Transposed, does not give a row for each image",
     ),
-    (replace(LINEAR, optimizer=LineSearches, momentum=None), {}, "LineSearches looks at whole parameters at once"),
+    (
+        replace(LINEAR, optimizer=LineSearches, momentum=None),
+        {},
+        "LineSearches looks at all parameters, or at whole ones, at once",
+    ),
     (LINEAR, {"microbatches": 8}, "a batch of 100 does not divide into 8 microbatches: 4, 5 or 10 do."),
     (LINEAR, {"microbatches": 1}, "microbatches=1 does not fill 2 stages: 1F1B needs one for each"),
     (

@@ -436,7 +436,7 @@ REFUSED = {
     ),
     "line searches over parts": (
         replace(EXPERIMENTS["LocalNet"], optimizer=LineSearches, lr=1.0, momentum=None, weight_decay=0.0),
-        "LineSearches looks at whole parameters at once, and under SpatialParallel a rank has parts of them",
+        "LineSearches looks at all parameters, or at whole ones, at once (their norm, say), and under SpatialParallel",
     ),
 }
 

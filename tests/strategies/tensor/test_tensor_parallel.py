@@ -423,7 +423,11 @@ def test_what_cannot_be_split_is_refused_with_the_reason():
     line_searches = replace(EXPERIMENTS["DBN"], optimizer=LineSearches, momentum=None, lr=1.0)
     experiments += [
         (too_small, TensorParallel(), "no layer of this Sequential has as many outputs as there are ranks, 2 (0 has"),
-        (line_searches, TensorParallel(), "LineSearches looks at whole parameters at once, and under TensorParallel"),
+        (
+            line_searches,
+            TensorParallel(),
+            "LineSearches looks at all parameters, or at whole ones, at once (their norm, say), and under Tensor",
+        ),
     ]
     for reason, sentence in reasons(experiments):
         assert reason.startswith(sentence)
