@@ -4,7 +4,6 @@ torch is imported inside the functions: an engine calls `yield_on_wakeup` before
 """
 
 import contextlib
-import gc
 import os
 import sys
 import tempfile
@@ -50,7 +49,7 @@ def join_by_file(path: str, rank: int, world_size: int, backend: str, timeout: t
     import torch.distributed as dist
     import torch.distributed.nn.functional  # noqa: F401  imported later, its default arguments would hold the group
 
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo" if sys.platform == "linux" else "lo0"  # whatever it was
     store = dist.FileStore(path, world_size)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
 
@@ -61,7 +60,13 @@ def leave_group() -> None:
 
     if dist.is_initialized():
         dist.destroy_process_group()
-    gc.collect()  # a traceback may hold a frame that holds the group
+
+
+def group_is_used() -> bool:
+    """Were there exchanges in this process's group? Then a message may be left over. True where there is no group."""
+    import torch.distributed as dist
+
+    return not dist.is_initialized() or dist.distributed_c10d._get_default_group()._get_sequence_number_for_group() > 0
 
 
 def yield_on_wakeup() -> None:

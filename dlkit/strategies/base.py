@@ -66,6 +66,9 @@ class DistributedShard(Shard):
         last, why = self.store.get("stop").decode().split(" ", 1)
         return why if step >= int(last) else None
 
+    def asked_at_row(self, asked: str | None) -> str | None:
+        return next(filter(None, self.group.gather_objects(asked)), None)
+
 
 def unflatten_into(flat: Tensor, tensors: Sequence[Tensor]) -> None:
     """Copy the values of a vector into tensors that were concatenated to it."""

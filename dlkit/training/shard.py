@@ -59,6 +59,10 @@ class Shard:
         """Why to stop after this step, if the ranks agree to; `asked`: why this rank was asked to, or None."""
         return asked
 
+    def asked_at_row(self, asked: str | None) -> str | None:
+        """Why to stop after this step, at the end of which all ranks make a row; `asked` as above, of any rank."""
+        return asked
+
     def close(self) -> None:
         """Called when the run has ended."""
 
