@@ -21,7 +21,8 @@ ENGINE_MISSES = "--IPEngine.max_heartbeat_misses=175"  # of the controller's: 17
 # Nothing is imported, and no configuration read, from the folder of the notebook while processes start: `-P`, and the
 # cluster's folder to start in, as ipyparallel starts further processes by itself.
 PYTHON = [sys.executable, "-P", "-m"]
-ON_START = "import sys; sys.path += [p for p in {path!r} if p not in sys.path]; "
+ON_START = "import sys; sys.path = [p for p in sys.path if p]; "  # IPython puts the folder of the notebook first
+ON_START += "sys.path += [p for p in {path!r} if p not in sys.path]; "
 ON_START += "from dlkit.cluster import worker; worker.on_engine_start()"
 
 

@@ -29,7 +29,8 @@ REMEDY = "put the folder of its file on the notebook's sys.path"
 
 def pickle_call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bytes:
     """A call for `unpickle_call`. TypeError if the function, or what it needs, cannot be pickled."""
-    own = own_modules()
+    all_own = own_modules()
+    own = {name: module for name, module in all_own.items() if not is_compiled(module)}
     try:
         with by_value(own):
             call, imported = dumps((function, args, kwargs))
@@ -44,8 +45,8 @@ def pickle_call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> byte
         raise TypeError(f"{what}: make that inside the function.") from None
     compiled = {
         name: digest(str(module.__file__))
-        for name, module in list(sys.modules.items())
-        if is_own(module) and is_compiled(module) and any(name.encode() in sent for sent in (call, *modules.values()))
+        for name, module in all_own.items()
+        if name not in own and any(name.encode() in sent for sent in (call, *modules.values()))
     }
     return pickle.dumps((call, modules, compiled, [os.path.abspath(entry) for entry in sys.path]))
 
@@ -119,36 +120,54 @@ def by_value(modules: dict[str, ModuleType]) -> Iterator[None]:
             cloudpickle.unregister_pickle_by_value(module)
 
 
+_installed: dict[str, Any] = {}  # modules found to be none of the reader's, by name; there are thousands
+
+
 def own_modules() -> dict[str, ModuleType]:
-    """The modules that the reader wrote in Python, by name: those that are neither Python's, installed, nor dlkit's."""
-    return {
-        name: module
-        for name, module in list(sys.modules.items())
-        if name != "__main__" and is_own(module) and not is_compiled(module) and module.__name__ == name
-    }
+    """The modules that the reader wrote, in Python or compiled: those neither Python's, nor installed, nor dlkit's."""
+    own = {}
+    for name, module in list(sys.modules.items()):
+        if _installed.get(name, own) is not module:
+            if is_own(name, module):
+                own[name] = module
+            else:
+                _installed[name] = module
+    return own
 
 
-def is_own(module: Any) -> bool:
-    """Is this a module that the reader wrote, in Python or compiled?"""
+def is_own(name: str, module: Any) -> bool:
+    """Is this module in a file of the reader's?"""
     file = getattr(module, "__file__", None) if isinstance(module, ModuleType) else None
-    return isinstance(file, str) and not is_installed(file, module.__name__)
+    if name in ("__main__", "__mp_main__") or not isinstance(file, str) or not os.path.isabs(file):
+        return False
+    return module.__name__ == name and not is_installed(file, name)
 
 
 def is_compiled(module: ModuleType) -> bool:
     return str(module.__file__).endswith(tuple(EXTENSION_SUFFIXES))
 
 
-@cache
 def is_installed(file: str, name: str) -> bool:
     """Is the module `name` in this file Python's, an installed package's, or dlkit's?"""
+    folder, _, own = file.rpartition(os.sep)
+    if in_an_installation(folder):
+        return True
+    top = Path(os.path.realpath(folder), own).parents[name.count(".") + own.startswith("__init__.")]
+    return any(top.glob("*.dist-info"))  # by `pip install --target`
+
+
+@cache
+def in_an_installation(folder: str) -> bool:
+    return os.path.realpath(folder).startswith(installations())
+
+
+@cache
+def installations() -> tuple[str, ...]:
+    """The folders of Python's own modules, of installed ones, and of dlkit."""
     paths = sysconfig.get_paths()
     folders = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    folders += [*site.getsitepackages(), site.getusersitepackages(), Path(__file__).parents[1]]
-    own = Path(file).resolve()
-    if any(own.is_relative_to(Path(folder).resolve()) for folder in folders):
-        return True
-    top = own.parents[name.count(".") + (own.stem == "__init__")]
-    return any(top.glob("*.dist-info"))  # by `pip install --target`
+    folders += [*site.getsitepackages(), site.getusersitepackages(), str(Path(__file__).parents[1])]
+    return tuple(os.path.realpath(folder) for folder in folders)
 
 
 @cache
