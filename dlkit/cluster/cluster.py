@@ -144,6 +144,7 @@ class Cluster:
         """
         engines = self._started_engines
         with engines.turn():
+            engines.path("")  # its folder is there again
             if engines.controller_state() == "stopped":
                 engines.continue_controller()
             if engines.controller_state() == "gone":

@@ -20,6 +20,7 @@ from dlkit.cluster.placement import Placement
 
 # In seconds:
 START_TIMEOUT = 60.0  # for engines to answer
+NOTICE_TIMEOUT = 5.0  # for the controller to tell that an engine is gone
 POLL, SHORT_POLL = 0.5, 0.05  # between two looks: at engines that compute, and at what takes no time
 
 LOST = {"gone": "died", "stopped": "been stopped (SIGSTOP)", "starting": "not answered yet"}
@@ -60,7 +61,6 @@ class Engines:
         """Start engines at these placements, beside those that are there."""
         assert self.launcher
         self.path("")
-        self.launcher.restore_files()
         for placement in plan:
             self.facts.pop(placement.rank, None)
         self.launcher.to_start = plan
@@ -70,8 +70,10 @@ class Engines:
         """Of a file in the cluster's folder, which is made again if it is gone. ClusterError if it cannot be."""
         try:
             family.keep(self.folder)
+            if self.launcher:
+                self.launcher.restore_files()
         except OSError as error:
-            raise ClusterError(f"the cluster's folder is gone: {no_room(error)}.") from None
+            raise ClusterError(f"the cluster cannot use its folder ({error}): {RESTART}, in another one.") from None
         return Path(self.folder, name)
 
     def wait_for_start(self) -> None:
@@ -170,10 +172,11 @@ class Engines:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(processes, timeout=family.GONE_TIMEOUT)
-        deadline = time.monotonic() + START_TIMEOUT
-        while not set(ranks).isdisjoint(self.client.ids):
-            if time.monotonic() > deadline:
-                raise ClusterError(f"the controller does not let go of engines that are gone: {RESTART}.")
+        deadline = time.monotonic() + NOTICE_TIMEOUT
+        while left := set(ranks).intersection(self.client.ids):
+            if time.monotonic() > deadline:  # without the folder, the controller notices and does not tell
+                for rank in left:
+                    self.client._unregister_engine({"content": {"id": rank, "uuid": self.client._engines[rank]}})
             self._check_controller()
             time.sleep(SHORT_POLL)
 
