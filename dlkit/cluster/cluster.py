@@ -116,7 +116,8 @@ class Cluster:
     ) -> SplitRun[M]:
         """Run the experiment, split over the engines by the strategy. Ctrl-C (or ■) ends it after a step.
 
-        settings: those of `Experiment.run`, and `links`, a Link to emulate. Callbacks are called on all ranks.
+        settings: those of `Experiment.run`, and `links`, a Link to emulate. Callbacks are called on all ranks. While
+        another thread's run or call goes on, this one waits for its turn, and says so.
         resume: go on from what is in `checkpoint`, and `recover` first if engines have died or been stopped.
         ClusterError, which names them, if that happens meanwhile; ValueError if the run cannot be split so.
         """

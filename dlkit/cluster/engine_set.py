@@ -1,6 +1,7 @@
 """Engines that have started: calls on them, one after another, and their process group."""
 
 import contextlib
+import os
 import pickle
 import threading
 import time
@@ -20,6 +21,7 @@ from dlkit.distributed.process_group import group_is_used, leave_group
 # In seconds:
 FAILURE_GRACE = 2.0  # for ranks to go on after one has failed, before those that wait for it are freed
 TURN_POLL = 0.2  # between two looks whether to wait on for a turn
+ROOM = 1 << 14  # bytes that the file by which engines meet may take
 
 WAITS = "The cluster is at another call or run: this one waits for its turn."
 
@@ -109,11 +111,8 @@ class EngineSet(Engines):
                     if stuck or time.monotonic() > deadline:
                         self.free()
                         freed = True
-        except KeyboardInterrupt:
+        except BaseException:  # an interrupt, a lost engine, or what `on_poll` raised
             self.free()
-            raise
-        except ClusterError:
-            self.grouped = False
             raise
         if any(has_failed(result) for result in pending):
             with contextlib.suppress(ClusterError):  # the failure is what is to be told
@@ -137,7 +136,8 @@ class EngineSet(Engines):
         self.grouped, self.used = True, False
 
     def may_have_leftovers(self) -> bool:
-        """Were there exchanges in the group since it was made, by calls or by %%px?"""
+        """Were there exchanges in the group since it was made, by calls or by %%px, or has its file been deleted?"""
+        self.used = self.used or not Path(self.folder, f"group-{self.groups}").exists()
         if not self.used and len(self.client.history) != self._sent:
             self.used = any(self._call_all(group_is_used))
         return self.used
@@ -150,7 +150,8 @@ class EngineSet(Engines):
         self.groups += 1
         path = self.path(f"group-{self.groups}")
         try:
-            path.touch(mode=0o600)
+            path.write_bytes(bytes(ROOM))
+            os.truncate(path, 0)
         except OSError as error:
             raise ClusterError(f"the engines cannot meet in the cluster's folder: {error}; make room there.") from None
         return str(path), len(self.plan), self.backend

@@ -47,15 +47,16 @@ class Engines:
         try:
             self.folder = family.new_folder()
             family.start_janitor(self.folder)
-            self.launcher = launcher = PlacedCluster(self.plan, self.folder)
-            launcher.start_cluster_sync()
-            self.client = launcher.connect_client_sync()
-            launcher.remember()
         except OSError as error:
             raise ClusterError(f"the cluster has no folder for its files: {no_room(error)}.") from None
-        except RuntimeError as error:
+        self.launcher = launcher = PlacedCluster(self.plan, self.folder)
+        try:
+            launcher.start_cluster_sync()
+            self.client = launcher.connect_client_sync()
+        except (OSError, RuntimeError) as error:
             words = launcher.last_words() or error
-            raise ClusterError(f"the controller ended while starting; its last words: {words}") from None
+            raise ClusterError(f"the controller did not start: {RESTART}; its last words: {words}") from None
+        launcher.remember_files()
 
     def launch(self, plan: list[Placement]) -> None:
         """Start engines at these placements, beside those that are there."""
@@ -90,6 +91,7 @@ class Engines:
                 raise ClusterError(f"{' and '.join(map(self.describe, missing))} did not answer in time: {RESTART}.")
             self._check_controller()
             time.sleep(SHORT_POLL)
+        self.launcher.remember_controllers()
 
     def status(self, rank: int) -> str:
         """psutil's status of the rank's process; STATUS_DEAD for one that is no more."""

@@ -95,12 +95,16 @@ class PlacedCluster(ipyparallel.Cluster):
         self.controllers: list[psutil.Process] = []  # the controller and what it has started
         self.files: dict[str, bytes] = {}  # by which engines and client find the controller
 
-    def remember(self) -> None:
-        """Once the controller is up: note its processes, and what its files say."""
+    def remember_files(self) -> None:
+        """Once the controller is up: note what its files say."""
         assert self.controller
-        controller = psutil.Process(self.controller.pid)
-        self.controllers = [controller, *controller.children(recursive=True)]
+        self.controllers = [psutil.Process(self.controller.pid)]
         self.files = {path: Path(path).read_bytes() for path in self.controller.connection_files.values()}
+
+    def remember_controllers(self) -> None:
+        """Once engines are up: note the processes that the controller has started and goes on to need."""
+        if len(self.controllers) == 1:
+            self.controllers += self.controllers[0].children(recursive=True)
 
     def restore_files(self) -> None:
         """Write what engines need that are to start, if somebody has emptied the folder."""

@@ -34,14 +34,14 @@ class Lookout:
         if unfinished != self.unfinished or any(used[rank] - self.used[rank] > IDLE for rank in unfinished):
             self._begin(unfinished, used)
         elif self.asked:
-            answers = [self._answer(rank) for rank in unfinished]
-            if all(answers):
-                where = [answer["waits"] for answer in answers if answer]
+            answers = {rank: self._answer(rank) for rank in unfinished}
+            if None not in answers.values():
                 self._begin(unfinished, used)
-                if all(where):
-                    return self._sentence(dict(zip(unfinished, where, strict=True)), len(pending))
+                if all(answers.values()):
+                    return self._sentence(answers, len(pending))
         elif unfinished and time.monotonic() - self.since > PATIENCE:
-            self.asked = ask(self.engines, peers=[])
+            with contextlib.suppress(OSError):  # there is no room for the question
+                self.asked = ask(self.engines, peers=[])
         return None
 
     def _begin(self, unfinished: list[int], used: dict[int, float]) -> None:
@@ -53,13 +53,14 @@ class Lookout:
             return times.user + times.system
         return 0.0
 
-    def _answer(self, rank: int) -> dict[str, Any] | None:
+    def _answer(self, rank: int) -> Any:
+        """That of `watch.waits_where`, empty where the rank does not wait; None if it has not answered yet."""
         path = Path(self.engines.folder, f"answer-{self.asked}-{rank}")
         with contextlib.suppress(OSError, ValueError):
-            return {"waits": json.loads(path.read_text())}
+            return json.loads(path.read_text()) or ()
         return None
 
-    def _sentence(self, where: dict[int, tuple[str, str]], count: int) -> str:
+    def _sentence(self, where: dict[int, Any], count: int) -> str:
         describe = self.engines.describe
         waiting = [f"{describe(rank)} waits in {exchange} ({place})" for rank, (exchange, place) in where.items()]
         ended = [describe(rank) for rank in range(count) if rank not in where]
@@ -70,11 +71,15 @@ class Lookout:
 
 
 def ask(engines: Any, peers: list[int]) -> int:
-    """Ask the engines' threads (watch.py) where they wait, or to cut their connections with `peers`; the number."""
+    """Ask the engines' threads (watch.py) where they wait, or to cut their connections with `peers`: process ids.
+
+    Gives the number of the request.
+    """
     for answered in Path(engines.folder).glob("answer-*"):
         answered.unlink(missing_ok=True)
     engines.requests += 1
     path = engines.path(f"{REQUEST}.part")
-    path.write_text(json.dumps({"number": engines.requests, "peers": peers}))
+    group = f"{engines.folder}/group-{engines.groups}"
+    path.write_text(json.dumps({"number": engines.requests, "peers": peers, "group": group}))
     path.rename(engines.path(REQUEST))
     return engines.requests

@@ -21,6 +21,18 @@ from dlkit.core.processes import is_alive
 REQUEST = "request.json"  # in the cluster's folder: what the cluster last asked of these threads
 
 
+class Joined:
+    """The file by which this engine met the others of its group; connections of another group are not cut."""
+
+    lock, path = threading.Lock(), ""
+
+
+def joins(path: str) -> None:
+    """To be called before the engine joins the group that meets by this file."""
+    with Joined.lock:
+        Joined.path = path
+
+
 def start() -> None:
     """Start the thread, from the one that runs calls."""
     runs_calls = threading.get_ident()
@@ -38,7 +50,9 @@ def watch(runs_calls: int) -> None:
             if request["number"] != answered:
                 answered = request["number"]
                 if request["peers"]:
-                    cut_connections(request["peers"])
+                    with Joined.lock:
+                        if Joined.path == request["group"]:
+                            cut_connections(request["peers"])
                 else:
                     frame = sys._current_frames().get(runs_calls)
                     answer = Path(folder, f"answer-{answered}-{rank}")

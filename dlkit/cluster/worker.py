@@ -31,6 +31,7 @@ def on_engine_start() -> None:
 
 def join_group(path: str, world_size: int, backend: str) -> None:
     """Join the process group of all engines by the file `path`; leave the one before, if there is one."""
+    watch.joins(path)
     leave_group()
     timeout = timedelta(seconds=EXCHANGE_TIMEOUT[backend])
     join_by_file(path, int(os.environ["DLKIT_RANK"]), world_size, backend, timeout)

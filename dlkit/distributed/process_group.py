@@ -10,6 +10,7 @@ import sys
 import tempfile
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from dlkit.core.processes import is_alive, private_folder, process_key
 
@@ -83,7 +84,10 @@ def group_is_used() -> bool:
     """Were there exchanges in this process's group? Then a message may be left over. True where there is no group."""
     import torch.distributed as dist
 
-    return not dist.is_initialized() or dist.distributed_c10d._get_default_group()._get_sequence_number_for_group() > 0
+    if not dist.is_initialized():
+        return True
+    group: Any = dist.distributed_c10d._get_default_group()
+    return group._get_sequence_number_for_group() > 0
 
 
 def yield_on_wakeup() -> None:
