@@ -1,5 +1,5 @@
 from .cluster import Cluster as Cluster
-from .engine_set import ClusterError as ClusterError
+from .engines import ClusterError as ClusterError
 from .placement import Placement as Placement
 from .placement import placements as placements
 from .split_run import RankReport as RankReport

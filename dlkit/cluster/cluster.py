@@ -1,6 +1,5 @@
 """A cluster of ipyparallel engines on this machine, each pinned to its placement, all in one process group."""
 
-import tempfile
 from collections.abc import Callable
 from html import escape
 from typing import Any, ClassVar
@@ -9,8 +8,8 @@ import ipyparallel.serialize
 from IPython.core.getipython import get_ipython
 from tqdm.auto import tqdm
 
-from dlkit.cluster.engine_set import ClusterError, EngineSet
-from dlkit.cluster.launchers import PlacedCluster
+from dlkit.cluster.engine_set import EngineSet
+from dlkit.cluster.engines import ClusterError
 from dlkit.cluster.placement import backend, gpus_here, placements, remarks
 from dlkit.cluster.split_run import M, SplitRun, run_on_engines
 from dlkit.core.text_table import as_html, as_text
@@ -55,16 +54,11 @@ class Cluster:
         return self
 
     def _start(self) -> None:
-        folder = tempfile.mkdtemp(prefix="dlkit-cluster-")
         ipyparallel.serialize.use_cloudpickle()
-        launcher = PlacedCluster(self.plan, folder)
-        self._engines = engines = EngineSet(self.plan, self.backend, folder, launcher)
+        self._engines = engines = EngineSet(self.plan, self.backend)
         try:
             with progress_bar(f"{self.n} engines") as bar:
-                launcher.start_cluster_sync()
-                bar.update()
-                engines.client = launcher.connect_client_sync()
-                for _ in engines.assemble():
+                for _ in engines.start():
                     bar.update()
         except BaseException:
             self.stop()
@@ -114,20 +108,24 @@ class Cluster:
         too, from the lowest rank if it fails on several, with that engine's traceback as a note.
         """
         engines = self._started_engines
-        return engines.wait(engines.submit(function, *args, **kwargs))
+        with engines.turn():
+            return engines.wait(engines.submit(function, *args, **kwargs))
 
     def run(
         self, experiment: Experiment[M], strategy: Strategy, *, resume: bool = False, **settings: Any
     ) -> SplitRun[M]:
         """Run the experiment, split over the engines by the strategy. Ctrl-C (or ■) ends it after a step.
 
-        settings: those of `Experiment.run`, and `links`, a Link to emulate. Callbacks are called on all ranks.
+        settings: those of `Experiment.run`, and `links`, a Link to emulate. Callbacks are called on all ranks. While
+        another thread's run or call goes on, this one waits for its turn, and says so.
         resume: go on from what is in `checkpoint`, and `recover` first if engines have died or been stopped.
         ClusterError, which names them, if that happens meanwhile; ValueError if the run cannot be split so.
         """
-        if resume:
-            self.recover()
-        return run_on_engines(self._started_engines, experiment, strategy, resume=resume, **settings)
+        engines = self._started_engines
+        with engines.turn(settings.get("stop"), settings.pop("say", print)):
+            if resume:
+                self.recover()
+            return run_on_engines(engines, experiment, strategy, resume=resume, **settings)
 
     def check(self) -> None:
         """Raise ClusterError, which names them, if engines have died or been stopped."""
@@ -135,20 +133,44 @@ class Cluster:
 
     def regroup(self) -> None:
         """Make the process group anew, on all engines, as after a failure on one; waits for those still busy."""
-        self._started_engines.regroup()
+        engines = self._started_engines
+        with engines.turn():
+            engines.regroup()
 
     def recover(self) -> "Cluster":
         """Start engines that have died, or been stopped, afresh in their places; the others keep what they hold.
 
-        Then the process group is made anew. An engine that stays busy meanwhile is started afresh too, and a line says
-        so. Where no engine is lost, nothing is done.
+        Then the process group is made anew. An engine that stays busy meanwhile is started afresh too, and so are all
+        if the controller has died; a line says so. Where no engine is lost, and no message left over, nothing is done.
         """
         engines = self._started_engines
-        lost = engines.lost_ranks()
-        if engines.grouped and not lost:
-            return self
-        engines.grouped = False
+        with engines.turn():
+            engines.path("")  # its folder is there again
+            if engines.controller_state() == "stopped":
+                engines.continue_controller()
+            if engines.controller_state() == "gone":
+                print("The controller has died: it and all engines are started afresh.")
+                self._restart(engines)
+            elif lost := engines.lost_ranks():
+                self._replace(engines, lost)
+            elif not engines.grouped:
+                self._replace(engines, [])
+            elif engines.may_have_leftovers():
+                engines.regroup()
+        return self
+
+    def _restart(self, engines: EngineSet) -> None:
+        engines.stop()
+        with progress_bar(f"{self.n} engines") as bar:
+            for _ in engines.start():
+                bar.update()
+        if get_ipython() is not None:
+            self.client.activate()
+
+    def _replace(self, engines: EngineSet, lost: list[int]) -> None:
+        """Start the lost engines, and those that stay busy, afresh; then make the group anew."""
         with progress_bar(f"{len(lost)} of {self.n} engines afresh") as bar:
+            engines.free()
             engines.kill(rank for rank in lost if engines.state(rank) != "starting")
             pending = engines.call_async((p.rank for p in self.plan if p.rank not in lost), leave_group)
             engines.client.wait(list(pending.values()), timeout=BUSY_TIMEOUT)
@@ -162,7 +184,6 @@ class Cluster:
             bar.update()
             for _ in engines.assemble():
                 bar.update()
-        return self
 
     def rows(self) -> list[dict[str, Any]]:
         """The table: for each rank a dict with COLUMNS as keys."""

@@ -1,9 +1,12 @@
 """A run on the engines of a cluster: what each engine does, and the one result that comes back."""
 
+import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,11 +14,13 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
 
-from dlkit.cluster.engine_set import ClusterError, EngineSet
+from dlkit.cluster.engine_set import EngineSet
+from dlkit.cluster.engines import ClusterError, no_room
 from dlkit.core.text_table import format_bytes
 from dlkit.data.checks import dtype_name
 from dlkit.data.mapped import MappedFile
@@ -99,36 +104,34 @@ def run_on_engines(
 
     on_progress: called with the reports of `ProgressPublisher`. settings: of `Experiment.run`.
     """
-    sent = replace(experiment, data=data_for_engines(experiment.data, engines.folder, experiment.dtype))
     folder = None if checkpoint is None else str(Path(checkpoint).resolve())
-    stop_file = Path(engines.folder, "stop")
-    stop_file.unlink(missing_ok=True)
-    pending = engines.submit(train_rank, sent, strategy, str(stop_file), folder, list(callbacks), links, settings)
+    with own_files(engines) as (data_file, stop_file):
+        sent = replace(experiment, data=data_for_engines(experiment.data, data_file, experiment.dtype))
+        pending = engines.submit(train_rank, sent, strategy, str(stop_file), folder, list(callbacks), links, settings)
 
-    def interrupted() -> bool:
-        first = not stop_file.exists()
-        stop_file.touch()
-        return first
+        def interrupted() -> bool:
+            first = not stop_file.exists()
+            stop_file.touch()
+            return first
 
-    latest: dict[str, Any] = {}
-    with on_interrupt(interrupted), tqdm(disable=not progress, unit="step", delay=1) as bar:
+        latest: dict[str, Any] = {}
+        with on_interrupt(interrupted), tqdm(disable=not progress, unit="step", delay=1) as bar:
 
-        def on_poll() -> None:
-            if stop is not None and stop.is_set():
-                stop_file.touch()
-            report = dict(pending[0].data)  # a copy: later reports overwrite this dict
-            if report and report != latest:
-                latest.update(report)
-                bar.total, bar.n = report["total"], report["step"]
-                bar.set_postfix_str(f"loss {report['loss']:.4g}, {report['rate']:,.0f} images/s", refresh=True)
-                on_progress(report)
+            def on_poll() -> None:
+                if stop is not None and stop.is_set():
+                    stop_file.touch()
+                report = dict(pending[0].data)  # a copy: later reports overwrite this dict
+                if report and report != latest:
+                    latest.update(report)
+                    bar.total, bar.n = report["total"], report["step"]
+                    bar.set_postfix_str(f"loss {report['loss']:.4g}, {report['rate']:,.0f} images/s", refresh=True)
+                    on_progress(report)
 
-        try:
-            results = engines.wait(pending, on_poll)
-        except ClusterError as error:
-            raise ClusterError(f"{error} {how_to_resume(folder, pending[0].data)}") from None
-        bar.n = results[0][0]["step"]
-    stop_file.unlink(missing_ok=True)
+            try:
+                results = engines.wait(pending, on_poll)
+            except ClusterError as error:
+                raise ClusterError(f"{error} {how_to_resume(folder, pending[0].data)}") from None
+            bar.n = results[0][0]["step"]
     whole, reports = results[0][0], [report for _, report in results]
     if whole["stopped"] and stop is not None and stop.is_set():
         whole["stopped"] = "stopped"
@@ -195,7 +198,7 @@ class ProgressPublisher:
 
     def __call__(self, run: Run) -> None:
         if os.path.exists(self.stop_file):
-            run.ask_to_stop("interrupted")
+            run.stop("interrupted")
         if run.shard.rank == 0 and time.monotonic() > self.next_report:
             from ipyparallel.engine.datapub import publish_data
 
@@ -203,10 +206,24 @@ class ProgressPublisher:
             publish_data({"step": run.step, "total": run.total_steps, "loss": run.loss, "rate": run.throughput})
 
 
-def data_for_engines(source: Any, folder: str, dtype: torch.dtype = torch.float32) -> Any:
+@contextmanager
+def own_files(engines: EngineSet) -> Iterator[tuple[Path, Path]]:
+    """Paths for a run's data, and for the file that asks it to stop; afterwards there is neither file."""
+    name = uuid.uuid4().hex
+    paths = engines.path(f"data-{name}.safetensors"), engines.path(f"stop-{name}")
+    try:
+        yield paths
+    finally:
+        for path in paths:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)  # an engine that reads the data goes on to have them
+
+
+def data_for_engines(source: Any, path: Path, dtype: torch.dtype = torch.float32) -> Any:
     """An Experiment's data for the engines: a name as it is; all else as a file, which all engines map.
 
-    Images in a mapped file that need no conversion are mapped from there; others are written to `folder`.
+    Images in a mapped file that need no conversion are mapped from there; others are written to `path`.
+    ClusterError if the disk has no room for it.
     """
     if isinstance(source, str):
         return source
@@ -216,9 +233,11 @@ def data_for_engines(source: Any, folder: str, dtype: torch.dtype = torch.float3
     if file is not None and np.dtype(file.dtype) == dtype_name(dtype):
         return file, data.labels
     tensors = {"images": data.images} | ({} if data.labels is None else {"labels": data.labels})
-    path = Path(folder, "data.safetensors")
-    path.unlink(missing_ok=True)  # engines may still read the one before: it goes when they let go of it
-    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path)
+    try:
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path)
+    except (OSError, SafetensorError) as error:
+        size = format_bytes(sum(tensor.nbytes for tensor in tensors.values()))
+        raise ClusterError(f"the data, {size}, cannot be written for the engines: {no_room(error)}.") from None
     return path
 
 

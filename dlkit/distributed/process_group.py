@@ -4,11 +4,17 @@ torch is imported inside the functions: an engine calls `yield_on_wakeup` before
 """
 
 import contextlib
-import gc
+import hashlib
 import os
 import sys
 import tempfile
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from dlkit.core.processes import is_alive, private_folder, process_key
+
+STORE_TIMEOUT = timedelta(seconds=5)  # for the file to come back by which ranks met, if somebody has deleted it
 
 
 def enter_group() -> None:
@@ -37,8 +43,18 @@ def enter_group() -> None:
         dist.init_process_group(backend, rank=rank, world_size=world_size)
         return
     run, attempt = os.environ["TORCHELASTIC_RUN_ID"], os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    name = f"dlkit-torchrun-{os.getppid()}-{run}-{attempt}"
-    join_by_file(os.path.join(tempfile.gettempdir(), name), rank, world_size, backend)
+    name = hashlib.sha256(f"{run}-{attempt}".encode()).hexdigest()[:16]  # a run's id may be any text
+    join_by_file(str(meeting_place() / f"{process_key(os.getppid())}-{name}"), rank, world_size, backend)
+
+
+def meeting_place() -> Path:
+    """The folder in which torchrun's ranks meet by a file; only its user can enter. Files of ended runs are deleted."""
+    who = os.getuid() if hasattr(os, "getuid") else "user"
+    folder = private_folder(Path(tempfile.gettempdir(), f"dlkit-torchrun-{who}"))
+    for left in folder.iterdir():
+        if not is_alive(left.name.split("-")[0]):
+            left.unlink(missing_ok=True)
+    return folder
 
 
 def join_by_file(path: str, rank: int, world_size: int, backend: str, timeout: timedelta | None = None) -> None:
@@ -50,9 +66,10 @@ def join_by_file(path: str, rank: int, world_size: int, backend: str, timeout: t
     import torch.distributed as dist
     import torch.distributed.nn.functional  # noqa: F401  imported later, its default arguments would hold the group
 
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo" if sys.platform == "linux" else "lo0"  # whatever it was
     store = dist.FileStore(path, world_size)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+    store.set_timeout(STORE_TIMEOUT)
 
 
 def leave_group() -> None:
@@ -61,7 +78,16 @@ def leave_group() -> None:
 
     if dist.is_initialized():
         dist.destroy_process_group()
-    gc.collect()  # a traceback may hold a frame that holds the group
+
+
+def group_is_used() -> bool:
+    """Were there exchanges in this process's group? Then a message may be left over. True where there is no group."""
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        return True
+    group: Any = dist.distributed_c10d._get_default_group()
+    return group._get_sequence_number_for_group() > 0
 
 
 def yield_on_wakeup() -> None:

@@ -73,9 +73,21 @@ class DistributedShard(Shard):
         return step + 1
 
     def agree_to_stop(self, asked: str | None, step: int) -> str | None:
-        """Rank 0 names the step after which all stop. No rank is past it: none takes a step without rank 0."""
+        """Rank 0 names the step after which all stop. No rank is past it: none takes a step without rank 0.
+
+        RuntimeError if somebody has deleted the file by which the ranks agree.
+        """
         if self.group.backend == "nccl":
             torch.cuda.synchronize()  # or a rank's Python would be steps ahead of what its GPU has exchanged
+        try:
+            return self._agree_by_store(asked, step)
+        except dist.DistStoreError as error:
+            raise RuntimeError(
+                f"the file by which ranks agree is gone at step {step} ({error}): run again, and let no program empty "
+                "the temporary folder meanwhile."
+            ) from None
+
+    def _agree_by_store(self, asked: str | None, step: int) -> str | None:
         if asked and self.rank > 0 and not self.store.check(["asked"]):
             self.store.set("asked", asked)
         if self.rank == 0 and not self.store.check(["stop"]):
@@ -97,6 +109,9 @@ class DistributedShard(Shard):
         error = self.group.gather_objects(error)[0]
         if error is not None:
             raise error
+
+    def asked_at_row(self, asked: str | None) -> str | None:
+        return next(filter(None, self.group.gather_objects(asked)), None)
 
 
 def unflatten_into(flat: Tensor, tensors: Sequence[Tensor]) -> None:

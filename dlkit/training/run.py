@@ -125,19 +125,18 @@ class Run(Generic[M]):
         return checkpoint.fingerprint(self)
 
     def stop(self, why: str) -> None:
-        """End the run after this step; `run.stopped` says why. Of a run that is split, all processes must do it."""
-        self.stopped = self.stopped or why
+        """End the run after this step; `run.stopped` says why. A run that is split ends after a step of all processes.
 
-    def ask_to_stop(self, why: str) -> None:
-        """As `stop`; but of a run that is split each process may be asked alone, and all stop after a common step."""
+        Any of them may be asked alone. In a callback all end after the step of its row.
+        """
         self._asked = self._asked or why
         if self.shard.world_size == 1:
-            self.stop(why)
+            self.stopped = self.stopped or why
 
     def _interrupted(self) -> bool:
         """Is this the first reason to stop? A second Ctrl-C means it."""
         first = not (self.stopped or self._asked)
-        self.ask_to_stop("interrupted")
+        self.stop("interrupted")
         return first
 
     def __repr__(self) -> str:
@@ -174,12 +173,10 @@ class Run(Generic[M]):
             for _ in self._steps():
                 bar.update()
                 if stop is not None and stop.is_set():
-                    self.ask_to_stop("stopped")
+                    self.stop("stopped")
                 if on_step is not None:
                     on_step(self)
-                why = self.shard.agree_to_stop(self._asked, self.step)
-                if why:
-                    self.stop(why)
+                self.stopped = self.stopped or self.shard.agree_to_stop(self._asked, self.step)
                 if self._row_due():
                     self._add_row(callbacks)
                     text = f"loss {self.history.rows[-1]['loss']:.4g}, {self.throughput:,.0f} images/s"
@@ -297,6 +294,8 @@ class Run(Generic[M]):
         for callback in callbacks:
             columns = callback(self) or {}
             row.update({name: value.item() if hasattr(value, "item") else value for name, value in columns.items()})
+        if callbacks:
+            self.stopped = self.stopped or self.shard.asked_at_row(self._asked)
 
     def _put_together(self) -> None:
         """The model whole again, where this process had a part of it."""

@@ -80,6 +80,10 @@ class Shard:
         """Let rank 0 write something; an OSError there is raised on all ranks, which so stay in step."""
         write()
 
+    def asked_at_row(self, asked: str | None) -> str | None:
+        """Why to stop after this step, at the end of which all ranks make a row; `asked` as above, of any rank."""
+        return asked
+
     def close(self) -> None:
         """Called when the run has ended."""
 

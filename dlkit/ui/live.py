@@ -25,9 +25,9 @@ class LiveCluster(InBackground[SplitRun]):
 
     The table has each engine's load, in percent of its cores. Kill ends the chosen engine by SIGKILL. Recover starts
     lost engines again, or all of them if the cluster has been stopped; a run that was cut off then goes on from its
-    last checkpoint. `run` is the SplitRun and `error` the exception, at the end; `await live` gives the SplitRun. Until
-    then no other cell may use the cluster: a client of ipyparallel is for one thread at a time. Running the cell again
-    stops the run of the widget before.
+    last checkpoint. `run` is the SplitRun and `error` the exception, at the end; `await live` gives the SplitRun. Calls
+    and runs of other cells wait for their turn until then, and so does this widget's run for theirs. Running the cell
+    again stops the run of the widget before.
     """
 
     START = "Run"
@@ -94,6 +94,7 @@ class LiveCluster(InBackground[SplitRun]):
             checkpoint_every=EVERY,
             resume=resume,
             stop=self._stop_requested,
+            say=self._say,
             on_progress=self._on_progress,
             progress=False,
         )

@@ -23,7 +23,8 @@ from dlkit.cluster import Cluster
 cluster = Cluster(2).start()
 os.kill(cluster.call(os.getpid)[1], signal.SIGKILL)
 cluster.recover()  # at once: for a moment, the process still looks alive
-print(cluster._engines.folder, *cluster.call(os.getpid), flush=True)
+engines = cluster._engines
+print(engines.folder, *cluster.call(os.getpid), engines.launcher.controllers[0].pid, flush=True)
 time.sleep(600)
 """
 
@@ -397,16 +398,17 @@ def test_a_recovered_cluster_stops_as_a_whole_and_can_start_again(cluster):
     assert not set(cluster.start().call(os.getpid)) & {*pids, *(member.pid for member in members)}
 
 
-def test_when_its_owner_is_killed_no_process_and_no_file_is_left():
+def test_when_all_are_killed_at_once_no_process_and_no_file_is_left():
     owner = subprocess.Popen([sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, text=True)
     children = []
     try:
-        folder, first, _afresh = owner.stdout.readline().split()
+        folder, first, second, controller = owner.stdout.readline().split()
         children = psutil.Process(owner.pid).children(recursive=True)
         assert len(children) >= 3  # a controller and two engines, at the least
         assert Path(folder).is_dir()
         os.kill(int(first), signal.SIGSTOP)  # it cannot see for itself that its owner has gone
-        owner.send_signal(signal.SIGKILL)
+        for pid in (owner.pid, int(controller), int(second)):
+            os.kill(pid, signal.SIGKILL)
         owner.wait()
         _, left = psutil.wait_procs(children, timeout=10)
         assert not left

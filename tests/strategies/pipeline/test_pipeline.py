@@ -158,7 +158,7 @@ def test_all_ranks_stop_after_the_same_step_when_the_last_is_asked_to():
     def stopped(experiment):
         def ask(run):
             if run.shard.rank == 1 and run.step == 5:
-                run.ask_to_stop("seen enough")
+                run.stop("seen enough")
 
         return run(experiment, Pipeline(), on_step=ask, steps=1000)
 
