@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -52,12 +53,14 @@ class Draw(NamedTuple):
 class DrawPlan:
     """The draws of a pass, in their order: `shapes[k]` for no images, with `image_dims[k]`, the dimension that counts
     images and how many rows of it each has, or None. `functions`: the torch functions during which they are made.
+    `modules`: the paths of modules without others inside, if all are made in these; None if some are made elsewhere.
     `complete`: is nothing left out that is drawn alike for any number of images?
     """
 
     draws: list[Draw]
     image_dims: list[tuple[int, int] | None]
     functions: set[Any]
+    modules: list[str] | None = None
     complete: bool = True
 
     @property
@@ -96,8 +99,10 @@ class DrawPlan:
         return shape
 
 
-def plan_draws(run_pass: Callable[[int], object]) -> DrawPlan:
+def plan_draws(run_pass: Callable[[int], nn.Module | None]) -> DrawPlan:
     """The plan for `run_pass(n)`, a pass forward and backward of n images from the same state, or forward alone.
+
+    It may give the model that it is of.
 
     ValueError, which names the draw, for one that cannot be made for a part of a batch.
     """
@@ -107,8 +112,9 @@ def plan_draws(run_pass: Callable[[int], object]) -> DrawPlan:
         functions_seen = _CurrentFunction()
         seen = _Record(functions_seen)
         with functions_seen, _modules_seen(seen), seen:
-            run_pass(images)
+            model = run_pass(images)
         found.append(seen.draws)
+        modules = _leaf_paths(model, seen.makers)
         functions |= seen.functions
     two, three = found
     drawn = len(two)
@@ -122,7 +128,21 @@ def plan_draws(run_pass: Callable[[int], object]) -> DrawPlan:
     for draw in two:
         if draw.packet not in DRAWS:
             raise ValueError(f"what {draw.module} draws by {draw.packet} cannot be drawn for a part of a batch")
-    return DrawPlan(two, [_image_dim(*pair) for pair in zip(two, three, strict=True)], functions, len(two) == drawn)
+    return DrawPlan(
+        two, [_image_dim(*pair) for pair in zip(two, three, strict=True)], functions, modules, len(two) == drawn
+    )
+
+
+def _leaf_paths(model: nn.Module | None, makers: list[nn.Module | None]) -> list[str] | None:
+    """The paths of these modules of the model, if each has one, and none has others inside."""
+    if model is None:
+        return None
+    paths: dict[int, list[str]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        paths.setdefault(id(module), []).append(path)
+    if any(maker is None or len(paths.get(id(maker), ())) != 1 or any(maker.children()) for maker in makers):
+        return None
+    return sorted({paths[id(maker)][0] for maker in makers})
 
 
 def count_draws(call: Callable[[], object]) -> int:
@@ -161,14 +181,17 @@ class _Record(TorchDispatchMode):
     def __init__(self, functions_seen: _CurrentFunction):
         super().__init__()
         self.functions_seen, self.functions, self.draws = functions_seen, set(), []
-        self.modules: list[str] = []  # the classes of those whose forward is going on
+        self.modules: list[nn.Module] = []  # whose forward is going on
+        self.makers: list[nn.Module | None] = []  # of each draw: the innermost of these
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         before = torch_state()
         output = func(*args, **kwargs or {})
         if torch_state() != before:
             result = output[0] if isinstance(output, tuple) else output
-            module = self.modules[-1] if self.modules else "the learner"
+            maker = self.modules[-1] if self.modules else None
+            self.makers.append(maker)
+            module = "the learner" if maker is None else type(maker).__name__
             meta = tuple(_on_meta(value) for value in args)
             self.draws.append(
                 Draw(func, meta, kwargs or {}, tuple(result.shape), result.device, module, _in_backward())
@@ -181,7 +204,7 @@ class _Record(TorchDispatchMode):
 @contextmanager
 def _modules_seen(record: _Record) -> Iterator[None]:
     """Context in which `record` knows the modules whose forward is going on."""
-    begin = register_module_forward_pre_hook(lambda module, _: record.modules.append(type(module).__name__))
+    begin = register_module_forward_pre_hook(lambda module, _: record.modules.append(module))
 
     def leave(*_: Any) -> None:
         record.modules.pop()

@@ -1,18 +1,24 @@
 """What a net draws by torch itself for a part of a batch: drawn for the whole batch, of which a rank keeps its part."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dlkit.core.draw_plan import BY_SHAPE, IN_PLACE, RRELU, DrawPlan, aten, draws_globally, strides_like
 from dlkit.core.global_generators import torch_state
+
+OTHERWISE = (
+    "the net draws otherwise than in a trial on the first images, so that ranks cannot keep in step: draw as often, "
+    "and by the same functions, for all images, or train in one process."
+)
 
 
 @dataclass(repr=False)
@@ -21,11 +27,13 @@ class ShardedDraws:
 
     Along the dimension that counts images the part is given (`part_of`). Where a rank has some units or rows of maps,
     `locate` tells, of a draw of this shape, where its part begins in each dimension, and how long all parts are
-    together; ranks call it together.
+    together; ranks call it together. `model`: that whose modules, if all is drawn in these, are to make their draws so;
+    else torch functions are watched, which costs more.
     """
 
     plan: DrawPlan
     locate: Callable[[Sequence[int]], tuple[list[int], list[int]]] | None = None
+    model: nn.Module | None = None
     _located: dict[tuple[int, int], tuple[list[int], list[int]]] = field(default_factory=dict)  # by number and images
     _numbers: dict[bytes, int] = field(default_factory=dict)  # of draws, by the state that they were made from
     _next: int = 0
@@ -36,22 +44,33 @@ class ShardedDraws:
 
     @contextmanager
     def part_of(self, start: int, count: int, whole: int) -> Iterator[None]:
-        """Context of a pass for images start to start + count of a batch of `whole`."""
+        """Context of a pass for images start to start + count of a batch of `whole`.
+
+        RuntimeError if the pass makes other draws than the trial's: ranks would no longer be in step.
+        """
         self._images, self._next, self._numbers = (start, count, whole), 0, {}
-        with ExitStack() as stack:
-            part = _Part(self)
-            stack.enter_context(part if self.plan.recomputes else _Around(self.plan.functions, part))
+        part = _Part(self)
+        if self.plan.recomputes:
+            context: AbstractContextManager[object] = part
+        elif self.plan.modules is not None and self.model is not None and has_all(self.model, self.plan.modules):
+            context = _in_modules([self.model.get_submodule(path) for path in self.plan.modules], part)
+        else:
+            context = _Around(self.plan.functions, part)
+        with context:
             yield
+        if self._next != self.expected():
+            raise RuntimeError(OTHERWISE)
+
+    def expected(self) -> int:
+        """How many draws a pass makes on this rank, those that the backward pass only makes again left out."""
+        return sum(not draw.backward for draw in self.plan.draws)
 
     def make(self, func: Any, args: tuple, kwargs: dict) -> Any:
         """One draw, in place of `func(*args, **kwargs)`."""
         packet = func.overloadpacket
         number = self._number()
         if number >= len(self.plan.draws) or packet is not self.plan.draws[number].packet:
-            raise RuntimeError(
-                "the net draws by other functions than in a trial on the first images, so that ranks cannot keep in "
-                "step: draw as often for all images, or train in one process."
-            )
+            raise RuntimeError(OTHERWISE)
         if packet in BY_SHAPE:
             at = next(i for i, value in enumerate(args) if isinstance(value, list | tuple))
             whole, place = self._place(number, args[at])
@@ -149,11 +168,33 @@ class _Part(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-class _Around(TorchFunctionMode):
-    """Enters `_Part` around the functions that draw; all others cost one look at a set.
+@contextmanager
+def _in_modules(modules: Sequence[nn.Module], part: _Part) -> Iterator[None]:
+    """Context in which the forward of each of these modules makes its draws by `part`."""
+    own = [module.__dict__.get("forward") for module in modules]
+    try:
+        for module in modules:
+            module.__dict__["forward"] = partial(_forward, module, module.forward, part)
+        yield
+    finally:
+        for module, forward in zip(modules, own, strict=True):
+            if forward is None:
+                module.__dict__.pop("forward", None)
+            else:
+                module.__dict__["forward"] = forward
 
-    Dropout's draw is made without entering it: torch's own is `x * bernoulli(1 - p) / (1 - p)`.
-    """
+
+def _forward(module: nn.Module, forward: Callable[..., Any], part: _Part, *args: Any, **kwargs: Any) -> Any:
+    if type(module) is nn.Dropout and len(args) == 1 and not kwargs:
+        dropped = _dropout(part.draws, args[0], module.p, module.training, module.inplace)
+        if dropped is not None:
+            return dropped
+    with part:
+        return forward(*args, **kwargs)
+
+
+class _Around(TorchFunctionMode):
+    """Enters `_Part` around the functions that draw; all others cost one look at a set."""
 
     def __init__(self, functions: set[Any], part: _Part):
         super().__init__()
@@ -162,14 +203,23 @@ class _Around(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func not in self.functions:
             return func(*args, **kwargs or {})
-        if func is F.dropout and (dropped := self._dropout(*args, **kwargs or {})) is not None:
+        if func is F.dropout and (dropped := _dropout(self.part.draws, *args, **kwargs or {})) is not None:
             return dropped
         with self.part:
             return func(*args, **kwargs or {})
 
-    def _dropout(self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor | None:
-        """None where it is not the usual case."""
-        if not training or not 0 < p < 1 or x.device.type != "cpu":
-            return None
-        mask = self.part.draws.make(aten.bernoulli_.float, (torch.empty_like(x), 1 - p), {}).div_(1 - p)
-        return x.mul_(mask) if inplace else x * mask
+
+def _dropout(
+    draws: ShardedDraws, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor | None:
+    """As torch's own, `x * bernoulli(1 - p) / (1 - p)`, but in fewer calls; None where it is not the usual case."""
+    if not training or not 0 < p < 1 or x.device.type != "cpu":
+        return None
+    mask = draws.make(aten.bernoulli_.float, (torch.empty_like(x), 1 - p), {}).div_(1 - p)
+    return x.mul_(mask) if inplace else x * mask
+
+
+def has_all(model: nn.Module, paths: Sequence[str]) -> bool:
+    """Has the model a module at each of these paths?"""
+    names = {name for name, _ in model.named_modules()}
+    return names.issuperset(paths)

@@ -55,7 +55,7 @@ class DistributedShard(Shard):
         return self.learner.fill_weighted_grad(self.model, batch, generator)
 
     def sharded_draws(self, plan: DrawPlan) -> ShardedDraws:
-        return ShardedDraws(plan, None if self.splits_layers is None else self.locate)
+        return ShardedDraws(plan, None if self.splits_layers is None else self.locate, self.model)
 
     def locate(self, shape: Sequence[int]) -> tuple[list[int], list[int]]:
         """Where this rank's part of a draw begins in each dimension, and the sizes of all parts together."""

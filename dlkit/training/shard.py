@@ -56,7 +56,7 @@ class Shard:
 
     def sharded_draws(self, plan: DrawPlan) -> ShardedDraws | None:
         """How this rank makes the net's own draws; None if torch makes them as they should be."""
-        return ShardedDraws(plan) if plan.depends_on_values else None
+        return ShardedDraws(plan, model=self.model) if plan.depends_on_values else None
 
     def drawing_for(self, batch: Batch) -> AbstractContextManager[object]:
         """Context of the passes of a batch, of which this rank may have a part: the net's draws are the whole's."""

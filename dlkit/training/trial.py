@@ -72,7 +72,7 @@ def _try(run: Any, images: int) -> Trial:
         return Trial(generators, None, "its learner has a state for each image", repeats)
     try:
         with seeded(0, names=generators):
-            return Trial(generators, plan_draws(lambda images: Passes(run, images)()), repeats=repeats)
+            return Trial(generators, plan_draws(lambda images: Passes(run, images).passed()), repeats=repeats)
     except ValueError as error:
         return Trial(generators, None, str(error), repeats)
 
@@ -95,6 +95,11 @@ class Passes:
         metrics = self.learner.fill_weighted_grad(self.model, batch, self.generator)
         self.gradient = [p.grad.detach().to_dense().clone() for p in self.model.parameters() if p.grad is not None]
         return metrics
+
+    def passed(self) -> Any:
+        """The model, after a pass."""
+        self()
+        return self.model
 
     def step(self, run: Any) -> None:
         """A pass, and a step of the optimizer; what that cannot do, it will say when it is asked in earnest."""

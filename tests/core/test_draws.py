@@ -108,10 +108,17 @@ def run_pass(net, x, draws=None, part=None):
     return outputs.detach(), {name: parameter.grad for name, parameter in net.named_parameters()}
 
 
+def plan_of(net, x):
+    def call(count):
+        run_pass(net, x[:count])
+
+    return plan_draws(call)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_parts_draw_what_the_whole_draws(name):
     net, x = CASES[name]()
-    plan = plan_draws(lambda count: run_pass(net, x[:count]))
+    plan = plan_of(net, x)
     alone = (ShardedDraws(plan), (0, 8, 8)) if plan.depends_on_values else ()
     outputs, gradients = run_pass(net, x, *alone)
     parts = [
@@ -125,7 +132,7 @@ def test_parts_draw_what_the_whole_draws(name):
 @pytest.mark.parametrize("name", [name for name in CASES if not name.startswith(("checkpoint", "randperm"))])
 def test_draws_can_be_skipped(name):
     net, x = CASES[name]()
-    plan = plan_draws(lambda count: run_pass(net, x[:count]))
+    plan = plan_of(net, x)
     with seeded(1):
         with ShardedDraws(plan).part_of(0, 8, 8):
             net(x.clone())
@@ -139,12 +146,39 @@ def test_draws_can_be_skipped(name):
 def test_a_part_of_the_units_has_their_draws():
     """As where a rank has some of a layer's units: `locate` says which."""
     net, x = module(nn.Dropout(0.4), 6)
-    plan = plan_draws(lambda count: run_pass(net, x[:count]))
+    plan = plan_of(net, x)
     whole, _ = run_pass(net, x)
     mine, _ = run_pass(net, x[:, 4:], ShardedDraws(plan, lambda shape: ([8, 4], [16, 6])), (0, 8, 8))
     assert torch.equal(mine, whole[:, 4:])
     with pytest.raises(RuntimeError, match="do not make up the whole net's"):
         run_pass(net, x[:, 4:], ShardedDraws(plan, lambda shape: ([8, 4], [16, 5])), (0, 8, 8))
+
+
+def test_where_all_draws_are_those_of_layers_only_these_are_watched():
+    """With the same numbers as where all functions are."""
+    net, x = module(nn.Sequential(nn.Linear(5, 5), nn.Dropout(0.3), nn.Dropout1d(0.4)), 5)
+
+    def run_on_copy(count):
+        copied = copy.deepcopy(net)
+        copied(x[:count])
+        return copied
+
+    plan = plan_draws(run_on_copy)
+    assert plan.modules == ["parts.0.1", "parts.0.2"]
+    found = []
+    for model in (None, net):
+        with seeded(7), ShardedDraws(plan, model=model).part_of(2, 6, 8):
+            found.append(net(x[2:]))
+    assert torch.equal(*found)
+    assert all("forward" not in vars(part) for part in net.modules())
+
+
+def test_draws_in_a_forward_of_one_s_own_are_not_those_of_layers():
+    net, x = function(lambda x: F.dropout(x, 0.3), 5)
+    assert plan_draws(lambda count: (net(x[:count]), None)[1]).modules is None
+    shared = nn.Dropout(0.3)
+    twice = nn.Sequential(shared, nn.Linear(5, 5), shared)
+    assert plan_draws(lambda count: (twice(x[:count]), twice)[1]).modules is None
 
 
 def test_a_generator_of_one_s_own_is_left_alone():
@@ -164,13 +198,13 @@ def test_a_generator_of_one_s_own_is_left_alone():
 def test_what_cannot_be_drawn_in_parts_is_named(call, why):
     net, x = function(call, 5)
     with pytest.raises(ValueError, match=why):
-        plan_draws(lambda count: run_pass(net, x[:count]))
+        plan_of(net, x)
 
 
 def test_a_pass_that_draws_otherwise_than_the_trial_fails_loudly():
     net, x = function(lambda x: F.dropout(x, 0.3) if len(x) > 4 else x + torch.rand_like(x), 5)
-    plan = plan_draws(lambda count: run_pass(net, x[:count]))
+    plan = plan_of(net, x)
     net.function = lambda x: F.dropout(x, 0.3)
     plan.functions.add(F.dropout)
-    with pytest.raises(RuntimeError, match="draws by other functions than in a trial"):
+    with pytest.raises(RuntimeError, match="draws otherwise than in a trial"):
         run_pass(net, x, ShardedDraws(plan), (0, 8, 8))

@@ -32,7 +32,7 @@ from dlkit.strategies.pipeline.partition import (
     pass_through,
 )
 from dlkit.strategies.pipeline.stage import Log, OnWire, Stage
-from dlkit.strategies.pipeline.stage_draws import StageDraws, first_draw
+from dlkit.strategies.pipeline.stage_draws import StageDraws, draws_of_stage
 from dlkit.training.learner import Backprop, Metrics
 from dlkit.training.shard import trained
 
@@ -159,10 +159,10 @@ class PipelineShard(DistributedShard):
             if not begins[self.rank] <= index < begins[self.rank + 1]:
                 for name, _ in block:
                     self.model.set_submodule(name, nn.Identity())
-        self.first_draw = 0
+        self.own_draws = (0, 0)
         if (plan := run.trial.plan) is not None:
             counts = [count_draws(partial(pass_through, *pair)) for pair in zip(copied, between, strict=False)]
-            self.first_draw = first_draw(plan, counts, begins[self.rank])
+            self.own_draws = draws_of_stage(plan, counts, *begins[self.rank : self.rank + 2])
         self.input, self.output = (between[index] for index in begins[self.rank : self.rank + 2])
         self.metric_names = list(learner.loss(between[-1], self.batch)[1])
         self.metrics: list[Metrics] = []  # of each microbatch
@@ -170,7 +170,7 @@ class PipelineShard(DistributedShard):
         self.log = Log(self.recorder, run.device)
 
     def sharded_draws(self, plan: DrawPlan) -> StageDraws:
-        return StageDraws(plan, self.first_draw)
+        return StageDraws(plan, *self.own_draws, self.model)
 
     def drawing_for(self, batch: Batch) -> AbstractContextManager[object]:
         if isinstance(self.draws, StageDraws):

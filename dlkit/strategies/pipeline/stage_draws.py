@@ -1,6 +1,7 @@
 """What the layers of one stage draw by torch itself, a microbatch at a time: parts of what one process would draw."""
 
 import torch
+from torch import nn
 
 from dlkit.core.draw_plan import DrawPlan
 from dlkit.core.draws import ShardedDraws
@@ -10,12 +11,12 @@ from dlkit.core.global_generators import restore_torch, torch_states
 class StageDraws(ShardedDraws):
     """Makes each draw from the state from which one process, whose layers draw for the whole batch in turn, makes it.
 
-    `first`: the draw with which this stage's layers begin.
+    `first`: the draw with which this stage's layers begin; `count`: how many they make.
     """
 
-    def __init__(self, plan: DrawPlan, first: int):
-        super().__init__(plan)
-        self.first = first
+    def __init__(self, plan: DrawPlan, first: int, count: int, model: nn.Module):
+        super().__init__(plan, model=model)
+        self.first, self.count = first, count
         self.states: list[list[torch.Tensor]] = []
 
     def begin(self, images: int) -> None:
@@ -25,6 +26,9 @@ class StageDraws(ShardedDraws):
             self.states.append(torch_states())
             self.plan.make(number, images)
 
+    def expected(self) -> int:
+        return self.count
+
     def _number(self) -> int:
         number = self.first + super()._number()
         if number < len(self.states):
@@ -32,8 +36,8 @@ class StageDraws(ShardedDraws):
         return number
 
 
-def first_draw(plan: DrawPlan, draws_of_blocks: list[int], begin: int) -> int:
-    """The number of the first draw of the stage that begins with this block.
+def draws_of_stage(plan: DrawPlan, draws_of_blocks: list[int], begin: int, end: int) -> tuple[int, int]:
+    """The number of the first draw of the stage of blocks begin to end, and how many it makes.
 
     ValueError where draws are not those of layers in turn, as one process would make them.
     """
@@ -42,4 +46,4 @@ def first_draw(plan: DrawPlan, draws_of_blocks: list[int], begin: int) -> int:
             "Pipeline makes the draws of layers in turn, and here others are made too, or again in the backward pass "
             "(torch.utils.checkpoint): use DataParallel."
         )
-    return sum(draws_of_blocks[:begin])
+    return sum(draws_of_blocks[:begin]), sum(draws_of_blocks[begin:end])
