@@ -13,7 +13,7 @@ from dlkit.core.slices import Slice
 from dlkit.data.batch import Batch
 from dlkit.strategies.checks import class_name
 from dlkit.training.learner import Backprop
-from dlkit.training.trial import Passes, few_images
+from dlkit.training.trial import Passes, copy_of, few_images
 
 TRIED = 48  # images of the first batch
 TOLERANCE = 1e-6  # of gradients in float64: relative to their norm
@@ -106,7 +106,7 @@ def _outcome(
     fill: Any = None,
 ) -> _Outcome:
     """Of a batch or of a part of it, from copies of the model and the run's learner; `fill` in place of its own."""
-    model, learner = copy.deepcopy(model), copy.deepcopy(run.learner)
+    model, learner = copy_of(model, run), copy.deepcopy(run.learner)
     model.zero_grad()
     generator = ShardedGenerator(run.generator.device)
     generator.set_state(run.generator.get_state())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dlkit.core.draw_plan import DrawPlan, plan_draws
 from dlkit.core.global_generators import moved_by, seeded
@@ -43,10 +43,20 @@ def try_passes(run: Any) -> Trial:
     UserWarning, which names the net, if what it gives does not follow from its parameters, buffers, and generators that
     a run can seed.
     """
+    trial = Trial()
     for images in (few_images(run), run.experiment.batch_size):
         with suppress(Exception):  # of the reader's code: it may want more images, and else the first step will say it
-            return _try(run, images)
-    return Trial()
+            trial = _try(run, images)
+            break
+    if not trial.repeats:
+        warnings.warn(
+            f"{type(run.model).__name__} under {run.learner} gave another gradient when it started from the same "
+            "state: what it gives depends on a clock, on a generator or a value of its own, so that neither its runs "
+            "nor a resumed one can be repeated; keep such values in a buffer, and draw by torch.rand or "
+            "dlkit.core.random.",
+            stacklevel=4,
+        )
+    return trial
 
 
 def few_images(run: Any) -> int:
@@ -57,15 +67,9 @@ def few_images(run: Any) -> int:
 def _try(run: Any, images: int) -> Trial:
     passes = Passes(run, images)
     generators = moved_by(lambda: passes.step(run))
-    repeats = passes.repeat(generators)
-    if not repeats:
-        warnings.warn(
-            f"{type(run.model).__name__} under {run.learner} gave another gradient when it started from the same "
-            "state: what it gives depends on a clock, on a generator or a value of its own, so that neither its runs "
-            "nor a resumed one can be repeated; keep such values in a buffer, and draw by torch.rand or "
-            "dlkit.core.random.",
-            stacklevel=4,
-        )
+    repeats = True
+    with suppress(RuntimeError):  # of a model that does not take its own state back
+        repeats = passes.repeat(generators)
     if "torch" not in generators:
         return Trial(generators, repeats=repeats)
     if run.learner.state:
@@ -77,12 +81,22 @@ def _try(run: Any, images: int) -> Trial:
         return Trial(generators, None, str(error), repeats)
 
 
+def copy_of(model: nn.Module, run: Any) -> nn.Module:
+    """A copy of the run's model in the state of this one; made anew where it holds what cannot be copied."""
+    try:
+        return copy.deepcopy(model)
+    except (TypeError, RuntimeError):  # a generator, say
+        made = run.experiment.initial_model(run.device).to(next(model.parameters()).dtype)
+        made.load_state_dict(model.state_dict())
+        return made
+
+
 class Passes:
     """Passes of copies of the run's model and learner over its first images; the run is left as it was."""
 
     def __init__(self, run: Any, images: int, weight: float = 1.0):
         """images: how many, of the first. weight: of the batch that they are."""
-        self.model, self.learner = copy.deepcopy(run.model), copy.deepcopy(run.learner)
+        self.model, self.learner = copy_of(run.model, run), copy.deepcopy(run.learner)
         self.batch, self.weight = run.first_images(images), weight
         self.generator = ShardedGenerator(run.generator.device)
         self.state = run.generator.get_state()

@@ -145,12 +145,23 @@ class OwnGenerator(Clock):
         return self.output(x.flatten(1)) * self.draws.random()
 
 
+class HeldGenerator(Clock):
+    """Which cannot be copied."""
+
+    def __init__(self):
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(0)
+
+    def forward(self, x):
+        return self.output(x.flatten(1)) * (1 + torch.rand(1, generator=self.generator))
+
+
 class Poisson(Clock):
     def forward(self, x):
         return self.output(torch.poisson(x.flatten(1)))
 
 
-@pytest.mark.parametrize("net", [Clock, OwnGenerator])
+@pytest.mark.parametrize("net", [Clock, OwnGenerator, HeldGenerator])
 def test_what_does_not_follow_from_the_state_is_named_alone_and_refused_split(net):
     with pytest.warns(UserWarning, match=rf"{net.__name__} under CrossEntropy.* gave another gradient"):
         run(experiment(net), steps=1)

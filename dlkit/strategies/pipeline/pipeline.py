@@ -1,6 +1,5 @@
 """Pipeline parallelism: every rank has some layers that follow one another, and microbatches go from rank to rank."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from dlkit.strategies.pipeline.stage import Log, OnWire, Stage
 from dlkit.strategies.pipeline.stage_draws import StageDraws, draws_of_stage
 from dlkit.training.learner import Backprop, Metrics
 from dlkit.training.shard import trained
+from dlkit.training.trial import copy_of
 
 SCHEDULES = {"1f1b": Schedule1F1B, "gpipe": ScheduleGPipe}
 
@@ -150,10 +150,10 @@ class PipelineShard(DistributedShard):
         images, labels = run.data.images[:2].to(run.device), run.data.labels
         self.batch = Batch(images, None if labels is None else labels[:2].to(run.device))
         inputs = learner.inputs(self.batch, torch.Generator(run.generator.device)).clone()
+        copied = blocks_of(copy_of(run.model, run))  # passes may change buffers
+        costs, between = measure_blocks(copied, inputs)
         if strategy.microbatches > 1:
             refuse_what_does_not_add_up(run, "Pipeline", in_turn=True)
-        copied = blocks_of(copy.deepcopy(run.model))  # passes may change buffers
-        costs, between = measure_blocks(copied, inputs)
         begins = (0, *strategy.starts(run.model, blocks, costs, self.world_size), len(blocks))
         for index, block in enumerate(blocks):
             if not begins[self.rank] <= index < begins[self.rank + 1]:
