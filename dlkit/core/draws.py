@@ -96,8 +96,9 @@ class ShardedDraws:
             """A tensor of the whole batch's shape, with this rank's values in their place."""
             if not isinstance(value, Tensor):
                 return value
-            everything = value.new_empty_strided(whole, strides).fill_(0.5)
-            self._view(everything, place).copy_(value.expand(like.shape))
+            everything = value.new_empty_strided(whole, strides)
+            if not (packet in IN_PLACE and value is like):  # which is only filled
+                self._view(everything.fill_(0.5), place).copy_(value.expand(like.shape))
             return everything
 
         everything = func(*map(widen, args), **kwargs)
