@@ -26,10 +26,12 @@ def images_and_labels(source: Any) -> Pair:
         return _of_mapping(source)
     if isinstance(source, torch_data.DataLoader):
         return _of_loader(source)
-    if isinstance(source, torch_data.TensorDataset):
+    if type(source) is torch_data.TensorDataset:
         return _of_sequence(source.tensors)
     if isinstance(source, torch_data.IterableDataset):
         raise TypeError(f"a {type(source).__name__} gives its images only one after another: `list(data)` reads them.")
+    if isinstance(source, torch_data.Dataset):  # by its items, whatever else it holds
+        return _of_dataset(source)
     if hasattr(source, "columns"):
         return _of_columns(source)
     holds_numbers = isinstance(source, Tensor) or any(
@@ -144,4 +146,4 @@ def _item(source: Any, i: int) -> Pair:
 def _tensor(pixels: Tensor | np.ndarray) -> Tensor:
     if isinstance(pixels, Tensor):
         return pixels
-    return torch.from_numpy(np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("=")))
+    return torch.from_numpy(np.array(pixels, pixels.dtype.newbyteorder("=")))  # a copy, which torch may write to

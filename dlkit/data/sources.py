@@ -1,6 +1,5 @@
 """What an Experiment's `data` may be: a name, a Dataset, images, (images, labels), or what other libraries have."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -31,9 +30,10 @@ def take_apart(source: Any) -> tuple[Any, Any]:
     """The images, and the labels or None, that a source holds, each in the form that it has there."""
     if isinstance(source, str):
         source = load(source)
-    if hasattr(getattr(source, "train", None), "images"):
+    if isinstance(source, Dataset):
         source = source.train
-    if hasattr(source, "images") and not isinstance(source, Mapping):
+    holds_both = hasattr(source, "images") and hasattr(source, "labels") and not hasattr(source, "__getitem__")
+    if isinstance(source, Split | Batch) or holds_both:
         return source.images, source.labels
     return images_and_labels(source)
 

@@ -32,7 +32,8 @@ def is_sequential(module: nn.Module) -> bool:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_pre_hooks or module._forward_hooks)
+    forward = module._forward_pre_hooks or module._forward_hooks
+    return bool(forward or module._backward_pre_hooks or module._backward_hooks)
 
 
 def modules_of(net: nn.Module, user: str) -> list[tuple[str, nn.Module]]:

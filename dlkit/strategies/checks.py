@@ -17,7 +17,7 @@ def class_name(instance: Any) -> str:
 def refuse_batch_statistics(model: nn.Module, strategy: str) -> None:
     """ValueError for layers that compute something else on a part of a batch, or on one of several ranks."""
     for path, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):
             raise ValueError(
                 f"{path}, a {class_name(module)}, takes its statistics from a whole batch, and under {strategy} a rank "
                 "sees a part: use nn.GroupNorm or nn.LayerNorm."

@@ -17,6 +17,7 @@ from dlkit.training.trial import Passes, copy_of, few_images
 
 TRIED = 48  # images of the first batch
 TOLERANCE = 1e-6  # of gradients in float64: relative to their norm
+SCALES = (1.0, 30.0)  # of the weights: what is clipped may be too small to be clipped at first
 
 
 def refuse_what_does_not_add_up(run: Any, strategy: str, *, in_turn: bool = False) -> None:
@@ -36,10 +37,13 @@ def refuse_what_does_not_add_up(run: Any, strategy: str, *, in_turn: bool = Fals
         return
     cut = count // 3 | 1  # odd, lest pairs of images stay together
     parts = [Slice(0, cut, count), Slice(cut, count, count)]
-    try:
-        wrong = _trial(run, batch, parts, torch.float64, TOLERANCE, in_turn)
-    except (RuntimeError, TypeError, ValueError):  # it may want the dtype that it has
-        wrong = _trial(run, batch, parts, None, 0.01, in_turn)
+    for scale in SCALES:
+        try:
+            wrong = _trial(run, batch, parts, torch.float64, TOLERANCE, in_turn, scale)
+        except (RuntimeError, TypeError, ValueError):  # it may want the dtype that it has
+            wrong = _trial(run, batch, parts, None, 0.01, in_turn, scale)
+        if wrong:
+            break
     if wrong:
         raise ValueError(
             f"under {strategy} a rank learns from a part of each batch, and {wrong} that {class_name(run.learner)} "
@@ -58,12 +62,18 @@ def refuse_passes_of_its_own(run: Any, strategy: str, mend: str) -> None:
     if type(run.learner).fill_grad is Backprop.fill_grad:
         return
     batch = run.first_images(min(run.experiment.batch_size, TRIED))
-    own = _outcome(run, run.model, batch, None, 0, None)
-    try:
-        plain = _outcome(run, run.model, batch, None, 0, None, Backprop.fill_grad)
-        same = torch.equal(own.gradient, plain.gradient)
-    except (AttributeError, NotImplementedError):  # it has no loss
-        same = False
+    same = True
+    for scale in SCALES:
+        model = copy_of(run.model, run)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter *= scale
+        own = _outcome(run, model, batch, None, 0, None)
+        try:
+            plain = _outcome(run, model, batch, None, 0, None, Backprop.fill_grad)
+            same = same and torch.allclose(own.gradient, plain.gradient, rtol=0, atol=0, equal_nan=True)
+        except (AttributeError, NotImplementedError):  # it has no loss
+            same = False
     if not same:
         raise ValueError(
             f"{class_name(run.learner)} fills gradients by a fill_grad of its own, and {strategy} backpropagates "
@@ -72,12 +82,19 @@ def refuse_passes_of_its_own(run: Any, strategy: str, mend: str) -> None:
 
 
 def _trial(
-    run: Any, batch: Batch, parts: list[Slice], dtype: torch.dtype | None, tolerance: float, in_turn: bool
+    run: Any, batch: Batch, parts: list[Slice], dtype: torch.dtype | None, tolerance: float, in_turn: bool, scale: float
 ) -> str:
     """What of the whole batch's is not the sum of its parts', in words; "" if all is."""
-    whole = _outcome(run, run.model, batch, None, 0, dtype)
-    first = _outcome(run, run.model, batch, parts[0], 0, dtype)
-    second = _outcome(run, first.model if in_turn else run.model, batch, parts[1], 1, dtype)
+    model = copy_of(run.model, run)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter *= scale
+    whole = _outcome(run, model, batch, None, 0, dtype)
+    if not whole.gradient.isfinite().all():
+        return ""
+    first = _outcome(run, model, batch, parts[0], 0, dtype)
+    second = _outcome(run, first.model if in_turn else model, batch, parts[1], 1, dtype)
     if wrong := _difference(whole, first, second, tolerance):
         return wrong
     for name, value in whole.model.named_buffers():
@@ -85,15 +102,21 @@ def _trial(
             other = part.model.get_buffer(name)
             if other.shape != value.shape or not torch.allclose(other.double(), value.double(), rtol=1e-5, atol=1e-8):
                 return f"the buffer {name}"
+    for name, value in whole.state.items():
+        for part in (first, second):
+            other = part.state.get(name, value)
+            if not torch.allclose(other.double(), value.double(), rtol=1e-5, atol=1e-8):
+                return f'state["{name}"]'
     return ""
 
 
 class _Outcome(NamedTuple):
-    """Of a pass: the model after it, all gradients as one vector, and the scalars."""
+    """Of a pass: the model after it, all gradients as one vector, the scalars, and what the learner keeps whole."""
 
     model: nn.Module
     gradient: Tensor
     metrics: dict[str, float]
+    state: dict[str, Tensor]
 
 
 def _outcome(
@@ -110,7 +133,8 @@ def _outcome(
     model.zero_grad()
     generator = ShardedGenerator(run.generator.device)
     generator.set_state(run.generator.get_state())
-    batch = Batch(batch.images.clone(), batch.labels)
+    batch = Batch(batch.images.clone(), None if batch.labels is None else batch.labels.clone())
+    divided: dict[str, Slice] = {}
     if dtype is not None:
         model.to(dtype)
         batch = Batch(batch.images.to(dtype), batch.labels)
@@ -118,7 +142,7 @@ def _outcome(
             learner.state[name] = value.to(dtype) if value.is_floating_point() else value
     rows = Slice(0, len(batch), len(batch))
     if part is not None:
-        learner.split(rank, 2)
+        divided = learner.split(rank, 2)
         labels = None if batch.labels is None else batch.labels[part.start : part.stop]
         batch = Batch(batch.images[part.start : part.stop], labels, part.count / part.whole, part)
         generator.rows = rows = part
@@ -128,7 +152,8 @@ def _outcome(
         metrics = (fill or type(learner).fill_weighted_grad)(learner, model, batch, generator)
     trained = [p for p in model.parameters() if p.requires_grad]
     gradients = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten().double() for p in trained]
-    return _Outcome(model, torch.cat(gradients), {name: float(value) for name, value in metrics.items()})
+    state = {name: value for name, value in learner.state.items() if name not in divided}
+    return _Outcome(model, torch.cat(gradients), {name: float(value) for name, value in metrics.items()}, state)
 
 
 def _difference(whole: _Outcome, first: _Outcome, second: _Outcome, tolerance: float) -> str:

@@ -58,14 +58,21 @@ def _steps(make: Make, scale: float, part: Callable[[list[Tensor]], list[Tensor]
     for step in range(1, STEPS + 1):
         asked: list[Any] = []
 
-        def closure(asked: list[Any] = asked) -> Any:
+        def fill(gradients: list[Tensor] = part(_drawn(step))) -> None:  # noqa: B008
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient * scale + parameter.detach()
+
+        fill()
+        versions = [parameter._version for parameter in parameters]
+
+        def closure(asked: list[Any] = asked, versions: list[int] = versions, fill: Any = fill) -> Any:
             if asked:
                 raise _AsksAgain
             asked.append(True)
+            if [parameter._version for parameter in parameters] != versions:  # at other weights, another gradient
+                fill()
             return torch.tensor(1.0, dtype=torch.float64)
 
-        for parameter, gradient in zip(parameters, part(_drawn(step)), strict=True):
-            parameter.grad = gradient * scale
         with seeded(0, names=("torch",)):
             optimizer.step(closure)
     return [parameter.detach() for parameter in parameters]

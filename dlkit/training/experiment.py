@@ -116,6 +116,7 @@ class Experiment(Generic[M]):
             raise ValueError("checkpoint_every and resume need checkpoint=, the folder to keep the run in.")
         if folder is not None:
             prepare(folder)
+            _ = run.fingerprint  # as the learner is now: some count their steps
             if resume:
                 load_run(run, folder)
         run.train(folder, checkpoint_every, callbacks, on_step, stop, progress)

@@ -75,7 +75,7 @@ class Run(Generic[M]):
             refuse_a_lone_image(self)
             self.trial = try_passes(self)
             if strategy is not None:
-                self.trial.refuse_split(strategy)
+                self.trial.refuse_split(strategy, self.model)
             self.shard = strategy.shard(self) if strategy is not None else Shard(self.model, self.learner)
         if self.trial.plan is not None:
             self.shard.draws = self.shard.sharded_draws(self.trial.plan)

@@ -27,8 +27,14 @@ class Trial:
     why_no_plan: str = ""
     repeats: bool = True
 
-    def refuse_split(self, strategy: Any) -> None:
+    def refuse_split(self, strategy: Any, model: nn.Module) -> None:
         """ValueError if ranks could not be kept in step under the strategy."""
+        hooked = [name for name, p in model.named_parameters() if p._backward_hooks or p._post_accumulate_grad_hooks]
+        if hooked:
+            raise ValueError(
+                f"{hooked[0]} has a hook on its gradient, which {type(strategy).__name__} makes of parts: do it in the "
+                "step of an optimizer of your own, or train in one process."
+            )
         why = "" if self.repeats else "the same state does not give the same gradient twice"
         if why := why or self.why_no_plan:
             raise ValueError(
@@ -105,7 +111,8 @@ class Passes:
     def __call__(self) -> Metrics:
         """One pass, from the run's state; its metrics. The global generators must be seeded."""
         self.generator.set_state(self.state)
-        batch = Batch(self.batch.images.clone(), self.batch.labels, self.weight)
+        labels = None if self.batch.labels is None else self.batch.labels.clone()
+        batch = Batch(self.batch.images.clone(), labels, self.weight)
         metrics = self.learner.fill_weighted_grad(self.model, batch, self.generator)
         self.gradient = [p.grad.detach().to_dense().clone() for p in self.model.parameters() if p.grad is not None]
         return metrics

@@ -516,3 +516,28 @@ def test_conversion_takes_a_few_images_at_a_time(monkeypatch):
         assert torch.equal(resolve(given).images, X)
     big = np.broadcast_to(np.uint8([[[0, 255]]]), (2, 60, 2))  # more than that in one image
     assert torch.equal(resolve(big).images, torch.tensor([0.0, 1.0]).expand(2, 60, 2))
+
+
+class Transforms(torch.utils.data.Dataset):
+    """Holds images and labels, and gives others."""
+
+    def __init__(self):
+        self.images, self.labels, self.values = X, Y, np.zeros((len(X), 3))
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, i):
+        return 1 - self.images[i], int(self.labels[i]) % 2
+
+
+class TransformsTensors(torch.utils.data.TensorDataset):
+    def __getitem__(self, i):
+        return 1 - self.tensors[0][i], int(self.tensors[1][i]) % 2
+
+
+@pytest.mark.parametrize("dataset", [Transforms(), TransformsTensors(X[:20], Y[:20])], ids=lambda d: type(d).__name__)
+def test_a_dataset_is_what_its_items_are(dataset):
+    found = resolve(dataset)
+    torch.testing.assert_close(found.images, 1 - X[:20])
+    assert torch.equal(found.labels, Y[:20] % 2)

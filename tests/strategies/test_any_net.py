@@ -259,6 +259,83 @@ def test_a_layer_that_iterates_once_a_pass_is_right_by_data_and_refused_by_micro
         team(2).call(state, spectral, Pipeline(3))
 
 
+class ClipsSeldom(CrossEntropy):
+    """Which the first gradients are not."""
+
+    def fill_grad(self, model, batch, generator):
+        metrics = super().fill_grad(model, batch, generator)
+        nn.utils.clip_grad_norm_(model.parameters(), 2.0)
+        return metrics
+
+
+class KeepsAMean(CrossEntropy):
+    """Of the batch's outputs, from which later ones are told apart."""
+
+    def start(self, model, data, batch_size, generator):
+        super().start(model, data, batch_size, generator)
+        self.state["mean"] = torch.zeros(4, dtype=data.images.dtype)
+
+    def loss(self, output, batch):
+        loss, metrics = super().loss(output - self.state["mean"], batch)
+        self.state["mean"] = 0.5 * (self.state["mean"].to(output) + output.detach().mean(0))
+        return loss, metrics
+
+
+@pytest.mark.parametrize(("learner", "what"), [(ClipsSeldom, "the gradient"), (KeepsAMean, r'state\["mean"\]')])
+def test_what_shows_in_later_steps_alone_is_found_before_the_first(learner, what):
+    assert run(experiment(layers, learner()), steps=2).step == 2
+    with pytest.raises(ValueError, match=rf"under DataParallel a rank learns from a part of each batch, and {what}"):
+        split(experiment(layers, learner()), DataParallel())
+
+
+def hooked():
+    net = layers()
+    net[1].weight.register_hook(lambda gradient: gradient.clamp(-0.01, 0.01))
+    return net
+
+
+@pytest.mark.parametrize("strategy", [DataParallel(), TensorParallel()], ids=str)
+def test_a_hook_on_a_gradient_is_refused(strategy):
+    assert run(experiment(hooked), steps=2).step == 2
+    with pytest.raises(ValueError, match=r"1.weight has a hook on its gradient, which .* makes of parts"):
+        split(experiment(hooked), strategy)
+
+
+def halved():
+    net = layers()
+    net[3].register_full_backward_pre_hook(lambda module, gradients: tuple(0.5 * gradient for gradient in gradients))
+    return net
+
+
+def test_a_module_with_a_backward_hook_is_not_split():
+    alone = run(experiment(halved), steps=STEPS)
+    assert difference(alone.model, split(experiment(halved), TensorParallel())[0].model) < 1e-12
+
+
+def frozen_statistics():
+    net = layers(nn.BatchNorm1d(144))
+    net[1].eval().requires_grad_(False)
+    return net
+
+
+def test_batch_normalisation_that_is_not_training_is_like_any_layer():
+    alone = run(experiment(frozen_statistics), steps=STEPS)
+    assert difference(alone.model, split(experiment(frozen_statistics), DataParallel())[0].model) < 1e-12
+
+
+class NoisyLabels(CrossEntropy):
+    def loss(self, output, batch):
+        batch.labels[batch.labels == 3] = 2
+        return super().loss(output, batch)
+
+
+def test_labels_changed_in_place_are_this_step_s_alone():
+    made = experiment(layers, NoisyLabels())
+    before = LABELS.clone()
+    assert difference(run(made, steps=STEPS).model, split(made, DataParallel())[0].model) < 1e-12
+    assert torch.equal(LABELS, before)
+
+
 # Optimizers.
 
 
@@ -327,6 +404,21 @@ class Sharpness(torch.optim.SGD):
         return super().step()
 
 
+class SharpnessByNorm(torch.optim.SGD):
+    @torch.no_grad()
+    def step(self, closure=None):
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        norm = torch.stack([p.grad.norm() for p in parameters]).norm()
+        moves = [0.05 * p.grad / norm for p in parameters]
+        for p, move in zip(parameters, moves, strict=True):
+            p += move
+        with torch.enable_grad():
+            closure()
+        for p, move in zip(parameters, moves, strict=True):
+            p -= move
+        return super().step()
+
+
 OPTIMIZERS = {  # which may have parts of parameters, and some of them whole
     "SGD": (lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True, weight_decay=0.1), True, True),
     **{
@@ -346,6 +438,8 @@ OPTIMIZERS = {  # which may have parts of parameters, and some of them whole
     "clipped norm": (lambda p: ClipsNorm(p, 0.1), False, False),
     "norm clipped where it is large": (lambda p: ClipsLargeNorms(p, 0.1), False, False),
     "noisy": (lambda p: Noisy(p, 0.1), False, False),
+    "sharpness, by sign": (lambda p: Sharpness(p, 0.1), True, True),
+    "sharpness, by norm": (lambda p: SharpnessByNorm(p, 0.1), False, False),
 }  # fmt: skip
 
 

@@ -152,7 +152,7 @@ def test_the_trial_is_on_few_images_of_a_large_batch():
         run(replace(DBN, learner=Counting(), batch_size=500), DataParallel(), **SETTINGS)
         return sizes
 
-    assert team(2).call(sizes_tried) == [[48, 17, 31]] * 2
+    assert team(2).call(sizes_tried) == [[48, 17, 31] * 2] * 2  # with two sizes of weights
 
 
 def test_the_trial_leaves_no_trace():

@@ -493,3 +493,22 @@ def test_a_run_in_two_parts_on_the_gpu_is_the_run_in_one(tmp_path):
     experiment.run(steps=5, checkpoint=tmp_path, **arguments)
     found = experiment.run(steps=20, checkpoint=tmp_path, resume=True, **arguments)
     assert_same(found, experiment.run(steps=20, **arguments))
+
+
+class Counts(Learner):
+    """Keeps how often it was asked in an attribute."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def fill_grad(self, model, batch, generator):
+        self.asked += 1
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        return {"loss": torch.tensor(1.0)}
+
+
+def test_a_learner_that_counts_is_known_again(tmp_path):
+    made = Experiment(partial(torch.nn.Linear, 6, 2), torch.rand(12, 6), Counts(), batch_size=4)
+    made.run(steps=2, device="cpu", progress=False, checkpoint=tmp_path)
+    assert made.run(steps=4, device="cpu", progress=False, checkpoint=tmp_path, resume=True).step == 4
