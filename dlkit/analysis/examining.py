@@ -8,9 +8,9 @@ from inspect import signature
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch import nn
 
 from dlkit.core.evaluation import check_images, check_net, evaluating
+from dlkit.core.global_generators import torch_state
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,14 +36,13 @@ def examines(function: Callable[P, R]) -> Callable[P, R]:
         for name in PICTURES & given.keys():
             if given[name] is not None:
                 check_images(given[name], name)
-        before = _random_states(models)
+        before = torch_state()
         with ExitStack() as stack:
             for each in models:
                 stack.enter_context(evaluating(each))
             result = function(*args, **kwargs)
         asked_to_draw = any(isinstance(value, torch.Generator) for value in given.values())
-        moved = any(not torch.equal(*states) for states in zip(before, _random_states(models), strict=True))
-        if moved and not asked_to_draw:
+        if torch_state() != before and not asked_to_draw:
             warnings.warn(
                 f"{type(model).__name__} draws random numbers in evaluation mode, so that each look at it gives "
                 "something else: let it draw where `self.training` is true alone.",
@@ -52,12 +51,6 @@ def examines(function: Callable[P, R]) -> Callable[P, R]:
         return result
 
     return examine
-
-
-def _random_states(models: Sequence[nn.Module]) -> list[torch.Tensor]:
-    """The states of torch's own generators, on the CPU and where the models are."""
-    gpus = {p.device for model in models for p in model.parameters() if p.device.type == "cuda"}
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(gpu) for gpu in sorted(gpus, key=str))]
 
 
 def check_class(label: Any, classes: int) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -52,14 +52,23 @@ class ShardedDraws:
         part = _Part(self)
         if self.plan.recomputes:
             context: AbstractContextManager[object] = part
-        elif self.plan.modules is not None and self.model is not None and has_all(self.model, self.plan.modules):
-            context = _in_modules([self.model.get_submodule(path) for path in self.plan.modules], part)
+        elif self._modules is not None:
+            context = _in_modules(self._modules, part)
         else:
             context = _Around(self.plan.functions, part)
         with context:
             yield
         if self._next != self.expected():
             raise RuntimeError(OTHERWISE)
+
+    @cached_property
+    def _modules(self) -> list[nn.Module] | None:
+        """Those that make all draws, if they are in the model at the paths where the trial's were."""
+        if self.model is None or self.plan.modules is None:
+            return None
+        modules = dict(self.model.named_modules())
+        found = [modules[path] for path in self.plan.modules if path in modules]
+        return found if len(found) == len(self.plan.modules) else None
 
     def expected(self) -> int:
         """How many draws a pass makes on this rank, those that the backward pass only makes again left out."""
@@ -218,9 +227,3 @@ def _dropout(
         return None
     mask = draws.make(aten.bernoulli_.float, (torch.empty_like(x), 1 - p), {}).div_(1 - p)
     return x.mul_(mask) if inplace else x * mask
-
-
-def has_all(model: nn.Module, paths: Sequence[str]) -> bool:
-    """Has the model a module at each of these paths?"""
-    names = {name for name, _ in model.named_modules()}
-    return names.issuperset(paths)

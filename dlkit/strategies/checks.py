@@ -7,7 +7,6 @@ from torch import nn
 
 from dlkit.strategies.optimizer_trial import works_on_parts
 from dlkit.training.learner import Learner
-from dlkit.training.schedules import at
 
 
 def class_name(instance: Any) -> str:
@@ -32,12 +31,10 @@ def refuse_optimizer(experiment: Any, strategy: str, *, has: str = "parts of the
 
     def make(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         weights, biases = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
-        groups = [{"params": weights, "weight_decay": experiment.weight_decay}, {"params": biases, "weight_decay": 0.0}]
-        lr = at(experiment.lr, 0.0)
         try:
-            return experiment.optimizer([group for group in groups if group["params"]], lr=lr)
+            return experiment.make_optimizer(weights, biases)
         except ValueError:  # it may be for weights alone
-            return experiment.optimizer(groups[:1], lr=lr)
+            return experiment.make_optimizer(weights, [])
 
     if not works_on_parts(make, whole_parameters=has == "some of them"):
         name = class_name(make([nn.Parameter(torch.zeros(2, 2))]))

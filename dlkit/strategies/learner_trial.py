@@ -64,10 +64,7 @@ def refuse_passes_of_its_own(run: Any, strategy: str, mend: str) -> None:
     batch = run.first_images(min(run.experiment.batch_size, TRIED))
     same = True
     for scale in SCALES:
-        model = copy_of(run.model, run)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter *= scale
+        model = scaled_copy(run, scale)
         own = _outcome(run, model, batch, None, 0, None)
         try:
             plain = _outcome(run, model, batch, None, 0, None, Backprop.fill_grad)
@@ -81,15 +78,21 @@ def refuse_passes_of_its_own(run: Any, strategy: str, mend: str) -> None:
         )
 
 
-def _trial(
-    run: Any, batch: Batch, parts: list[Slice], dtype: torch.dtype | None, tolerance: float, in_turn: bool, scale: float
-) -> str:
-    """What of the whole batch's is not the sum of its parts', in words; "" if all is."""
+def scaled_copy(run: Any, scale: float) -> nn.Module:
+    """The run's model, with trained parameters so many times as large."""
     model = copy_of(run.model, run)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter *= scale
+    return model
+
+
+def _trial(
+    run: Any, batch: Batch, parts: list[Slice], dtype: torch.dtype | None, tolerance: float, in_turn: bool, scale: float
+) -> str:
+    """What of the whole batch's is not the sum of its parts', in words; "" if all is."""
+    model = scaled_copy(run, scale)
     whole = _outcome(run, model, batch, None, 0, dtype)
     if not whole.gradient.isfinite().all():
         return ""

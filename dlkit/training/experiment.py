@@ -18,7 +18,7 @@ from dlkit.training.checkpoint import load_run, prepare
 from dlkit.training.first_model import make_model
 from dlkit.training.learner import Learner
 from dlkit.training.run import Callback, Run
-from dlkit.training.schedules import Schedule
+from dlkit.training.schedules import Schedule, at
 from dlkit.training.shard import Strategy
 
 M = TypeVar("M", bound=nn.Module)
@@ -121,6 +121,11 @@ class Experiment(Generic[M]):
                 load_run(run, folder)
         run.train(folder, checkpoint_every, callbacks, on_step, stop, progress)
         return run
+
+    def make_optimizer(self, weights: list[nn.Parameter], biases: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimizer as it is before the first step; weights alone decay."""
+        groups = [{"params": weights, "weight_decay": self.weight_decay}, {"params": biases, "weight_decay": 0.0}]
+        return self.optimizer([group for group in groups if group["params"]], lr=at(self.lr, 0.0))
 
     def initial_model(self, device: str | torch.device = "cpu") -> M:
         """The model as it is before training: the same for each call. Lazy layers have seen one image of the data."""

@@ -193,12 +193,8 @@ class Run(Generic[M]):
         """The experiment's optimizer, of the model's weights and of its biases. ValueError if it takes no momentum."""
         experiment, parameters = self.experiment, dict(model.named_parameters())
         weights, biases = ([parameters[name] for name in names] for names in weights_and_biases(model))
-        groups = [
-            {"params": weights, "weight_decay": experiment.weight_decay},
-            {"params": biases, "weight_decay": 0.0},
-        ]
         import_what_optimizers_need()
-        optimizer = experiment.optimizer([group for group in groups if group["params"]], lr=at(experiment.lr, 0.0))
+        optimizer = experiment.make_optimizer(weights, biases)
         if experiment.momentum and "momentum" not in optimizer.defaults:
             raise ValueError(f"{type(optimizer).__name__} takes no momentum: leave momentum out of the Experiment.")
         return optimizer

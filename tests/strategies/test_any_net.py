@@ -391,10 +391,13 @@ class Noisy(torch.optim.SGD):
 class Sharpness(torch.optim.SGD):
     """Asks for the gradient again, at weights a little further up, as sharpness-aware minimisation does."""
 
+    def moves(self, parameters):
+        return [0.05 * p.grad.sign() for p in parameters]
+
     @torch.no_grad()
     def step(self, closure=None):
         parameters = [p for group in self.param_groups for p in group["params"]]
-        moves = [0.05 * p.grad.sign() for p in parameters]
+        moves = self.moves(parameters)
         for p, move in zip(parameters, moves, strict=True):
             p += move
         with torch.enable_grad():
@@ -404,19 +407,10 @@ class Sharpness(torch.optim.SGD):
         return super().step()
 
 
-class SharpnessByNorm(torch.optim.SGD):
-    @torch.no_grad()
-    def step(self, closure=None):
-        parameters = [p for group in self.param_groups for p in group["params"]]
+class SharpnessByNorm(Sharpness):
+    def moves(self, parameters):
         norm = torch.stack([p.grad.norm() for p in parameters]).norm()
-        moves = [0.05 * p.grad / norm for p in parameters]
-        for p, move in zip(parameters, moves, strict=True):
-            p += move
-        with torch.enable_grad():
-            closure()
-        for p, move in zip(parameters, moves, strict=True):
-            p -= move
-        return super().step()
+        return [0.05 * p.grad / norm for p in parameters]
 
 
 OPTIMIZERS = {  # which may have parts of parameters, and some of them whole

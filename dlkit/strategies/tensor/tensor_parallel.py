@@ -21,7 +21,6 @@ from dlkit.strategies.tensor.layers import Shardings, gather_shards, rows_of_out
 from dlkit.strategies.tensor.rbm import split_hidden
 from dlkit.training.contrastive import CD
 from dlkit.training.learner import Backprop, Learner
-from dlkit.training.schedules import at
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class TensorParallel:
         refuse_optimizer(run.experiment, "TensorParallel")
         if self.using == "dlkit":
             return TensorParallelShard(run)
-        optimizer = run.experiment.optimizer([nn.Parameter(torch.zeros(1))], lr=at(run.experiment.lr, 0.0))
+        optimizer = run.make_optimizer(run.model)
         if isinstance(optimizer, torch.optim.SGD) and optimizer.defaults["fused"]:
             raise ValueError("torch's fused SGD takes no DTensors: give the Experiment optimizer=torch.optim.SGD.")
         if run.trial.plan is not None:
