@@ -1,7 +1,6 @@
 """The command line: what it starts, what it says when it cannot, and with which exit code."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -10,6 +9,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from ports import free_port
 from typer.testing import CliRunner
 
 import dlkit
@@ -203,14 +203,18 @@ def listening(pid):
 
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere the server is a child")
 def test_lab_listens_on_loopback_only_and_ends_with_its_process(project):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     start = f"import pathlib; from dlkit import cli; cli.ROOT = pathlib.Path({str(project)!r}); cli.app()"
     server = subprocess.Popen(
         [sys.executable, "-c", start, "lab", "--no-browser", "--port", str(port)], stderr=subprocess.PIPE, text=True
     )
     try:
-        shown = next(line for line in server.stderr if f":{port}/" in line)
+        printed = []
+        for line in server.stderr:
+            printed.append(line)
+            if f":{port}/" in line:
+                break
+        shown = "".join(printed)
         assert f"http://127.0.0.1:{port}/lab/tree/notebooks/00_start_here.ipynb?token=" in shown
         deadline = time.monotonic() + 20
         while not (addresses := listening(server.pid)) and time.monotonic() < deadline:

@@ -3,7 +3,6 @@
 import json
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -16,6 +15,7 @@ from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
 import pytest
+from ports import free_port
 
 from dlkit.core.installation import ROOT
 
@@ -78,8 +78,7 @@ def student(wheel, tmp_path_factory):
 @contextmanager
 def lab(student):
     """URL of `dlkit lab`, which ends with the block."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [student.environment / "bin/dlkit", "lab", "--no-browser", "--port", str(port)]
     with (student.work.parent / "lab.log").open("w") as log:
         server = subprocess.Popen(

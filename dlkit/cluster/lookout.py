@@ -12,9 +12,31 @@ import psutil
 from dlkit.cluster.watch import REQUEST
 
 PATIENCE = 5.0  # seconds in which no rank that has not ended computes anything, before it is asked where it waits
-IDLE = 0.3  # seconds of a core that an engine may take meanwhile
+# The same for the thread that runs calls alone: gloo's own turns for good where a message was too short for its place.
+SPIN_PATIENCE = 15.0
+IDLE = 0.3  # seconds of a core that an engine, or its thread, may take meanwhile
 
 REMEDY = "all ranks must make the same exchanges, in the same order"
+
+
+class Still:
+    """Have all ranks used next to nothing of a core for so many seconds?"""
+
+    def __init__(self, patience: float):
+        self.patience = patience
+        self.before: dict[int, float] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        """Count the seconds anew."""
+        self.since = time.monotonic()
+
+    def for_long(self, used: dict[int, float], changed: bool) -> bool:
+        """used: seconds of a core that each rank has used so far. changed: are they other ranks than before?"""
+        if changed or any(used[rank] - self.before[rank] > IDLE for rank in used):
+            self.before = used
+            self.begin()
+        return time.monotonic() - self.since > self.patience
 
 
 class Lookout:
@@ -23,35 +45,41 @@ class Lookout:
     def __init__(self, engines: Any):
         self.engines = engines
         self.unfinished: list[int] = []
-        self.used: dict[int, float] = {}
-        self.since = 0.0
+        self.still = {"process": Still(PATIENCE), "thread": Still(SPIN_PATIENCE)}
         self.asked = 0  # the number of the request that is to be answered, or 0
 
     def look(self, pending: Sequence[Any]) -> str | None:
         """To be called now and then: who waits for whom, without the remedy, if none of the ranks can go on."""
         unfinished = [rank for rank, result in enumerate(pending) if not result.ready()]
+        changed, self.unfinished = unfinished != self.unfinished, unfinished
         used = {rank: self._seconds_of_a_core(rank) for rank in unfinished}
-        if unfinished != self.unfinished or any(used[rank] - self.used[rank] > IDLE for rank in unfinished):
-            self._begin(unfinished, used)
+        quiet = [
+            still.for_long({rank: seconds[name] for rank, seconds in used.items()}, changed)
+            for name, still in self.still.items()
+        ]
+        if not unfinished or not any(quiet):
+            self.asked = 0
         elif self.asked:
             answers = {rank: self._answer(rank) for rank in unfinished}
             if None not in answers.values():
-                self._begin(unfinished, used)
+                self.asked = 0
+                for still in self.still.values():
+                    still.begin()
                 if all(answers.values()):
                     return self._sentence(answers, len(pending))
-        elif unfinished and time.monotonic() - self.since > PATIENCE:
+        else:
             with contextlib.suppress(OSError):  # there is no room for the question
                 self.asked = ask(self.engines, peers=[])
         return None
 
-    def _begin(self, unfinished: list[int], used: dict[int, float]) -> None:
-        self.unfinished, self.used, self.since, self.asked = unfinished, used, time.monotonic(), 0
-
-    def _seconds_of_a_core(self, rank: int) -> float:
+    def _seconds_of_a_core(self, rank: int) -> dict[str, float]:
+        """That the rank's process has taken so far, and its thread that runs calls; that of the process if unknown."""
         with contextlib.suppress(psutil.Error, KeyError):
-            times = self.engines.launcher.processes[rank].cpu_times()
-            return times.user + times.system
-        return 0.0
+            process = self.engines.launcher.processes[rank]
+            whole = sum(process.cpu_times()[:2])
+            threads = {one.id: one.user_time + one.system_time for one in process.threads()} if psutil.LINUX else {}
+            return {"process": whole, "thread": threads.get(process.pid, whole)}
+        return {"process": 0.0, "thread": 0.0}
 
     def _answer(self, rank: int) -> Any:
         """That of `watch.waits_where`, empty where the rank does not wait; None if it has not answered yet."""

@@ -11,10 +11,12 @@ import tempfile
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from dlkit.core.processes import is_alive, private_folder, process_key
 
 STORE_TIMEOUT = timedelta(seconds=5)  # for the file to come back by which ranks met, if somebody has deleted it
+_run_groups: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # of each process group that has one
 
 
 def enter_group() -> None:
@@ -45,6 +47,23 @@ def enter_group() -> None:
     run, attempt = os.environ["TORCHELASTIC_RUN_ID"], os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     name = hashlib.sha256(f"{run}-{attempt}".encode()).hexdigest()[:16]  # a run's id may be any text
     join_by_file(str(meeting_place() / f"{process_key(os.getppid())}-{name}"), rank, world_size, backend)
+
+
+def run_group() -> Any:
+    """torch's group for the exchanges of runs: all ranks. Made when first asked for, by all ranks together.
+
+    It is not the group of torch's functions: a message that the reader's code sends in the middle of a run, and nobody
+    receives, would be taken for one of the run's, and gloo fills a tensor from a shorter message without a word.
+    """
+    import torch
+    import torch.distributed as dist
+
+    everyone = dist.distributed_c10d._get_default_group()
+    if everyone not in _run_groups:
+        device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+        timeout = everyone._get_backend(device).options._timeout  # of its own it would be torch's default
+        _run_groups[everyone] = dist.new_group(timeout=timeout)
+    return _run_groups[everyone]
 
 
 def meeting_place() -> Path:
@@ -87,7 +106,7 @@ def group_is_used() -> bool:
     if not dist.is_initialized():
         return True
     group: Any = dist.distributed_c10d._get_default_group()
-    return group._get_sequence_number_for_group() > 0
+    return group in _run_groups or group._get_sequence_number_for_group() > 0
 
 
 def yield_on_wakeup() -> None:

@@ -13,7 +13,7 @@ from dlkit.core.random import ShardedGenerator
 from dlkit.core.slices import Slice, slice_of
 from dlkit.data.batch import Batch
 from dlkit.distributed.group import Group
-from dlkit.distributed.process_group import enter_group
+from dlkit.distributed.process_group import enter_group, run_group
 from dlkit.distributed.recorder import Recorder, Span, now
 from dlkit.strategies.same_start import start_from_rank_0
 from dlkit.training.learner import Learner, Metrics
@@ -32,10 +32,10 @@ class DistributedShard(Shard):
         super().__init__(model, learner)
         enter_group()
         self.recorder = Recorder()
-        self.group = Group(recorder=self.recorder)
+        self.group = Group(run_group(), self.recorder)
         self.rank, self.world_size = self.group.rank, self.group.world_size
         name = self.group.gather_objects(uuid.uuid4().hex)[0]
-        start_from_rank_0(model, learner.state)
+        start_from_rank_0(model, learner.state, self.group)
         self.names = trained(model)
         self.store = dist.PrefixStore(name, dist.distributed_c10d._get_default_store())
         self._step_began = 0.0

@@ -92,13 +92,19 @@ class HybridShard(Replica):
         device = "cuda" if self.group.backend == "nccl" else "cpu"
         mesh = init_device_mesh(device, (strategy.data, strategy.model), mesh_dim_names=("data", "model"))
         row, column = (mesh.get_local_rank(name) for name in ("data", "model"))
-        self.data = Group(mesh.get_group("data"), self.recorder, f"data {column}")
-        self.across = Group(mesh.get_group("model"), self.recorder, f"model {row}")
+        self.data = self.of_mesh(mesh.get_group("data"), f"data {column}")
+        self.across = self.of_mesh(mesh.get_group("model"), f"model {row}")
         self.splits_layers = self.across
         self.split_learner(run)
         early = gradients_are_final(run)
         self.model, self.shardings = split_model(self.model, self.learner, self.across)
         self.buckets = Buckets(self.model, self.learner, self.data, early=early)
+
+    def of_mesh(self, process_group: Any, name: str) -> Group:
+        """A group of the mesh; where it has all ranks, the mesh has taken torch's, and the run's stands for it."""
+        if dist.get_world_size(process_group) == self.world_size:
+            process_group = self.group.process_group
+        return Group(process_group, self.recorder, name)
 
     def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> Metrics:
         return self.buckets.reduce_grad(self.model, batch, generator)
@@ -106,7 +112,7 @@ class HybridShard(Replica):
     def close(self) -> None:
         self.buckets.close()
         for group in (self.data, self.across):
-            if group.world_size < self.world_size:  # else the mesh has taken the group of all
+            if group.process_group is not self.group.process_group:
                 dist.destroy_process_group(group.process_group)
 
     def gather(self, name: str, part: Tensor) -> Tensor:

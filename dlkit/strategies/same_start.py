@@ -6,19 +6,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from dlkit.distributed.group import Group
+
 Order = dict[str, tuple[list[str], list[str], list[str]]]
 
 
-def start_from_rank_0(model: nn.Module, state: dict[str, Tensor]) -> None:
+def start_from_rank_0(model: nn.Module, state: dict[str, Tensor], group: Group) -> None:
     """Give every rank rank 0's order of layers, parameters and buffers, and of the learner's `state`, by name.
 
-    All ranks of the process group call it. ValueError if a rank has made another model than rank 0.
+    All ranks of the group call it. ValueError if a rank has made another model than rank 0.
     """
     order = order_of(model)
     shapes = {name: (tuple(value.shape), value.dtype) for name, value in named_tensors(model, state).items()}
-    everywhere: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everywhere, (order, shapes))
-    (first_order, first_shapes), *others = everywhere
+    (first_order, first_shapes), *others = group.gather_objects((order, shapes))
     for rank, (_, other_shapes) in enumerate(others, 1):
         if other_shapes != first_shapes:
             pairs = set(first_shapes.items()) ^ set(other_shapes.items())
@@ -34,9 +34,9 @@ def start_from_rank_0(model: nn.Module, state: dict[str, Tensor]) -> None:
     for dtype in sorted({value.dtype for value in tensors.values()}, key=str):
         same = [tensors[name].detach() for name in sorted(tensors) if tensors[name].dtype == dtype]
         flat = torch.cat([value.flatten() for value in same])
-        staged = flat.cpu() if dist.get_backend() == "gloo" else flat
-        dist.broadcast(staged, src=0)
-        if dist.get_rank() > 0:
+        staged = flat.cpu() if group.backend == "gloo" else flat
+        dist.broadcast(staged, group=group.process_group, group_src=0)
+        if group.rank > 0:
             for value, own in zip(same, staged.to(flat.device).split([value.numel() for value in same]), strict=True):
                 value.copy_(own.view_as(value))
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from dlkit import Experiment
 from dlkit.cluster import ClusterError, lookout
-from dlkit.strategies import DataParallel, ModelAveraging, Pipeline, TensorParallel
+from dlkit.strategies import DataParallel, Hybrid, ModelAveraging, Pipeline, TensorParallel
 from dlkit.training import CrossEntropy
 
 
@@ -27,6 +27,7 @@ EXPERIMENT = Experiment(net, digits(300), CrossEntropy(), epochs=1, batch_size=5
 @pytest.fixture
 def impatient(monkeypatch):
     monkeypatch.setattr(lookout, "PATIENCE", 1.0)
+    monkeypatch.setattr(lookout, "SPIN_PATIENCE", 2.0)
 
 
 def right():
@@ -95,6 +96,25 @@ def test_nor_a_run(cluster):
     assert same_bits(cluster.run(EXPERIMENT, DataParallel(), progress=False).model, alone.model)
 
 
+@pytest.mark.parametrize(
+    "strategy", [DataParallel(), DataParallel(reduce="ddp"), TensorParallel(), Pipeline(2), Hybrid(2, 1)]
+)
+def test_nor_the_run_in_which_it_was_sent(cluster, strategy):
+    def sends(now):
+        import torch
+        import torch.distributed as dist
+
+        if now.step == 2 and now.shard.rank == 0:
+            dist.isend(torch.full((4,), 777.0), 1)
+            for value in now.model.parameters():  # the sizes of the run's own
+                dist.isend(torch.full_like(value, 777.0), 1)
+                dist.all_reduce(torch.full_like(value, 777.0), async_op=True)
+
+    rows = replace(EXPERIMENT, row_every=1)
+    alone = cluster.run(rows, strategy, progress=False)
+    assert same_bits(cluster.run(rows, strategy, callbacks=[sends], progress=False).model, alone.model)
+
+
 def test_one_left_over_by_px_reaches_no_call_either(cluster):
     cluster.client[:].apply_sync(sends_and_forgets)
     assert cluster.call(right) == [(3.0, 2.0)] * 2
@@ -148,6 +168,33 @@ def test_ranks_that_wait_for_each_other_are_named_and_freed(cluster, impatient, 
         cluster.call(wrong)
     assert cluster.call(right) == [(3.0, 2.0)] * 2
     assert cluster.call(os.getpid) == pids
+
+
+def test_a_thread_that_turns_beside_does_not_hide_that_ranks_wait(cluster, impatient):
+    def waits_beside_a_thread_that_turns():
+        import threading
+        import time
+
+        import torch
+
+        def turns():
+            end = time.monotonic() + 30
+            while waiting.is_set():
+                torch.ones(300, 300) @ torch.ones(300, 300)
+                if time.monotonic() > end:
+                    os._exit(1)
+
+        waiting = threading.Event()
+        waiting.set()
+        threading.Thread(target=turns).start()
+        try:
+            both_receive()
+        finally:
+            waiting.clear()
+
+    with pytest.raises(ClusterError, match=f"{E0} waits in recv .* and {E1} waits in recv .* none of them can go on"):
+        cluster.call(waits_beside_a_thread_that_turns)
+    assert cluster.call(right) == [(3.0, 2.0)] * 2
 
 
 def test_one_who_takes_long_is_waited_for(cluster, impatient):

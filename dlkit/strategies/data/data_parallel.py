@@ -124,7 +124,11 @@ class DataParallelShard(Replica):
                     f"{class_name(run.learner)} runs more than one backward pass, or changes gradients after it, and "
                     'DDP sends them in the first: reduce="bucketed" sends them when they are final.'
                 )
-            self.wrapped = DistributedDataParallel(self.model, find_unused_parameters=not uses_all_for_each_image(run))
+            self.wrapped = DistributedDataParallel(
+                self.model,
+                process_group=self.group.process_group,
+                find_unused_parameters=not uses_all_for_each_image(run),
+            )
 
     def close(self) -> None:
         if self.buckets is not None:
