@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dlkit.core.storage import in_a_sentence, read_json, read_tensors, replacing, write_json, write_tensors
@@ -26,19 +25,25 @@ def save_run(run: Any, folder: Path) -> None:
 
     FloatingPointError if a tensor is no longer finite. OSError, on all ranks, if it cannot be written.
     """
+    tensors, state = pack(run)
+    for name, value in tensors.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise FloatingPointError(
+                f"{name} is no longer finite at step {run.step}, so no checkpoint was written: try a smaller lr."
+            )
+    state = {"fingerprint": run.fingerprint, **state}
+    run.shard.on_first_rank(lambda: write(folder, tensors, state))
+
+
+def pack(run: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All that a run needs to go on: tensors, and what JSON holds."""
     shard = run.shard
     optimizer, numbers = shard.optimizer_state(run.optimizer)
     tensors = {f"model.{name}": value for name, value in shard.model_state().items()}
     tensors |= {f"learner.{name}": value for name, value in shard.learner_state().items()}
     tensors |= {f"sum.{name}": shard.gather(f"sum.{name}", value) for name, value in run._sums.items()}
     tensors |= optimizer | {"generator": run.generator.get_state()}
-    for name, value in tensors.items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise FloatingPointError(
-                f"{name} is no longer finite at step {run.step}, so no checkpoint was written: try a smaller lr."
-            )
-    state = {
-        "fingerprint": run.fingerprint,
+    return tensors, {
         "step": run.step,
         "seconds": run.seconds,
         "images": run._images,
@@ -46,7 +51,6 @@ def save_run(run: Any, folder: Path) -> None:
         "optimizer": numbers,
         "history": run.history.rows,
     }
-    shard.on_first_rank(lambda: write(folder, tensors, state))
 
 
 def load_run(run: Any, folder: Path) -> None:
@@ -62,6 +66,11 @@ def load_run(run: Any, folder: Path) -> None:
                 f"the checkpoint in {folder} is of another run ({name}: {there} there, {here} here): "
                 "give another folder, or delete that one."
             )
+    unpack(run, tensors, state)
+
+
+def unpack(run: Any, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Let the run go on from what `pack` gave."""
 
     def named(prefix: str) -> dict[str, Tensor]:
         return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
@@ -213,30 +222,3 @@ def _step_before(folder: Path) -> int | None:
         return _whole(folder / BEFORE)[1]["step"]
     except (_Damaged, ValueError, OSError):
         return None
-
-
-def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The optimizer's state by parameter index, its tensors apart from its numbers."""
-    tensors, numbers = {}, {}
-    for index, values in optimizer.state_dict()["state"].items():
-        for name, value in values.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer.{index}.{name}"] = value
-            else:
-                numbers[f"{index}.{name}"] = value
-    return tensors, numbers
-
-
-def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-    """Put back what `pack_optimizer` took."""
-    state: dict[int, dict[str, Any]] = {}
-    prefix = "optimizer."
-    packed = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for key, value in (packed | numbers).items():
-        index, name = key.split(".", 1)
-        parameter = parameters[int(index)]
-        if isinstance(value, Tensor) and value.shape == parameter.shape:  # fused optimizers go by the order in memory
-            value = torch.empty_like(parameter).copy_(value)
-        state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

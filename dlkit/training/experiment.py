@@ -16,6 +16,7 @@ from dlkit.data.sources import describe, resolve
 from dlkit.training.arguments import check_arguments, check_count
 from dlkit.training.checkpoint import load_run, prepare
 from dlkit.training.first_model import make_model
+from dlkit.training.first_optimizer import make_optimizer
 from dlkit.training.learner import Learner
 from dlkit.training.run import Callback, Run
 from dlkit.training.schedules import Schedule, at
@@ -34,7 +35,8 @@ class Experiment(Generic[M]):
     `data` is a name for `data.load`, a Dataset (its training part is used), a Split, images, or (images, labels); also
     arrays (mapped ones stay in their file), lists, frames and torch's Datasets, if what they mean is clear.
     `lr` and `momentum` are numbers or functions of the epoch (`linear`, `steps`); `momentum=None` is for an optimizer
-    that has none. `weight_decay` acts on weights, not on biases. `optimizer` is called with parameter groups and lr.
+    that has none. `weight_decay` acts on weights, not on biases. `optimizer` is called with lr and parameter groups,
+    or, if it takes none, with parameters.
     `row_every` is the number of steps between rows of the history; by default a row an epoch. `dtype` is that of data,
     model and all that is computed: torch.float64 tells what is rounding from what is not.
     """
@@ -110,7 +112,7 @@ class Experiment(Generic[M]):
             raise TypeError(
                 f"strategy={strategy.__name__} is the class itself: give a strategy, {strategy.__name__}()."
             )
-        run = Run(self, steps, torch.device(device or default_device()), rng_device, strategy)
+        run = Run(self, steps, torch.device(device or default_device()), rng_device, strategy, checkpoint is not None)
         folder = Path(checkpoint) if checkpoint is not None else None
         if folder is None and (checkpoint_every or resume):
             raise ValueError("checkpoint_every and resume need checkpoint=, the folder to keep the run in.")
@@ -124,8 +126,7 @@ class Experiment(Generic[M]):
 
     def make_optimizer(self, weights: list[nn.Parameter], biases: list[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer as it is before the first step; weights alone decay."""
-        groups = [{"params": weights, "weight_decay": self.weight_decay}, {"params": biases, "weight_decay": 0.0}]
-        return self.optimizer([group for group in groups if group["params"]], lr=at(self.lr, 0.0))
+        return make_optimizer(self.optimizer, weights, biases, at(self.lr, 0.0), self.weight_decay)
 
     def initial_model(self, device: str | torch.device = "cpu") -> M:
         """The model as it is before training: the same for each call. Lazy layers have seen one image of the data."""

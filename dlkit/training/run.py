@@ -22,9 +22,12 @@ from dlkit.data.sources import resolve
 from dlkit.training import checkpoint
 from dlkit.training.comparison import compare
 from dlkit.training.first_model import check_trainable, on_its_own
+from dlkit.training.first_optimizer import refuse_matrices_alone
 from dlkit.training.history import History, Row
 from dlkit.training.interrupt import on_interrupt
+from dlkit.training.optimizer_state import group_settings
 from dlkit.training.refusals import refuse_a_lone_image, refuse_sparse
+from dlkit.training.resume_trial import refuse_what_is_lost
 from dlkit.training.schedules import at
 from dlkit.training.shard import Shard, Strategy, weights_and_biases
 from dlkit.training.trial import try_passes
@@ -48,7 +51,9 @@ class Run(Generic[M]):
         device: torch.device,
         rng_device: str | None,
         strategy: Strategy | None = None,
+        kept: bool = False,
     ):
+        """kept: whether it is to be kept in a checkpoint, and must then be able to go on from one."""
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f'device="{device}", but torch finds no CUDA GPU: leave device out to train on the CPU.')
         self.experiment = experiment
@@ -60,6 +65,14 @@ class Run(Generic[M]):
         if device.type == "cuda":
             check_memory(images.nbytes, f"the images, on {device},", device)
         self._on_device = Batch(images.to(device), None if labels is None else labels.to(device))
+        self.history = History()
+        self.step = 0
+        self.seconds = 0.0
+        self.stopped: str | None = None
+        self._asked: str | None = None  # this process, to stop; the others may not know of it
+        self._sums: dict[str, Tensor] = {}
+        self._row_start = (0, 0.0, 0)  # step, seconds, images at the last row
+        self._images = 0
         self.steps_per_epoch = -(-len(images) // experiment.batch_size)
         self.total_steps = steps if steps is not None else experiment.epochs * self.steps_per_epoch
         with seeded(experiment.seed, START):
@@ -74,6 +87,8 @@ class Run(Generic[M]):
             self.learner.start(self.model, self._on_device, experiment.batch_size, self.generator)
             refuse_a_lone_image(self)
             self.trial = try_passes(self)
+            if kept:
+                refuse_what_is_lost(self)
             if strategy is not None:
                 self.trial.refuse_split(strategy, self.model)
             self.shard = strategy.shard(self) if strategy is not None else Shard(self.model, self.learner)
@@ -81,14 +96,7 @@ class Run(Generic[M]):
             self.shard.draws = self.shard.sharded_draws(self.trial.plan)
         self.model: M = self.shard.model  # type: ignore[assignment]
         self.optimizer = self.make_optimizer(self.model)
-        self.history = History()
-        self.step = 0
-        self.seconds = 0.0
-        self.stopped: str | None = None
-        self._asked: str | None = None  # this process, to stop; the others may not know of it
-        self._sums: dict[str, Tensor] = {}
-        self._row_start = (0, 0.0, 0)  # step, seconds, images at the last row
-        self._images = 0
+        self.shard.settings = group_settings(self.optimizer)
 
     # What a reader or a callback looks at.
 
@@ -237,8 +245,10 @@ class Run(Generic[M]):
 
             try:
                 self.optimizer.step(closure)
-            except RuntimeError:
+            except RuntimeError as error:
                 refuse_sparse(self.model, self.optimizer)
+                if self.step == 0:
+                    refuse_matrices_alone(self.experiment.optimizer, at(self.experiment.lr, 0.0), error)
                 raise
         self.shard.after_step(self.step + 1)
         return report

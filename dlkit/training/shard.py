@@ -13,8 +13,8 @@ from dlkit.core.draws import ShardedDraws
 from dlkit.core.random import ShardedGenerator
 from dlkit.core.slices import Slice
 from dlkit.data.batch import Batch
-from dlkit.training.checkpoint import pack_optimizer, unpack_optimizer
 from dlkit.training.learner import Learner
+from dlkit.training.optimizer_state import Settings, pack_optimizer, unpack_optimizer
 
 
 @runtime_checkable
@@ -40,6 +40,7 @@ class Shard:
     def __init__(self, model: nn.Module, learner: Learner):
         self.model, self.learner = model, learner
         self.names = trained(model)
+        self.settings: Settings = []  # of the optimizer's parameter groups before the first step
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self.model).__name__}, rank {self.rank} of {self.world_size})"
@@ -112,7 +113,7 @@ class Shard:
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The whole's tensors and numbers, by the index of their parameter among all that are trained."""
-        tensors, numbers = pack_optimizer(optimizer)
+        tensors, numbers = pack_optimizer(optimizer, self.settings)
         parameters = dict(self.model.named_parameters())
         packed = {}
         for key, value in tensors.items():
