@@ -1,13 +1,14 @@
 """CONTRIBUTING's examples, run as they stand there; and its map, against the tree."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from ranks import team
-from splitting import difference, digits, run
+from splitting import difference, digits, run, same_bits
 from torch import nn
 
 from dlkit import Experiment
@@ -66,6 +67,26 @@ def test_a_learner():
     experiment = Experiment(perceptron, digits(250), learner, lr=0.1)
     split = team(3).call(run, experiment, DataParallel(), **SETTINGS)
     assert difference(run(experiment, **SETTINGS).model, split[0].model) < 1e-5
+
+
+def test_an_optimizer(tmp_path):
+    optimizer = example("An optimizer").MuonAndSGD
+    experiment = Experiment(perceptron, digits(250), CrossEntropy(), batch_size=250, lr=0.01, optimizer=optimizer)
+    whole, net = run(experiment, **SETTINGS).model, experiment.initial_model()
+    run(experiment, **SETTINGS | {"steps": 1}, checkpoint=tmp_path)
+    assert same_bits(whole, run(experiment, **SETTINGS, checkpoint=tmp_path, resume=True).model)
+    by_hand = [
+        torch.optim.Muon([net[1].weight, net[3].weight], lr=0.01, weight_decay=0.0),
+        torch.optim.SGD([net[1].bias, net[3].bias], lr=0.01),
+    ]
+    images, labels = digits(250)
+    for _ in range(SETTINGS["steps"]):
+        net.zero_grad()
+        nn.functional.cross_entropy(net(images), labels).backward()
+        for one in by_hand:
+            one.step()
+    plain = replace(experiment, optimizer=torch.optim.SGD)
+    assert difference(whole, net) < 5e-3 < difference(whole, run(plain, **SETTINGS).model)  # Muon computes in bfloat16
 
 
 def test_a_strategy():

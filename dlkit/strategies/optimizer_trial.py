@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dlkit.core.global_generators import seeded
 
-STEPS = 3
+STEPS = 12  # some clip, or go on otherwise, after the first few
 SCALES = (1e-3, 1.0, 1e4)  # of gradients: clipping may bite on large ones only
 SHAPES = ((6, 4), (8, 2), (4,))
 

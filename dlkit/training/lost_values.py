@@ -4,6 +4,7 @@ import pickle
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
+from inspect import isroutine
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,7 +42,7 @@ def attributes(run: Any) -> Iterator[tuple[Place, Any]]:
     """All attributes of the three, and the net's buffers that are not in its state_dict."""
     for who in ("optimizer", "learner"):
         for name, value in vars(getattr(run, who)).items():
-            if name not in SKIPPED:
+            if name not in SKIPPED and not isroutine(value):
                 yield Place(who, "", name), value
     for path, module in run.model.named_modules():
         for name, value in vars(module).items():
@@ -54,7 +55,8 @@ def attributes(run: Any) -> Iterator[tuple[Place, Any]]:
 def differing(one: Any, other: Any, who: str) -> list[Place]:
     """The places of the optimizer, net or learner whose value in one run is not that in the other."""
     others = dict(attributes(other))
-    return [place for place, value in attributes(one) if place.who == who and not alike(value, others.get(place))]
+    places = [place for place, value in attributes(one) if place.who == who and not alike(value, others.get(place))]
+    return [place for place in places if not place.name.startswith("_")] or places
 
 
 def numbers(run: Any) -> dict[Place, float]:

@@ -24,8 +24,8 @@ from dlkit.training.optimizer_state import group_settings
 from dlkit.training.shard import Shard
 from dlkit.training.trial import copy_of, few_images
 
-STOPS, END = (5, 12), 24  # of the optimizer alone: some act every few steps, and 5 and 12 have no divisor in common
-RUN_STOP, RUN_END = 2, 4
+STOPS, END = (3, 5), 12  # steps of the optimizer alone: some act every few, and 3 and 5 have no divisor in common
+RUN_STOPS, RUN_END = (2,), 4
 JUMPS = (5, 9, 10, 20, 49, 50, 99, 100, 500, 1000, 5000, 10_000, 100_000, 1_000_000)  # steps that a count may be at
 SHAPES = ((6, 4), (8, 2), (4,))
 NOISE = 100  # what is off counts if it is more so than this many times what two straight runs differ by
@@ -40,15 +40,14 @@ def refuse_what_is_lost(run: Any) -> None:
     """
     with seeded(run.experiment.seed):
         steps = [Batch(torch.full((1, 1), float(step), device=run.device)) for step in range(END)]
-        for stop in STOPS:
-            with suppress(_Fails):  # one that wants the net's own parameters is tried with the net
-                _Trial(run, steps, stop, partial(_Few, run), _MadeUp).refuse()
+        with suppress(_Fails):  # one that wants the net's own parameters is tried with the net
+            _Trial(run, steps, STOPS, partial(_Few, run), _MadeUp).refuse()
         for images in (few_images(run), run.experiment.batch_size):
             first = run.first_images(RUN_END * images)
             labels = [None] * RUN_END if first.labels is None else first.labels.split(images)
             batches = [Batch(*pair) for pair in zip(first.images.split(images), labels, strict=True)]
             with suppress(_Fails):
-                return _Trial(run, batches, RUN_STOP).refuse()
+                return _Trial(run, batches, RUN_STOPS).refuse()
 
 
 class _Fails(Exception):
@@ -78,50 +77,46 @@ class _MadeUp(Learner):
 
 
 class _Trial:
-    """A resume of a run after `stop` of the batches; model, learner: make others in place of copies of the run's."""
+    """Resumes of a run after some of its steps; model, learner: make others in place of copies of the run's."""
 
-    def __init__(self, run: Any, batches: Sequence[Batch], stop: int, model: Any = None, learner: Any = None):
-        self.run, self.first, self.rest = run, batches[:stop], batches[stop:]
+    def __init__(
+        self, run: Any, batches: Sequence[Batch], stops: Sequence[int], model: Any = None, learner: Any = None
+    ):
+        self.run, self.batches, self.stops = run, batches, stops
         self.model, self.learner = model, learner
 
     def refuse(self) -> None:
-        """ValueError if the resumed run is not the straight one; _Fails if that one cannot be run."""
+        """ValueError if a resumed run is not the straight one; _Fails if that one cannot be run."""
+        straight, resumes = self.fresh(), []
+        for stop in self.stops:
+            self.learn(straight, stop)
+            kept, resumed = self.kept(straight)
+            resumes.append((kept, resumed, numbers(straight), numbers(resumed)))
+        expected = self.outcome(straight)
+        for kept, resumed, then, loaded in resumes:
+            self.refuse_loss(kept, resumed, expected)
+            for place, value in then.items():
+                start = loaded.get(place, getattr(type(owner(resumed, place)), place.name, None))
+                if type(start) is type(value) and start != value:
+                    self.refuse_count(place, kept, start, value, numbers(straight).get(place))
+
+    def refuse_loss(self, kept: Kept, resumed: Any, expected: dict[str, Any]) -> None:
+        """ValueError if the run that goes on from the checkpoint comes to something else."""
         try:
-            straight = self.fresh()
-            self.learn(straight, self.first)
-            stop = numbers(straight)
-        except Exception as error:
-            raise _Fails from error
-        try:
-            kept = _kept(straight)
-            resumed = self.resumed(kept)
-        except Exception as error:
-            who = self.who_cannot_be_kept(straight)
-            raise ValueError(
-                sentence(who, f"a value of {name_of(straight, who)} ({type(error).__name__}: {error})")
-            ) from error
-        loaded = numbers(resumed)
-        try:
-            expected = self.outcome(straight, self.rest)
-        except Exception as error:
-            raise _Fails from error
-        try:
-            found = self.outcome(resumed, self.rest)
-        except Exception:  # for want of a value, say
+            found = self.outcome(resumed)
+        except _Fails:  # for want of a value, say
             found = {}
         if self.off(expected, found):
             raise ValueError(self.what_is_lost(kept, expected))
-        fresh = self.fresh()
-        for place, value in numbers(straight).items():
-            start = getattr(owner(fresh, place), place.name, None)
-            if type(start) is not type(value) or place not in stop:
-                continue
-            by = (stop[place] - start) / len(self.first)
-            if by and value - stop[place] == by * len(self.rest) and loaded.get(place, start) != stop[place]:
-                self.refuse_count(place, kept, start, by)
 
     def fresh(self, model: nn.Module | None = None, learner: Learner | None = None) -> Any:
         """A copy of the run before its first step; with this model or learner, if one is given."""
+        try:
+            return self.twin(model, learner)
+        except Exception as error:
+            raise _Fails from error
+
+    def twin(self, model: nn.Module | None, learner: Learner | None) -> Any:
         run, twin = self.run, copy.copy(self.run)
         if self.model is not None:
             own = self.model(), self.learner()
@@ -139,32 +134,50 @@ class _Trial:
         twin.shard.settings = group_settings(twin.optimizer)
         return twin
 
+    def kept(self, twin: Any) -> tuple[Kept, Any]:
+        """A checkpoint in memory, and a copy that goes on from it. ValueError if it cannot be made."""
+        try:
+            for name, value in twin.learner.state.items():
+                if not isinstance(value, Tensor):
+                    raise TypeError(f'state["{name}"] is of type {type(value).__name__}')
+            tensors, state = pack(twin)
+            kept = {name: value.clone() for name, value in tensors.items()}, json.dumps(state)
+            return kept, self.resumed(kept)
+        except Exception as error:
+            who = self.who_cannot_be_kept(twin)
+            why = f"{type(error).__name__}: {error}".split("\n")[0]
+            raise ValueError(sentence(who, f"a value of {name_of(twin, who)} ({why})")) from error
+
     def resumed(self, kept: Kept, **own: Any) -> Any:
         """A fresh copy that goes on from a checkpoint."""
         twin = self.fresh(**own)
         unpack(twin, {name: value.clone() for name, value in kept[0].items()}, json.loads(kept[1]))
         return twin
 
-    def learn(self, twin: Any, batches: Sequence[Batch]) -> dict[str, Any]:
-        """Take a step on each batch; the metrics of all."""
+    def learn(self, twin: Any, end: int) -> dict[str, Any]:
+        """Take the steps up to `end`, and give their metrics. _Fails if one cannot be taken."""
         known: dict[str, Any] = {}
-        for batch in batches:
+        for batch in self.batches[twin.step : end]:
             labels = None if batch.labels is None else batch.labels.clone()
-            metrics = twin._learn(Batch(batch.images.clone(), labels))
+            try:
+                metrics = twin._learn(Batch(batch.images.clone(), labels))
+            except Exception as error:
+                raise _Fails from error
             twin.step += 1
             known |= {f"{name} at {twin.step}": value for name, value in metrics.items()}
         return known
 
-    def outcome(self, twin: Any, batches: Sequence[Batch]) -> dict[str, Any]:
-        """The metrics of a step on each batch, and all that a checkpoint keeps then."""
-        metrics = self.learn(twin, batches)
+    def outcome(self, twin: Any, end: int | None = None) -> dict[str, Any]:
+        """The metrics of the steps after the last stop, up to `end`, and all that a checkpoint keeps then."""
+        self.learn(twin, self.stops[-1])
+        metrics = self.learn(twin, end or len(self.batches))
         tensors, state = pack(twin)
-        return metrics | tensors | {"numbers": json.dumps(state["optimizer"])}
+        return metrics | tensors | {"numbers": json.dumps(state["optimizer"], sort_keys=True)}
 
-    def stopped(self) -> Any:
+    def stopped(self, stop: int) -> Any:
         """A copy of the run that has taken the first steps."""
         twin = self.fresh()
-        self.learn(twin, self.first)
+        self.learn(twin, stop)
         return twin
 
     def off(self, expected: dict[str, Any], found: dict[str, Any]) -> bool:
@@ -172,20 +185,21 @@ class _Trial:
         off = distances(expected, found)
         if not off:
             return False
-        noise = distances(expected, self.outcome(self.stopped(), self.rest))
+        noise = distances(expected, self.outcome(self.fresh()))
         return any(distance > NOISE * noise.get(name, 0.0) for name, distance in off.items())
 
     def what_is_lost(self, kept: Kept, expected: dict[str, Any]) -> str:
         """In a sentence: what is lost, found by putting it back."""
+        after = self.resumed(kept)
+        before = self.stopped(after.step)
         if self.model is not None:
-            return lost_by("optimizer", self.stopped(), self.resumed(kept))
+            return lost_by("optimizer", before, after)
 
         def mended(twin: Any) -> bool:
-            with suppress(Exception):
-                return not self.off(expected, self.outcome(twin, self.rest))
+            with suppress(_Fails):
+                return not self.off(expected, self.outcome(twin))
             return False
 
-        before, after = self.stopped(), self.resumed(kept)
         learner, model = copy.deepcopy(before.learner), copy_of(before.model, self.run)
         if mended(self.resumed(kept, learner=learner)):
             return lost_by("learner", before, after)
@@ -200,25 +214,27 @@ class _Trial:
         both = mended(self.resumed(kept, learner=copy.deepcopy(before.learner), model=copy_of(before.model, self.run)))
         return lost_by("net" if both else "optimizer", before, after)
 
-    def refuse_count(self, place: Place, kept: Kept, start: float, by: float) -> None:
-        """ValueError if what counts `by` a step, and is not kept, makes a difference later on."""
+    def refuse_count(self, place: Place, kept: Kept, start: float, then: float, last: float | None) -> None:
+        """ValueError if what is lost grows evenly, from `start` over `then` to `last`, and matters after many steps."""
 
-        def one_step(count: float | None) -> dict[str, Any]:
+        def one_step(count: float | None) -> tuple[Any, dict[str, Any]]:
             twin = self.resumed(kept)
             if count is not None:
                 setattr(owner(twin, place), place.name, count)
-            return self.outcome(twin, self.rest[:1])
+            return twin, self.outcome(twin, twin.step + 1)
 
-        expected = one_step(None)
-        noise = distances(expected, one_step(None))
-        for steps in JUMPS:
-            with suppress(Exception):  # it may not be one that counts
-                off = distances(expected, one_step(type(start)(start + by * steps)))
-                if any(distance > NOISE * noise.get(name, 0.0) for name, distance in off.items()):
-                    break
-        else:
+        twin, expected = one_step(None)
+        stop = twin.step - 1
+        by = (then - start) / stop
+        if last is None or last - then != by * (len(self.batches) - stop):
             return
-        raise ValueError(sentence(place.who, f"{place} of {name_of(self.fresh(), place.who)}"))
+        noise = distances(expected, one_step(None)[1])
+        for steps in JUMPS:
+            off: dict[str, float] = {}
+            with suppress(Exception):  # of what cannot be so large
+                off = distances(expected, one_step(type(start)(start + by * steps))[1])
+            if any(distance > NOISE * noise.get(name, 0.0) for name, distance in off.items()):
+                raise ValueError(sentence(place.who, f"{place} of {name_of(twin, place.who)}"))
 
     def who_cannot_be_kept(self, twin: Any) -> str:
         """Whose state is no tensors and numbers, or cannot be loaded."""
@@ -231,12 +247,3 @@ class _Trial:
         except RuntimeError:
             return "net"
         return "optimizer"
-
-
-def _kept(run: Any) -> Kept:
-    """A checkpoint in memory."""
-    tensors, state = pack(run)
-    for name, value in tensors.items():
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name} is of type {type(value).__name__}")
-    return {name: value.clone() for name, value in tensors.items()}, json.dumps(state)

@@ -413,6 +413,26 @@ class SharpnessByNorm(Sharpness):
         return [0.05 * p.grad / norm for p in parameters]
 
 
+class ClipsLate(ClipsNorm):
+    """Clips from the sixth step on."""
+
+    steps = 0
+
+    def step(self, closure=None):
+        self.steps += 1
+        return super().step(closure) if self.steps > 5 else torch.optim.SGD.step(self, closure)
+
+
+class TrustsLate(TrustRatio):
+    """By the norm of each parameter from the ninth step on."""
+
+    steps = 0
+
+    def step(self, closure=None):
+        self.steps += 1
+        return super().step(closure) if self.steps > 8 else torch.optim.SGD.step(self, closure)
+
+
 OPTIMIZERS = {  # which may have parts of parameters, and some of them whole
     "SGD": (lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True, weight_decay=0.1), True, True),
     **{
@@ -431,6 +451,8 @@ OPTIMIZERS = {  # which may have parts of parameters, and some of them whole
     "LBFGS": (lambda p: torch.optim.LBFGS(p, 0.1), False, False),
     "clipped norm": (lambda p: ClipsNorm(p, 0.1), False, False),
     "norm clipped where it is large": (lambda p: ClipsLargeNorms(p, 0.1), False, False),
+    "clipped norm, later": (lambda p: ClipsLate(p, 0.1), False, False),
+    "trust ratio, later": (lambda p: TrustsLate(p, 0.1), False, True),
     "noisy": (lambda p: Noisy(p, 0.1), False, False),
     "sharpness, by sign": (lambda p: Sharpness(p, 0.1), True, True),
     "sharpness, by norm": (lambda p: SharpnessByNorm(p, 0.1), False, False),
