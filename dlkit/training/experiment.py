@@ -102,7 +102,8 @@ class Experiment(Generic[M]):
         steps: end after so many steps in place of `epochs`. device: CUDA where there is one, else the CPU.
         rng_device: the device that draws random numbers, by default the run's; "cpu" gives a GPU the CPU's numbers.
         checkpoint: a folder, written at the end and every `checkpoint_every` steps; with `resume` the run goes on
-        from what is there, to the bit (lr, momentum and epochs may have changed), else it is replaced.
+        from what is there, to the bit (lr, momentum and epochs may have changed), else it is replaced. ValueError if
+        something that a run goes on from would not be in it, as a trial shows.
         callbacks see the run at each row, and may return columns to add to it; `on_step` sees it after each step.
         """
         for name, count in (("steps", steps), ("checkpoint_every", checkpoint_every)):

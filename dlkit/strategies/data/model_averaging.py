@@ -14,6 +14,9 @@ from dlkit.strategies.checks import refuse_batch_statistics
 from dlkit.strategies.data.data_parallel import DataParallel, Replica
 from dlkit.strategies.layer_cost import LayerCost
 from dlkit.training.learner import Metrics
+from dlkit.training.optimizer_state import PREFIX, pack_optimizer, unpack_optimizer
+
+RANK = "rank "  # and its number, before what it has by itself
 
 
 @dataclass(frozen=True)
@@ -105,9 +108,43 @@ class ModelAveragingShard(Replica):
 
     def learner_state(self) -> dict[str, Tensor]:
         replicas = {f"replica.{name}": self.gather(name, value) for name, value in self.model.state_dict().items()}
-        return super().learner_state() | replicas
+        own = {name: value.cpu() for name, value in self.learner.state.items() if name not in self.chains}
+        return super().learner_state() | self.of_other_ranks(own) | replicas
 
     def load_learner(self, state: Mapping[str, Tensor], device: torch.device) -> None:
         mine = {name.removeprefix("replica."): value for name, value in state.items() if name.startswith("replica.")}
         self.model.load_state_dict({name: self.scatter(name, value) for name, value in mine.items()})
-        super().load_learner({name: value for name, value in state.items() if "replica." not in name}, device)
+        kept = {name: value for name, value in state.items() if not name.startswith("replica.")}
+        whole = {name: value for name, value in kept.items() if not name.startswith(RANK)}
+        super().load_learner(whole | self.of_this_rank(kept), device)
+
+    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors of a parameter's shape with one row a replica; what else each has, apart."""
+        tensors, numbers = super().optimizer_state(optimizer)
+        own, own_numbers = pack_optimizer(optimizer, self.settings)
+        single = {key: value.cpu() for key, value in own.items() if tensors[key].shape == value.shape}
+        return tensors | self.of_other_ranks(single), numbers | self.of_other_ranks(own_numbers)
+
+    def load_optimizer(
+        self, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: dict[str, Any]
+    ) -> None:
+        rows, single = {}, {}
+        for key, value in tensors.items():
+            if key.startswith(PREFIX):
+                name = self.names[int(key.removeprefix(PREFIX).split(".")[0])]
+                if value.shape == (self.world_size, *self.model.get_parameter(name).shape):
+                    rows[key] = value[self.rank]
+                    continue
+            single[key] = value
+        unpack_optimizer(optimizer, rows | self.of_this_rank(single), self.of_this_rank(numbers))
+
+    def of_other_ranks(self, own: dict[str, Any]) -> dict[str, Any]:
+        """What ranks other than 0 have by themselves, each name after its rank."""
+        everywhere = self.group.gather_objects(own)[1:]
+        return {f"{RANK}{n} {name}": value for n, values in enumerate(everywhere, 1) for name, value in values.items()}
+
+    def of_this_rank(self, kept: Mapping[str, Any]) -> dict[str, Any]:
+        """What this rank has by itself: rank 0's where there is nothing of its own."""
+        mark = f"{RANK}{self.rank} "
+        own = {name.removeprefix(mark): value for name, value in kept.items() if name.startswith(mark)}
+        return own or {name: value for name, value in kept.items() if not name.startswith(RANK)}
