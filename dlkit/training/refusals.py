@@ -1,10 +1,16 @@
 """What a run refuses after a trial before its first step, or when a step has failed."""
 
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from dlkit.core.global_generators import NAMES, marks, moved_since
 from dlkit.training.trial import Passes
 
 
@@ -47,3 +53,29 @@ def refuse_sparse(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
                 f"the gradient of {name} is sparse, which {type(optimizer).__name__} does not take: make that layer "
                 "with sparse=False."
             )
+
+
+@contextmanager
+def late_draws(run: Any) -> Iterator[None]:
+    """Context of a step: were generators drawn from that the trial before the first step did not find?
+
+    Asked at the first step behind a row, where callbacks may have changed the net, at the last, and at every eighth.
+    RuntimeError where the run is split, for ranks then draw numbers of their own; else a UserWarning, once, and from
+    the next step on the run lends these generators its seed.
+    """
+    asked = run.step % 8 == 0 or run.step in (run.last_row_step, run.total_steps - 1)
+    if not asked or threading.current_thread() is not threading.main_thread():  # beside which cells go on, and may draw
+        yield
+        return
+    before = marks(tuple(name for name in NAMES if name not in run.trial.generators))
+    yield
+    if names := moved_since(before):
+        found = (
+            f"step {run.step + 1} drew from the generator of {' and of '.join(names)}, and the trial before the first "
+            "step did not"
+        )
+        mend = "let the net draw from its first step on, as Dropout(1e-6) does in place of Dropout(0)"
+        if run.shard.world_size > 1:
+            raise RuntimeError(f"{found}: ranks are no longer in step; {mend}, or train in one process.")
+        warnings.warn(f"{found}: a run cannot be repeated to the bit, nor resumed so; {mend}.", stacklevel=5)
+        run.trial = replace(run.trial, generators=run.trial.generators + names)

@@ -24,7 +24,7 @@ from dlkit.training.comparison import compare
 from dlkit.training.first_model import check_trainable, on_its_own
 from dlkit.training.history import History, Row
 from dlkit.training.interrupt import on_interrupt
-from dlkit.training.refusals import refuse_a_lone_image, refuse_sparse
+from dlkit.training.refusals import late_draws, refuse_a_lone_image, refuse_sparse
 from dlkit.training.schedules import at
 from dlkit.training.shard import Shard, Strategy, weights_and_biases
 from dlkit.training.trial import try_passes
@@ -123,6 +123,11 @@ class Run(Generic[M]):
     def fingerprint(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to be this run's."""
         return checkpoint.fingerprint(self)
+
+    @property
+    def last_row_step(self) -> int:
+        """The step after which the last row was made; 0 before the first."""
+        return self._row_start[0]
 
     def stop(self, why: str) -> None:
         """End the run after this step; `run.stopped` says why. A run that is split ends after a step of all processes.
@@ -227,7 +232,7 @@ class Run(Generic[M]):
             return [(parameter._version, parameter.grad is None) for parameter in parameters]
 
         self._set_schedules()
-        with self.own_generators(self.step):
+        with late_draws(self), self.own_generators(self.step):
             report = self.shard.fill_grad(batch, self.generator)
             filled = versions()
 
