@@ -449,8 +449,9 @@ def test_a_model_of_another_dtype_is_refused_before_it_trains():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_named():
-    with pytest.raises(ValueError, match='device="cuda", but torch finds no CUDA GPU'):
+    with pytest.raises(ValueError, match='device="cuda", but torch finds no CUDA GPU: leave device out'):
         run(small(), device="cuda")
+    assert next(small().run(steps=1, progress=False).model.parameters()).device.type == "cpu"
 
 
 def test_fewer_images_than_a_batch_are_refused():
