@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from functools import partial
 from operator import index
@@ -11,6 +12,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
+from dlkit.core.exactness import exact
 from dlkit.core.global_generators import seeded
 from dlkit.data.sources import describe, resolve
 from dlkit.training.arguments import check_arguments, check_count
@@ -85,6 +87,7 @@ class Experiment(Generic[M]):
         steps: int | None = None,
         device: str | torch.device | None = None,
         rng_device: str | None = None,
+        fast: bool = False,
         checkpoint: str | Path | None = None,
         checkpoint_every: int | None = None,
         resume: bool = False,
@@ -99,6 +102,8 @@ class Experiment(Generic[M]):
         notebook `cluster.run(experiment, strategy)` does it. Callbacks are called in all of them.
         steps: end after so many steps in place of `epochs`. device: CUDA where there is one, else the CPU.
         rng_device: the device that draws random numbers, by default the run's; "cpu" gives a GPU the CPU's numbers.
+        fast: let a GPU choose its algorithms and compute in TF32: the same experiment then does not give the same bits
+        twice, and products have three digits in place of seven.
         checkpoint: a folder, written at the end and every `checkpoint_every` steps; with `resume` the run goes on
         from what is there, to the bit (lr, momentum and epochs may have changed), else it is replaced.
         callbacks see the run at each row, and may return columns to add to it; `on_step` sees it after each step.
@@ -110,16 +115,18 @@ class Experiment(Generic[M]):
             raise TypeError(
                 f"strategy={strategy.__name__} is the class itself: give a strategy, {strategy.__name__}()."
             )
-        run = Run(self, steps, torch.device(device or default_device()), rng_device, strategy)
-        folder = Path(checkpoint) if checkpoint is not None else None
-        if folder is None and (checkpoint_every or resume):
-            raise ValueError("checkpoint_every and resume need checkpoint=, the folder to keep the run in.")
-        if folder is not None:
-            prepare(folder)
-            _ = run.fingerprint  # as the learner is now: some count their steps
-            if resume:
-                load_run(run, folder)
-        run.train(folder, checkpoint_every, callbacks, on_step, stop, progress)
+        chosen = torch.device(device or default_device())
+        with nullcontext() if fast else exact(chosen):
+            run = Run(self, steps, chosen, rng_device, strategy)
+            folder = Path(checkpoint) if checkpoint is not None else None
+            if folder is None and (checkpoint_every or resume):
+                raise ValueError("checkpoint_every and resume need checkpoint=, the folder to keep the run in.")
+            if folder is not None:
+                prepare(folder)
+                _ = run.fingerprint  # as the learner is now: some count their steps
+                if resume:
+                    load_run(run, folder)
+            run.train(folder, checkpoint_every, callbacks, on_step, stop, progress)
         return run
 
     def make_optimizer(self, weights: list[nn.Parameter], biases: list[nn.Parameter]) -> torch.optim.Optimizer:

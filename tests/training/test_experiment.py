@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -452,6 +453,20 @@ def test_a_gpu_that_is_not_there_is_named():
     with pytest.raises(ValueError, match='device="cuda", but torch finds no CUDA GPU: leave device out'):
         run(small(), device="cuda")
     assert next(small().run(steps=1, progress=False).model.parameters()).device.type == "cpu"
+
+
+def test_a_run_is_exact_on_its_device_unless_it_is_to_be_fast(monkeypatch):
+    asked = []
+
+    @contextmanager
+    def noted(device):
+        asked.append(device)
+        yield
+
+    monkeypatch.setattr("dlkit.training.experiment.exact", noted)
+    run(small(), device="cpu")
+    run(small(), device="cpu", fast=True)
+    assert asked == [torch.device("cpu")]
 
 
 def test_fewer_images_than_a_batch_are_refused():
