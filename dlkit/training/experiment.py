@@ -19,6 +19,7 @@ from dlkit.training.arguments import check_arguments, check_count
 from dlkit.training.checkpoint import load_run, prepare
 from dlkit.training.first_model import make_model
 from dlkit.training.learner import Learner
+from dlkit.training.refusals import told_out_of_memory
 from dlkit.training.run import Callback, Run
 from dlkit.training.schedules import Schedule, at
 from dlkit.training.shard import Strategy
@@ -126,7 +127,8 @@ class Experiment(Generic[M]):
                 _ = run.fingerprint  # as the learner is now: some count their steps
                 if resume:
                     load_run(run, folder)
-            run.train(folder, checkpoint_every, callbacks, on_step, stop, progress)
+            with told_out_of_memory(run):
+                run.train(folder, checkpoint_every, callbacks, on_step, stop, progress)
         return run
 
     def make_optimizer(self, weights: list[nn.Parameter], biases: list[nn.Parameter]) -> torch.optim.Optimizer:
