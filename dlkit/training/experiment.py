@@ -89,6 +89,7 @@ class Experiment(Generic[M]):
         device: str | torch.device | None = None,
         rng_device: str | None = None,
         fast: bool = False,
+        capture: bool = True,
         checkpoint: str | Path | None = None,
         checkpoint_every: int | None = None,
         resume: bool = False,
@@ -105,6 +106,8 @@ class Experiment(Generic[M]):
         rng_device: the device that draws random numbers, by default the run's; "cpu" gives a GPU the CPU's numbers.
         fast: let a GPU choose its algorithms and compute in TF32: the same experiment then does not give the same bits
         twice, and products have three digits in place of seven.
+        capture: on a GPU replay the passes of small steps as a CUDA graph, where a trial shows that they give the same;
+        `run.why_not_captured` says why they do not.
         checkpoint: a folder, written at the end and every `checkpoint_every` steps; with `resume` the run goes on
         from what is there, to the bit (lr, momentum and epochs may have changed), else it is replaced.
         callbacks see the run at each row, and may return columns to add to it; `on_step` sees it after each step.
@@ -118,7 +121,7 @@ class Experiment(Generic[M]):
             )
         chosen = torch.device(device or default_device())
         with nullcontext() if fast else exact(chosen):
-            run = Run(self, steps, chosen, rng_device, strategy)
+            run = Run(self, steps, chosen, rng_device, strategy, capture=capture)
             folder = Path(checkpoint) if checkpoint is not None else None
             if folder is None and (checkpoint_every or resume):
                 raise ValueError("checkpoint_every and resume need checkpoint=, the folder to keep the run in.")

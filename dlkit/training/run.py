@@ -20,6 +20,7 @@ from dlkit.data.batch import Batch
 from dlkit.data.mapped import check_memory
 from dlkit.data.sources import resolve
 from dlkit.training import checkpoint
+from dlkit.training.capture import captured
 from dlkit.training.comparison import compare
 from dlkit.training.first_model import check_trainable, on_its_own
 from dlkit.training.history import History, Row
@@ -48,6 +49,8 @@ class Run(Generic[M]):
         device: torch.device,
         rng_device: str | None,
         strategy: Strategy | None = None,
+        *,
+        capture: bool = True,
     ):
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f'device="{device}", but torch finds no CUDA GPU: leave device out to train on the CPU.')
@@ -80,6 +83,7 @@ class Run(Generic[M]):
         if self.trial.plan is not None:
             self.shard.draws = self.shard.sharded_draws(self.trial.plan)
         self.model: M = self.shard.model  # type: ignore[assignment]
+        self.captured, self.why_not_captured = captured(self) if capture else (None, "capture=False")
         self.optimizer = self.make_optimizer(self.model)
         self.history = History()
         self.step = 0
@@ -233,12 +237,12 @@ class Run(Generic[M]):
 
         self._set_schedules()
         with late_draws(self), self.own_generators(self.step):
-            report = self.shard.fill_grad(batch, self.generator)
+            report = self._fill_grad(batch)
             filled = versions()
 
             def closure() -> Any:
                 unchanged = versions() == filled
-                return (report if unchanged else self.shard.fill_grad(batch, self.generator))["loss"]
+                return (report if unchanged else self._fill_grad(batch))["loss"]
 
             try:
                 self.optimizer.step(closure)
@@ -247,6 +251,11 @@ class Run(Generic[M]):
                 raise
         self.shard.after_step(self.step + 1)
         return report
+
+    def _fill_grad(self, batch: Batch) -> dict[str, Tensor]:
+        if self.captured is not None and len(batch) == self.experiment.batch_size:
+            return self.captured(batch)
+        return self.shard.fill_grad(batch, self.generator)
 
     def own_generators(self, step: int) -> AbstractContextManager[object]:
         """Context in which the global generators that the net or the learner draws from are the run's, for this step.
