@@ -15,7 +15,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dlkit.core.global_generators import torch_state
+from dlkit.core.global_generators import seeded, torch_state
 
 aten = torch.ops.aten
 IN_PLACE = {
@@ -27,6 +27,9 @@ LIKE = {aten.rand_like, aten.randn_like, aten.randint_like}
 BY_VALUES = {aten.bernoulli, aten.normal, aten.multinomial}  # the first argument holds probabilities or means
 RRELU = {aten.rrelu_with_noise, aten.rrelu_with_noise_, aten.rrelu_with_noise_functional}
 DRAWS = IN_PLACE | BY_SHAPE | LIKE | BY_VALUES | RRELU | {aten.native_dropout}
+
+
+SEEDS = 8  # of passes that must draw alike
 
 
 class Draw(NamedTuple):
@@ -102,28 +105,21 @@ class DrawPlan:
 def plan_draws(run_pass: Callable[[int], nn.Module | None]) -> DrawPlan:
     """The plan for `run_pass(n)`, a pass forward and backward of n images from the same state, or forward alone.
 
-    It may give the model that it is of.
+    It may give the model that it is of. torch's generators are seeded for each pass, and are afterwards as before.
 
     ValueError, which names the draw, for one that cannot be made for a part of a batch.
     """
-    found: list[list[Draw]] = []
-    functions: set[Any] = set()
-    for images in (2, 3):
-        functions_seen = _CurrentFunction()
-        seen = _Record(functions_seen)
-        with functions_seen, _modules_seen(seen), seen:
-            model = run_pass(images)
-        found.append(seen.draws)
-        modules = _leaf_paths(model, seen.makers)
-        functions |= seen.functions
-    two, three = found
+    (two, modules, functions), (three, _, more) = (_draws_of(run_pass, images) for images in (2, 3))
+    functions |= more
+    if any(_operators(_draws_of(run_pass, 2, seed)[0]) != _operators(two) for seed in range(1, SEEDS)):
+        raise ValueError("it draws more often in one pass than in another, as layers do that are left out by chance")
     drawn = len(two)
     if len(two) == len(three):  # what is drawn alike for any number of images needs no part: all ranks draw it
         kept = [
             pair for pair in zip(two, three, strict=True) if pair[0].packet in DRAWS or pair[0].shape != pair[1].shape
         ]
         two, three = [pair[0] for pair in kept], [pair[1] for pair in kept]
-    if [draw.operator for draw in two] != [draw.operator for draw in three]:
+    if _operators(two) != _operators(three):
         raise ValueError("it draws another number of times for another number of images")
     for draw in two:
         if draw.packet not in DRAWS:
@@ -131,6 +127,21 @@ def plan_draws(run_pass: Callable[[int], nn.Module | None]) -> DrawPlan:
     return DrawPlan(
         two, [_image_dim(*pair) for pair in zip(two, three, strict=True)], functions, modules, len(two) == drawn
     )
+
+
+def _draws_of(
+    run_pass: Callable[[int], nn.Module | None], images: int, seed: int = 0
+) -> tuple[list[Draw], list[str] | None, set[Any]]:
+    """The draws of a pass; `modules` and `functions` as of a plan."""
+    functions_seen = _CurrentFunction()
+    seen = _Record(functions_seen)
+    with seeded(seed, names=("torch",)), functions_seen, _modules_seen(seen), seen:
+        model = run_pass(images)
+    return seen.draws, _leaf_paths(model, seen.makers), seen.functions
+
+
+def _operators(draws: Sequence[Draw]) -> list[Any]:
+    return [draw.operator for draw in draws]
 
 
 def _leaf_paths(model: nn.Module | None, makers: list[nn.Module | None]) -> list[str] | None:

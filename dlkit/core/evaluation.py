@@ -107,6 +107,8 @@ def forward_eval(net: nn.Module, images: Tensor, name: str = "images") -> Any:
         with eval_no_grad(net):  # batch normalisation cannot compute statistics of one image
             return net(images.clone())
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         text, shape = str(error).strip().splitlines()[0].rstrip("."), tuple(images.shape[1:])
         raise ValueError(
             f"the net does not take images of shape {shape} ({text}): {_mend(net, images, name)}."
@@ -169,3 +171,8 @@ def logits(net: nn.Module, images: Tensor, name: str = "images") -> Float[Tensor
         return output
     kind = str(tuple(output.shape[1:])) if isinstance(output, Tensor) else f"a {type(output).__name__}"
     raise ValueError(f"the net gives {kind} for an image: give one that ends in a row of logits, one a class.")
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Has torch found no room, on whichever device?"""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

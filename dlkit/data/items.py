@@ -1,5 +1,7 @@
 """The images and the labels in what holds both: pairs, dicts, data frames, torch's Datasets and DataLoaders."""
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -76,13 +78,50 @@ def _of_mapping(source: Mapping) -> Pair:
 
 
 def _of_columns(source: Any) -> Pair:
-    """A data frame's columns of pixels and, if one is called so, of labels."""
-    found = [name for name in source.columns if str(name).lower() in LABELS[:-1]]  # y may be a place
-    if len(found) != 1:
+    """A data frame's columns of pixels and, if one is called so, of labels.
+
+    ValueError for a column that seems to be neither: its name is not one of a series, or it counts the rows.
+    """
+    names = list(source.columns)
+    lower = [str(name).lower() for name in names]
+    places = "x" in lower  # beside which y is one too
+    found = [name for name, low in zip(names, lower, strict=True) if low in (LABELS[:-1] if places else LABELS)]
+    without, whole = "data[[name for name in data.columns if name != {!r}]]", "to learn from it too, `data.to_numpy()`"
+    if len(found) > 1:
+        raise ValueError(
+            f"which of the columns {', '.join(map(repr, found))} are the labels is not clear: leave one out, "
+            f"`{without.format(found[-1])}`."
+        )
+    for name in names:
+        if name not in found and _counts(np.asarray(source[name])):
+            raise ValueError(
+                f"the column {name!r} counts the rows: leave it out, `{without.format(name)}`, or, {whole}."
+            )
+    for name in _out_of_series(names):
+        if name not in found:
+            raise ValueError(
+                f"the column {name!r} is not named as the others are, and whether it holds labels is not clear: if it "
+                f"does, `({without.format(name)}, data[{name!r}])`, or, {whole}."
+            )
+    if not found:
         return source, None
     say(f"labels were taken from the column {found[0]!r}, images from the others")
     pixels = [np.asarray(source[name]) for name in source.columns if name != found[0]]
     return np.stack(pixels, axis=1), np.asarray(source[found[0]])
+
+
+def _counts(values: np.ndarray) -> bool:
+    """Are they whole numbers, each one more than the one before, of at least eight rows?"""
+    return len(values) >= 8 and values.dtype.kind in "iu" and bool((np.diff(values.astype(np.int64)) == 1).all())
+
+
+def _out_of_series(names: list[Any]) -> list[Any]:
+    """The names that have another form than pixel0, pixel1, …, where at least three, and most, are of such a form."""
+    forms = [re.sub(r"\d+", "#", str(name)) for name in names]
+    form, count = Counter(forms).most_common(1)[0] if forms else ("", 0)
+    if "#" not in form or count < max(3, len(names) / 2):
+        return []
+    return [name for name, own in zip(names, forms, strict=True) if own != form]
 
 
 def _of_loader(loader: torch_data.DataLoader) -> Pair:

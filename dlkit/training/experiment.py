@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from functools import partial
 from operator import index
@@ -11,6 +12,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
+from dlkit.core.exactness import exact
 from dlkit.core.global_generators import seeded
 from dlkit.data.sources import describe, resolve
 from dlkit.training.arguments import check_arguments, check_count
@@ -18,6 +20,7 @@ from dlkit.training.checkpoint import load_run, prepare
 from dlkit.training.first_model import make_model
 from dlkit.training.first_optimizer import make_optimizer
 from dlkit.training.learner import Learner
+from dlkit.training.refusals import told_out_of_memory
 from dlkit.training.run import Callback, Run
 from dlkit.training.schedules import Schedule, at
 from dlkit.training.shard import Strategy
@@ -87,6 +90,8 @@ class Experiment(Generic[M]):
         steps: int | None = None,
         device: str | torch.device | None = None,
         rng_device: str | None = None,
+        fast: bool = False,
+        capture: bool = True,
         checkpoint: str | Path | None = None,
         checkpoint_every: int | None = None,
         resume: bool = False,
@@ -101,6 +106,10 @@ class Experiment(Generic[M]):
         notebook `cluster.run(experiment, strategy)` does it. Callbacks are called in all of them.
         steps: end after so many steps in place of `epochs`. device: CUDA where there is one, else the CPU.
         rng_device: the device that draws random numbers, by default the run's; "cpu" gives a GPU the CPU's numbers.
+        fast: let a GPU choose its algorithms and compute in TF32: the same experiment then does not give the same bits
+        twice, and products have three digits in place of seven.
+        capture: on a GPU replay the passes of small steps as a CUDA graph, where a trial shows that they give the same;
+        `run.why_not_captured` says why they do not.
         checkpoint: a folder, written at the end and every `checkpoint_every` steps; with `resume` the run goes on
         from what is there, to the bit (lr, momentum and epochs may have changed), else it is replaced. ValueError if
         something that a run goes on from would not be in it, as a trial shows.
@@ -113,16 +122,19 @@ class Experiment(Generic[M]):
             raise TypeError(
                 f"strategy={strategy.__name__} is the class itself: give a strategy, {strategy.__name__}()."
             )
-        run = Run(self, steps, torch.device(device or default_device()), rng_device, strategy, checkpoint is not None)
-        folder = Path(checkpoint) if checkpoint is not None else None
-        if folder is None and (checkpoint_every or resume):
-            raise ValueError("checkpoint_every and resume need checkpoint=, the folder to keep the run in.")
-        if folder is not None:
-            prepare(folder)
-            _ = run.fingerprint  # as the learner is now: some count their steps
-            if resume:
-                load_run(run, folder)
-        run.train(folder, checkpoint_every, callbacks, on_step, stop, progress)
+        chosen = torch.device(device or default_device())
+        with nullcontext() if fast else exact(chosen):
+            run = Run(self, steps, chosen, rng_device, strategy, capture=capture, kept=checkpoint is not None)
+            folder = Path(checkpoint) if checkpoint is not None else None
+            if folder is None and (checkpoint_every or resume):
+                raise ValueError("checkpoint_every and resume need checkpoint=, the folder to keep the run in.")
+            if folder is not None:
+                prepare(folder)
+                _ = run.fingerprint  # as the learner is now: some count their steps
+                if resume:
+                    load_run(run, folder)
+            with told_out_of_memory(run):
+                run.train(folder, checkpoint_every, callbacks, on_step, stop, progress)
         return run
 
     def make_optimizer(self, weights: list[nn.Parameter], biases: list[nn.Parameter]) -> torch.optim.Optimizer:

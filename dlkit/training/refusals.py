@@ -1,10 +1,20 @@
 """What a run refuses after a trial before its first step, or when a step has failed."""
 
+import gc
+import re
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from dlkit.core.evaluation import is_out_of_memory
+from dlkit.core.global_generators import NAMES, marks, moved_since
+from dlkit.core.text_table import format_bytes
 from dlkit.training.trial import Passes
 
 
@@ -47,3 +57,73 @@ def refuse_sparse(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
                 f"the gradient of {name} is sparse, which {type(optimizer).__name__} does not take: make that layer "
                 "with sparse=False."
             )
+
+
+@contextmanager
+def late_draws(run: Any) -> Iterator[None]:
+    """Context of a step: were generators drawn from that the trial before the first step did not find?
+
+    Asked at the first step behind a row, where callbacks may have changed the net, at the last, and at every eighth.
+    RuntimeError where the run is split, for ranks then draw numbers of their own; else a UserWarning, once, and from
+    the next step on the run lends these generators its seed.
+    """
+    asked = run.step % 8 == 0 or run.step in (run.last_row_step, run.total_steps - 1)
+    if not asked or threading.current_thread() is not threading.main_thread():  # beside which cells go on, and may draw
+        yield
+        return
+    before = marks(tuple(name for name in NAMES if name not in run.trial.generators))
+    yield
+    if names := moved_since(before):
+        found = (
+            f"step {run.step + 1} drew from the generator of {' and of '.join(names)}, and the trial before the first "
+            "step did not"
+        )
+        mend = "let the net draw from its first step on, as Dropout(1e-6) does in place of Dropout(0)"
+        if run.shard.world_size > 1:
+            raise RuntimeError(f"{found}: ranks are no longer in step; {mend}, or train in one process.")
+        warnings.warn(f"{found}: a run cannot be repeated to the bit, nor resumed so; {mend}.", stacklevel=5)
+        run.trial = replace(run.trial, generators=run.trial.generators + names)
+
+
+@contextmanager
+def told_out_of_memory(run: Any) -> Iterator[None]:
+    """Context of a run's steps. MemoryError that says what the run holds, and a batch that fits, where memory is out.
+
+    The batch is found by trial, halving it, on the model of the run, which has ended; ranks are not asked for that.
+    """
+    try:
+        yield
+        return
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        asked = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
+        wanted = f", which asked for {asked[1]} more" if asked else ""
+    # Behind the except clause nothing holds what the failed step had made.
+    size = run.experiment.batch_size
+    fits = _largest_that_fits(run, size) if run.shard.world_size == 1 else None
+    mend = "make batch_size smaller" if fits is None else f"batch_size={fits} fits"
+    if fits == 0:
+        mend = "not even one image fits, so make the model smaller"
+    raise MemoryError(
+        f"a step of {size:,} images needs more memory than there is on {run.device}{wanted}; the run holds "
+        f"{format_bytes(run.memory_bytes)} of parameters, gradients and optimizer state: {mend}."
+    )
+
+
+def _largest_that_fits(run: Any, size: int) -> int:
+    """The largest of size/2, size/4, … with which the run's model takes a step; 0 if not even one image fits."""
+    while size > 1:
+        size //= 2
+        run.optimizer.zero_grad(set_to_none=True)
+        gc.collect()
+        if run.device.type == "cuda":
+            torch.cuda.empty_cache()
+        try:
+            run.learner.fill_weighted_grad(run.model, run.first_images(size), run.generator)
+            run.optimizer.step(lambda: torch.zeros(()))
+            return size
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+    return 0

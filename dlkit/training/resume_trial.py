@@ -129,7 +129,7 @@ class _Trial:
         twin.shard = Shard(twin.model, twin.learner)
         twin.generator = ShardedGenerator(run.generator.device)
         twin.generator.set_state(run.generator.get_state())
-        twin.history, twin._sums = History(), {}
+        twin.history, twin._sums, twin.captured = History(), {}, None
         twin.optimizer = run.make_optimizer(twin.model)
         twin.shard.settings = group_settings(twin.optimizer)
         return twin

@@ -20,13 +20,14 @@ from dlkit.data.batch import Batch
 from dlkit.data.mapped import check_memory
 from dlkit.data.sources import resolve
 from dlkit.training import checkpoint
+from dlkit.training.capture import captured
 from dlkit.training.comparison import compare
 from dlkit.training.first_model import check_trainable, on_its_own
 from dlkit.training.first_optimizer import refuse_matrices_alone
 from dlkit.training.history import History, Row
 from dlkit.training.interrupt import on_interrupt
 from dlkit.training.optimizer_state import group_settings
-from dlkit.training.refusals import refuse_a_lone_image, refuse_sparse
+from dlkit.training.refusals import late_draws, refuse_a_lone_image, refuse_sparse
 from dlkit.training.resume_trial import refuse_what_is_lost
 from dlkit.training.schedules import at
 from dlkit.training.shard import Shard, Strategy, weights_and_biases
@@ -51,6 +52,8 @@ class Run(Generic[M]):
         device: torch.device,
         rng_device: str | None,
         strategy: Strategy | None = None,
+        *,
+        capture: bool = True,
         kept: bool = False,
     ):
         """kept: whether it is to be kept in a checkpoint, and must then be able to go on from one."""
@@ -95,6 +98,7 @@ class Run(Generic[M]):
         if self.trial.plan is not None:
             self.shard.draws = self.shard.sharded_draws(self.trial.plan)
         self.model: M = self.shard.model  # type: ignore[assignment]
+        self.captured, self.why_not_captured = captured(self) if capture else (None, "capture=False")
         self.optimizer = self.make_optimizer(self.model)
         self.shard.settings = group_settings(self.optimizer)
 
@@ -131,6 +135,11 @@ class Run(Generic[M]):
     def fingerprint(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to be this run's."""
         return checkpoint.fingerprint(self)
+
+    @property
+    def last_row_step(self) -> int:
+        """The step after which the last row was made; 0 before the first."""
+        return self._row_start[0]
 
     def stop(self, why: str) -> None:
         """End the run after this step; `run.stopped` says why. A run that is split ends after a step of all processes.
@@ -235,13 +244,13 @@ class Run(Generic[M]):
             return [(parameter._version, parameter.grad is None) for parameter in parameters]
 
         self._set_schedules()
-        with self.own_generators(self.step):
-            report = self.shard.fill_grad(batch, self.generator)
+        with late_draws(self), self.own_generators(self.step):
+            report = self._fill_grad(batch)
             filled = versions()
 
             def closure() -> Any:
                 unchanged = versions() == filled
-                return (report if unchanged else self.shard.fill_grad(batch, self.generator))["loss"]
+                return (report if unchanged else self._fill_grad(batch))["loss"]
 
             try:
                 self.optimizer.step(closure)
@@ -252,6 +261,11 @@ class Run(Generic[M]):
                 raise
         self.shard.after_step(self.step + 1)
         return report
+
+    def _fill_grad(self, batch: Batch) -> dict[str, Tensor]:
+        if self.captured is not None and len(batch) == self.experiment.batch_size:
+            return self.captured(batch)
+        return self.shard.fill_grad(batch, self.generator)
 
     def own_generators(self, step: int) -> AbstractContextManager[object]:
         """Context in which the global generators that the net or the learner draws from are the run's, for this step.

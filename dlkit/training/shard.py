@@ -109,7 +109,12 @@ class Shard:
 
     def load_learner(self, state: Mapping[str, Tensor], device: torch.device) -> None:
         for name, value in state.items():
-            self.learner.state[name] = value.to(device)
+            own = self.learner.state.get(name)
+            if own is not None and (own.shape, own.dtype) == (value.shape, value.dtype):
+                with torch.no_grad():
+                    own.copy_(value)  # where a captured pass looks for it
+            else:
+                self.learner.state[name] = value.to(device)
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The whole's tensors and numbers, by the index of their parameter among all that are trained."""

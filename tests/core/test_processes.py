@@ -38,5 +38,13 @@ def test_a_folder_of_another_or_open_to_others_or_a_link_is_refused(tmp_path):
     for name in ("open", "link"):
         with pytest.raises(PermissionError, match=rf"{name} is not a folder of yours alone: remove it, or set TMPDIR"):
             private_folder(tmp_path / name)
+    elsewhere = subprocess.run(  # as the message says
+        [sys.executable, "-c", "from dlkit.cluster.family import new_folder; print(new_folder())"],
+        env=os.environ | {"TMPDIR": str(tmp_path / "private")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert elsewhere.stdout.startswith(str(tmp_path / "private" / "dlkit-cluster-"))
     (tmp_path / "link").unlink()
     assert private_folder(tmp_path / "link").is_dir()  # as the message says

@@ -67,7 +67,7 @@ class Frame:
         return np.stack(list(self.table.values()), axis=1)
 
     def __getitem__(self, name):
-        return self.table[name]
+        return Frame({one: self.table[one] for one in name}) if isinstance(name, list) else self.table[name]
 
     def __len__(self):
         return 20
@@ -155,6 +155,24 @@ TAKEN = {  # given, images, labels, what is said
     "a data frame of places": (
         Frame({"x": X[:, 0, 0].numpy(), "y": X[:, 0, 1].numpy()}),
         X[:, 0, :2],
+        None,
+        [],
+    ),
+    "a data frame with y": (
+        Frame({**PIXELS, "y": Y.numpy()}),
+        X.flatten(1),
+        Y,
+        ["labels were taken from the column 'y', images from the others", DIVIDED.format("int64")],
+    ),
+    "a data frame of rows and columns": (
+        Frame({f"{i // 6 + 1}x{i % 6 + 1}": column for i, column in enumerate(PIXELS.values())}),
+        X.flatten(1),
+        None,
+        [DIVIDED.format("int64")],
+    ),
+    "a data frame of quantities": (
+        Frame({"height": X[:, 0, 0].numpy(), "weight": X[:, 0, 1].numpy(), "age1": X[:, 0, 2].numpy()}),
+        X[:, 0, :3],
         None,
         [],
     ),
@@ -274,6 +292,26 @@ REFUSED = {  # given, the error's words, and the mend: in the message, and as it
         {"a": X, "b": Y},
         "which of the keys 'a', 'b' are the images is not clear: give `(data[...], data[...])`.",
         lambda data: (data["a"], data["b"]),
+    ),
+    "a data frame with labels under another name": (
+        Frame({**PIXELS, "digit": Y.numpy()}),
+        "the column 'digit' is not named as the others are, and whether it holds labels is not clear: if it does, `(",
+        None,
+    ),
+    "a data frame with an index": (
+        Frame({"Unnamed: 0": np.arange(20), **PIXELS}),
+        "the column 'Unnamed: 0' counts the rows: leave it out, `",
+        None,
+    ),
+    "a data frame with identities": (
+        Frame({"label": Y.numpy(), "id": np.arange(1, 21), **PIXELS}),
+        "'id' counts",
+        None,
+    ),
+    "a data frame with two labels": (
+        Frame({"label": Y.numpy(), "target": Y.numpy(), **PIXELS}),
+        "which of the columns 'label', 'target' are the labels is not clear: leave one out, `",
+        None,
     ),
     "a sampler": (
         DataLoader(TensorDataset(X, Y), 7, sampler=SubsetRandomSampler([1, 2, 5])),

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -173,3 +174,97 @@ def test_a_draw_that_cannot_be_made_in_parts_is_refused_by_the_layer_s_name():
     assert run(experiment(Poisson), steps=1).step == 1
     with pytest.raises(ValueError, match=r"what Poisson draws by aten.poisson cannot be drawn for a part of a batch"):
         team(2).call(run, experiment(Poisson), DataParallel(), steps=1)
+
+
+def stochastic_depth(p_left_out):
+    """Blocks that are left out by chance, and draw where they are not."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.output = nn.Linear(144, 20), nn.Linear(20, 4)
+            self.block = nn.Sequential(nn.Linear(20, 20), nn.Dropout(0.5))
+
+        def forward(self, x):
+            x = torch.relu(self.first(x.flatten(1)))
+            if not self.training or torch.rand(1) >= p_left_out:
+                x = x + self.block(x)
+            return self.output(x)
+
+    return Net
+
+
+def blocks_left_out_by_a_mask():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.output = nn.Linear(144, 20), nn.Linear(20, 4)
+            self.block = nn.Sequential(nn.Linear(20, 20), nn.Dropout(0.5))
+
+        def forward(self, x):
+            x = torch.relu(self.first(x.flatten(1)))
+            kept = (torch.rand(1) >= 0.5).float() if self.training else 0.5
+            return self.output(x + kept * self.block(x))
+
+    return Net()
+
+
+@pytest.mark.parametrize("p", [0.2, 0.5, 0.8])
+def test_a_net_that_draws_more_often_by_chance_is_refused_before_the_first_step(p):
+    net = stochastic_depth(p)
+    assert same_bits(run(experiment(net), steps=STEPS).model, run(experiment(net), steps=STEPS).model)
+    with pytest.raises(ValueError, match="it draws more often in one pass than in another"):
+        team(2).call(run, experiment(net), DataParallel(), steps=STEPS)
+
+
+def test_one_that_draws_as_often_and_multiplies_by_0_is_split():
+    alone = run(experiment(blocks_left_out_by_a_mask), steps=STEPS)
+    split = team(2).call(run, experiment(blocks_left_out_by_a_mask), DataParallel(), steps=STEPS)
+    assert difference(alone.model, split[0].model) < 2e-6
+
+
+def dropping(p):
+    return nn.Sequential(nn.Flatten(), nn.Linear(144, 20), nn.ReLU(), nn.Dropout(p), nn.Linear(20, 4))
+
+
+def drops_from_the_second_epoch_on(now):
+    if now.step == 5:
+        next(layer for layer in now.model.modules() if isinstance(layer, nn.Dropout)).p = 0.5
+
+
+class SwapsPixelsLater(nn.Module):
+    """Begins to draw from numpy's generator after ten passes in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.output = nn.Linear(144, 4)
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, x):
+        self.passes += self.training
+        x = x.flatten(1)
+        return self.output(x[:, np.random.permutation(144)] if self.passes > 10 else x)
+
+
+LATE = [(lambda: dropping(0), [drops_from_the_second_epoch_on], "torch", 6), (SwapsPixelsLater, [], "numpy", None)]
+
+
+@pytest.mark.parametrize(("net", "callbacks", "name", "step"), LATE)
+def test_draws_that_begin_late_are_named_alone_and_end_a_run_that_is_split(net, callbacks, name, step):
+    said = rf"step {step or '[0-9]+'} drew from the generator of {name}, and the trial before the first step did not"
+    with pytest.warns(UserWarning, match=said) as told:
+        run(experiment(net), steps=30, callbacks=callbacks)
+    assert sum("drew from the generator" in str(one.message) for one in told) == 1
+    with pytest.raises(RuntimeError, match=f"{said}: ranks are no longer in step"):
+        team(2).call(run, experiment(net), DataParallel(), steps=30, callbacks=callbacks)
+
+
+def test_a_net_that_draws_from_its_first_step_on_may_draw_more_later(recwarn):
+    callbacks = [drops_from_the_second_epoch_on]
+    net = partial(dropping, 1e-6)
+    alone = run(experiment(net), steps=STEPS, callbacks=callbacks)
+    torch.manual_seed(1)
+    assert same_bits(alone.model, run(experiment(net), steps=STEPS, callbacks=callbacks).model)
+    split = team(2).call(run, experiment(net), DataParallel(), steps=STEPS, callbacks=callbacks)
+    assert difference(alone.model, split[0].model) < 2e-6
+    assert not [one for one in recwarn if "generator" in str(one.message)]

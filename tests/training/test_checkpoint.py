@@ -19,6 +19,7 @@ from dlkit import Experiment
 from dlkit.core.storage import read_json, write_json
 from dlkit.models import DBN, RBM, GaussianRBM, LeNet5
 from dlkit.training import CD, PCD, CrossEntropy, Learner, UpDown, checkpoint, linear_schedule, piecewise_constant
+from dlkit.training.shard import Shard
 
 IMAGES = random_states(50, 12, seed=3, probability=0.3)
 TIMING = "images_per_second"
@@ -512,3 +513,11 @@ def test_a_learner_that_counts_is_known_again(tmp_path):
     made = Experiment(partial(torch.nn.Linear, 6, 2), torch.rand(12, 6), Counts(), batch_size=4)
     made.run(steps=2, device="cpu", progress=False, checkpoint=tmp_path)
     assert made.run(steps=4, device="cpu", progress=False, checkpoint=tmp_path, resume=True).step == 4
+
+
+def test_a_learner_s_state_is_loaded_into_the_tensors_that_a_captured_pass_looks_at():
+    learner, rbm = PCD(), RBM(12, 6)
+    learner.state["chains"] = chains = torch.zeros(3, 6)
+    Shard(rbm, learner).load_learner({"chains": torch.ones(3, 6)}, torch.device("cpu"))
+    assert learner.state["chains"] is chains
+    assert chains.sum() == 18

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import cloudpickle
@@ -23,7 +24,7 @@ from dlkit.core.random import ShardedGenerator
 from dlkit.data import Batch, Dataset, Split
 from dlkit.models import RBM, GaussianRBM
 from dlkit.models.locally_connected import LocallyConnected2d
-from dlkit.training import CD, PCD, Learner, UpDown, linear_schedule, piecewise_constant
+from dlkit.training import CD, PCD, CrossEntropy, Learner, UpDown, linear_schedule, piecewise_constant
 from dlkit.training.dictionary import DictionaryLearning
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -449,8 +450,45 @@ def test_a_model_of_another_dtype_is_refused_before_it_trains():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_named():
-    with pytest.raises(ValueError, match='device="cuda", but torch finds no CUDA GPU'):
+    with pytest.raises(ValueError, match='device="cuda", but torch finds no CUDA GPU: leave device out'):
         run(small(), device="cuda")
+    assert next(small().run(steps=1, progress=False).model.parameters()).device.type == "cpu"
+
+
+def test_a_run_is_exact_on_its_device_unless_it_is_to_be_fast(monkeypatch):
+    asked = []
+
+    @contextmanager
+    def noted(device):
+        asked.append(device)
+        yield
+
+    monkeypatch.setattr("dlkit.training.experiment.exact", noted)
+    run(small(), device="cpu")
+    run(small(), device="cpu", fast=True)
+    assert asked == [torch.device("cpu")]
+
+
+class Hungry(nn.Linear):
+    """Asks for more memory than any machine has where it is to learn from more than so many images."""
+
+    def __init__(self, room):
+        super().__init__(12, 3)
+        self.room = room
+
+    def forward(self, x):
+        torch.empty(1 if len(x) <= self.room or not self.training else 1 << 52)
+        return super().forward(x)
+
+
+def test_out_of_memory_is_told_with_what_the_run_holds_and_a_batch_that_fits():
+    hungry = small(model=partial(Hungry, 9), learner=CrossEntropy(), data=(IMAGES, torch.arange(50) % 3), batch_size=40)
+    said = r"a step of 40 images needs more memory than there is on cpu, which asked for \d+ bytes more; the run holds"
+    with pytest.raises(MemoryError, match=rf"{said} \d+ B of .*: batch_size=5 fits"):
+        run(hungry)
+    assert run(replace(hungry, batch_size=5)).step > 0
+    with pytest.raises(MemoryError, match=f"{said} .*: not even one image fits"):
+        run(replace(hungry, model=partial(Hungry, 0)))
 
 
 def test_fewer_images_than_a_batch_are_refused():

@@ -1,0 +1,55 @@
+"""On a GPU a run asks torch for the same bits twice, and leaves torch's settings as they were."""
+
+import pytest
+import torch
+
+from dlkit.core.exactness import exact
+
+CUDA = torch.device("cuda", 0)  # none is used here: these settings are torch's own
+
+
+def settings():
+    cudnn = torch.backends.cudnn
+    precisions = (torch.backends.cuda.matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision)
+    return (*precisions, cudnn.benchmark, torch.are_deterministic_algorithms_enabled())
+
+
+def test_a_gpu_computes_in_full_float32_by_deterministic_algorithms_meanwhile():
+    before = settings()
+    with exact(CUDA):
+        assert settings() == ("ieee", "ieee", "ieee", False, True)
+    assert settings() == before
+
+
+def test_a_cpu_is_left_alone():
+    before = settings()
+    with exact(torch.device("cpu")):
+        assert settings() == before
+
+
+def test_settings_of_the_reader_s_own_come_back_after_an_error():
+    torch.backends.cudnn.benchmark = True
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        before = settings()
+        with pytest.raises(ValueError, match="of one's own"), exact(CUDA):
+            raise ValueError("of one's own")
+        assert settings() == before
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.benchmark = False
+
+
+def test_an_operation_without_a_deterministic_algorithm_is_named_with_the_mend():
+    """`put_` has none on a CPU either."""
+    said = r"^put_ gives other bits each time on a GPU: `fast=True` lets it, or run on the CPU"
+    with pytest.raises(RuntimeError, match=said), exact(CUDA):
+        torch.zeros(5).put_(torch.tensor([0, 0]), torch.ones(2))
+    with exact(torch.device("cpu")):
+        torch.zeros(5).put_(torch.tensor([0, 0]), torch.ones(2))
+
+
+def test_other_errors_stay_as_they_are():
+    with pytest.raises(RuntimeError, match="cannot be multiplied"), exact(CUDA):
+        torch.ones(2, 3) @ torch.ones(2, 3)

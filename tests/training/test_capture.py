@@ -1,0 +1,146 @@
+"""Passes recorded once and replayed, by a stand-in that does in Python what a CUDA graph does on a GPU."""
+
+from functools import partial
+
+import pytest
+import torch
+from splitting import same_bits
+from torch import nn
+
+from dlkit import Experiment
+from dlkit.models import DBN, RBM, GaussianRBM
+from dlkit.training import CD, PCD, Affine, CrossEntropy, Reconstruction, UpDown, capture, linear_schedule
+
+GENERATOR = torch.Generator().manual_seed(0)
+ROWS, MAPS = torch.rand(50, 12, generator=GENERATOR), torch.rand(50, 28, 28, generator=GENERATOR)
+LABELS = torch.arange(50) % 3
+
+
+class Recorded:
+    """Fills what it gave at first by doing all again; `frozen`: what a pass takes from Python is as it was then."""
+
+    def __init__(self, frozen=()):
+        self.frozen = frozen
+
+    def record(self, call):
+        self.call, self.given = call, call()
+        self.parameters = [p for p in call.__self__.run.model.parameters() if p.requires_grad]
+        self.gradients = [p.grad for p in self.parameters]
+        self.values = [getattr(*one) for one in self.frozen]
+        return self.given
+
+    def replay(self):
+        for one, value in zip(self.frozen, self.values, strict=True):
+            setattr(*one, value)
+        anew = self.call()
+        for name, value in self.given.items():
+            value.copy_(anew[name])
+        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
+            if gradient is not None:
+                gradient.copy_(parameter.grad)
+
+
+def perceptron():
+    return nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
+
+
+def convolution():
+    return nn.Sequential(nn.Unflatten(1, (1, 28)), nn.Conv2d(1, 2, 5), nn.ReLU(), nn.Flatten(), nn.Linear(1152, 3))
+
+
+CASES = {
+    "CD": (partial(RBM, 12, 6), ROWS, CD(k=2)),
+    "CD, centred and sparse": (partial(RBM, 12, 6), ROWS, CD(centred=True, sparsity_target=0.1)),
+    "CD, Gaussian": (partial(GaussianRBM, 12, 6), ROWS, CD()),
+    "PCD": (partial(RBM, 12, 6), ROWS, PCD(chains=7)),
+    "up-down": (partial(DBN.of, [12, 8, 6], labels=3, untied=True), (ROWS, LABELS), UpDown()),
+    "backprop": (perceptron, (ROWS, LABELS), CrossEntropy()),
+    "distorted": (convolution, (MAPS, LABELS), CrossEntropy(distortion=Affine())),
+    "corrupted": (lambda: nn.Sequential(nn.Linear(12, 12), nn.Sigmoid()), ROWS, Reconstruction(corruption=0.2)),
+}
+
+
+def experiment(model, data, learner, **changes):
+    return Experiment(
+        model, data, learner, **{"batch_size": 8, "epochs": 3, "lr": linear_schedule(0.1, 0.01, 3)} | changes
+    )
+
+
+def run(one, **arguments):
+    return one.run(progress=False, device="cpu", **arguments)
+
+
+@pytest.fixture
+def replays(monkeypatch):
+    """Runs replay their passes; the list of these."""
+    made = []
+
+    def recorded(now):
+        made.append(capture.CapturedPass(now, Recorded()))
+        assert made[-1].agrees()
+        now.model.zero_grad()
+        return made[-1], ""
+
+    monkeypatch.setattr("dlkit.training.run.captured", recorded)
+    return made
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_replayed_it_learns_the_same_to_the_bit_and_a_part_of_a_batch_at_the_end(case, replays, tmp_path):
+    one = experiment(*CASES[case])
+    passed = run(one, capture=False)
+    assert not replays
+    replayed = run(one)
+    assert len(replays) == 1
+    assert same_bits(replayed.model, passed.model)
+    assert [row["loss"] for row in replayed.history.rows] == [row["loss"] for row in passed.history.rows]
+    run(one, steps=9, checkpoint=tmp_path)
+    assert same_bits(run(one, checkpoint=tmp_path, resume=True).model, passed.model)
+
+
+class Counts(nn.Linear):
+    calls = 0
+
+    def forward(self, x):
+        Counts.calls += 1
+        return super().forward(x) * (1 + Counts.calls % 3)
+
+
+class KeepsANewTensor(CrossEntropy):
+    def fill_grad(self, model, batch, generator):
+        self.state["mean"] = batch.images.mean(0)
+        return super().fill_grad(model, batch, generator)
+
+
+def started(model, learner, data=(ROWS, LABELS)):
+    """A run before its first step."""
+    seen = []
+    run(experiment(model, data, learner), steps=1, capture=False, on_step=seen.append)
+    return seen[0]
+
+
+def test_a_number_that_python_gives_to_each_pass_is_found():
+    with pytest.warns(UserWarning, match="depends on a clock, on a generator or a value of its own"):
+        now = started(partial(Counts, 12, 3), CrossEntropy())
+    assert not capture.CapturedPass(now, Recorded(frozen=[(Counts, "calls")])).agrees()
+
+
+def test_state_that_is_kept_in_new_tensors_is_not_recorded():
+    with pytest.raises(RuntimeError, match="keeps its state in new tensors"):
+        capture.CapturedPass(started(partial(nn.Linear, 12, 3), KeepsANewTensor()), Recorded())
+
+
+def test_a_run_is_left_as_it_was():
+    now = started(partial(RBM, 12, 6), PCD())
+    before = {name: value.clone() for name, value in (now.model.state_dict() | now.learner.state).items()}
+    state = now.generator.get_state()
+    assert capture.CapturedPass(now, Recorded()).agrees()
+    assert torch.equal(now.generator.get_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in (now.model.state_dict() | now.learner.state).items())
+
+
+def test_a_run_says_why_it_does_not_replay():
+    assert started(perceptron, CrossEntropy()).why_not_captured == "capture=False"
+    seen = []
+    run(experiment(*CASES["CD"]), steps=1, on_step=seen.append)
+    assert seen[0].why_not_captured == "only a GPU replays steps"
