@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from dlkit.core.storage import in_a_sentence, read_json, read_tensors, replacing, write_json, write_tensors
@@ -114,6 +115,8 @@ def settings(value: Any) -> str:
         return f"({', '.join(settings(item) for item in value)})"
     if isinstance(value, Tensor):
         return f"tensor({tuple(value.shape)}, checksum {_checksum(value)})"
+    if isinstance(value, np.ndarray):
+        return f"array({value.shape}, checksum {zlib.crc32(value.tobytes())})"
     if isinstance(value, partial):
         return f"partial({settings(value.func)}, {settings(value.args)}, {settings(value.keywords)})"
     if hasattr(value, "__qualname__"):

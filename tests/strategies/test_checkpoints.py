@@ -108,3 +108,21 @@ def test_under_model_averaging_each_rank_goes_on_with_what_it_had(name, tmp_path
     ranks.call(run, experiment, strategy, steps=3, checkpoint=tmp_path)
     (parts, _) = ranks.call(run, experiment, strategy, steps=6, checkpoint=tmp_path, resume=True)
     assert same_bits(whole.model, parts.model)
+
+
+class Counts(torch.optim.SGD):
+    steps = 0
+
+    def step(self, closure=None):
+        self.steps += 1
+        for group in self.param_groups:
+            group["lr"] /= self.steps
+        super().step(closure)
+
+
+def test_what_a_checkpoint_would_not_keep_is_refused_on_all_ranks_before_they_meet(tmp_path):
+    experiment, ranks = small(Counts, CrossEntropy()), team(2)
+    with pytest.raises(ValueError, match=r"^a checkpoint would not keep `steps` of Counts"):
+        ranks.call(run, experiment, DataParallel(), steps=2, checkpoint=tmp_path)
+    assert ranks.alive()
+    assert ranks.call(run, experiment, DataParallel(), steps=2)[0].step == 2

@@ -18,7 +18,17 @@ from oracles import random_states, seeded
 from dlkit import Experiment
 from dlkit.core.storage import read_json, write_json
 from dlkit.models import DBN, RBM, GaussianRBM, LeNet5
-from dlkit.training import CD, PCD, CrossEntropy, Learner, UpDown, checkpoint, linear_schedule, piecewise_constant
+from dlkit.training import (
+    CD,
+    PCD,
+    Backprop,
+    CrossEntropy,
+    Learner,
+    UpDown,
+    checkpoint,
+    linear_schedule,
+    piecewise_constant,
+)
 from dlkit.training.shard import Shard
 
 IMAGES = random_states(50, 12, seed=3, probability=0.3)
@@ -521,3 +531,22 @@ def test_a_learner_s_state_is_loaded_into_the_tensors_that_a_captured_pass_looks
     Shard(rbm, learner).load_learner({"chains": torch.ones(3, 6)}, torch.device("cpu"))
     assert learner.state["chains"] is chains
     assert chains.sum() == 18
+
+
+class Weighted(Backprop):
+    """Cross-entropy with a weight for each class, in an array."""
+
+    def __init__(self, *weights):
+        self.weights = np.array(weights)
+
+    def loss(self, output, batch):
+        loss = torch.nn.functional.cross_entropy(output, batch.labels, torch.from_numpy(self.weights).float())
+        return loss, {"loss": loss}
+
+
+def test_another_array_in_a_learner_is_another_run(tmp_path):
+    made = {"model": partial(torch.nn.Linear, 12, 3), "data": (IMAGES, torch.arange(50) % 3)}
+    run(small(learner=Weighted(1, 2, 3), **made), tmp_path, steps=2)
+    assert run(small(learner=Weighted(1, 2, 3), **made), tmp_path, steps=4, resume=True).step == 4
+    with pytest.raises(ValueError, match=r"of another run \(learner: .*array\(\(3,\), checksum "):
+        run(small(learner=Weighted(1, 2, 4), **made), tmp_path, resume=True)
