@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,7 @@ class ShardedDraws:
     plan: DrawPlan
     locate: Callable[[Sequence[int]], tuple[list[int], list[int]]] | None = None
     model: nn.Module | None = None
+    takes_any_dtype: ClassVar[bool] = True  # may a pass be of another dtype than the plan's?
     _located: dict[tuple[int, int], tuple[list[int], list[int]]] = field(default_factory=dict)  # by number and images
     _numbers: dict[bytes, int] = field(default_factory=dict)  # of draws, by the state that they were made from
     _next: int = 0

@@ -133,14 +133,14 @@ class Group:
         return tensor.cpu() if self.backend == "gloo" and tensor.is_cuda else tensor
 
     def _next_number(self) -> int:
-        self._number += 1
+        self._number += not self.recorder.on_trial
         return self._number
 
     def _record(
         self, name: str, begin: float, number: int, bytes_sent: int, size: int, wait_begin: float | None = None
     ) -> None:
         """Note the exchange down, once the emulated link would have carried it. `size`: as in `Link.seconds`."""
-        if self.link is not None and self.world_size > 1:
+        if self.link is not None and self.world_size > 1 and not self.recorder.on_trial:
             latest_begin = torch.tensor([begin], dtype=torch.float64)
             dist.all_reduce(latest_begin, dist.ReduceOp.MAX, group=self.process_group)
             seconds = self.link.seconds(name, size, self.world_size)

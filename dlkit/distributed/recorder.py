@@ -38,15 +38,17 @@ class Recorder:
     """The last `MAX_SPANS` spans of one rank, and the bytes that it has sent in all.
 
     While `enabled` is False nothing is noted down, so that what a checkpoint gathers between two steps does not count.
+    While `on_trial`, which a step before the first is, exchanges are not numbered nor slowed down either.
     """
 
     def __init__(self):
         self.spans: deque[Span] = deque(maxlen=MAX_SPANS)
         self.bytes_sent = 0
         self.enabled = True
+        self.on_trial = False
 
     def add(self, span: Span) -> None:
-        if self.enabled:
+        if self.enabled and not self.on_trial:
             self.spans.append(span)
             self.bytes_sent += span.bytes_sent
 

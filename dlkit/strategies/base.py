@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,7 @@ from dlkit.distributed.group import Group
 from dlkit.distributed.process_group import enter_group, run_group
 from dlkit.distributed.recorder import Recorder, Span, now
 from dlkit.strategies.same_start import start_from_rank_0
+from dlkit.strategies.split_trial import refuse_wrong_parts
 from dlkit.training.learner import Learner, Metrics
 from dlkit.training.shard import Shard, trained
 
@@ -63,6 +65,10 @@ class DistributedShard(Shard):
         sizes = self.splits_layers.gather_objects(tuple(shape))
         begins = [sum(size[dim] for size in sizes[: self.splits_layers.rank]) for dim in range(len(shape))]
         return begins, [sum(size[dim] for size in sizes) for dim in range(len(shape))]
+
+    def refuse_wrong_parts(self, run: Any, strategy: str, model: nn.Module, learner: Learner) -> None:
+        if self.has_a_part:
+            refuse_wrong_parts(self, run, strategy, model, learner)
 
     def after_step(self, step: int) -> None:
         self.recorder.add(Span("step", "step", self._step_began, now(), number=step))

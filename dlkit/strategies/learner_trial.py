@@ -1,6 +1,5 @@
 """Whether a learner can learn from parts of a batch, and what its gradients do meanwhile, found by trials on copies."""
 
-import copy
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from dlkit.core.slices import Slice
 from dlkit.data.batch import Batch
 from dlkit.strategies.checks import class_name
 from dlkit.training.learner import Backprop
-from dlkit.training.trial import Passes, copy_of, few_images
+from dlkit.training.trial import Passes, copies_of, few_images
 
 TRIED = 48  # images of the first batch
 TOLERANCE = 1e-6  # of gradients in float64: relative to their norm
@@ -64,10 +63,9 @@ def refuse_passes_of_its_own(run: Any, strategy: str, mend: str) -> None:
     batch = run.first_images(min(run.experiment.batch_size, TRIED))
     same = True
     for scale in SCALES:
-        model = scaled_copy(run, scale)
-        own = _outcome(run, model, batch, None, 0, None)
+        own = outcome(run, run.model, batch, None, 0, None, scale)
         try:
-            plain = _outcome(run, model, batch, None, 0, None, Backprop.fill_grad)
+            plain = outcome(run, run.model, batch, None, 0, None, scale, fill=Backprop.fill_grad)
             same = same and torch.allclose(own.gradient, plain.gradient, rtol=0, atol=0, equal_nan=True)
         except (AttributeError, NotImplementedError):  # it has no loss
             same = False
@@ -78,26 +76,16 @@ def refuse_passes_of_its_own(run: Any, strategy: str, mend: str) -> None:
         )
 
 
-def scaled_copy(run: Any, scale: float) -> nn.Module:
-    """The run's model, with trained parameters so many times as large."""
-    model = copy_of(run.model, run)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter *= scale
-    return model
-
-
 def _trial(
     run: Any, batch: Batch, parts: list[Slice], dtype: torch.dtype | None, tolerance: float, in_turn: bool, scale: float
 ) -> str:
     """What of the whole batch's is not the sum of its parts', in words; "" if all is."""
-    model = scaled_copy(run, scale)
-    whole = _outcome(run, model, batch, None, 0, dtype)
+    whole = outcome(run, run.model, batch, None, 0, dtype, scale)
     if not whole.gradient.isfinite().all():
         return ""
-    first = _outcome(run, model, batch, parts[0], 0, dtype)
-    second = _outcome(run, first.model if in_turn else model, batch, parts[1], 1, dtype)
+    first = outcome(run, run.model, batch, parts[0], 0, dtype, scale)
+    behind, its_scale = (first.model, 1.0) if in_turn else (run.model, scale)
+    second = outcome(run, behind, batch, parts[1], 1, dtype, its_scale)
     if wrong := _difference(whole, first, second, tolerance):
         return wrong
     for name, value in whole.model.named_buffers():
@@ -113,7 +101,7 @@ def _trial(
     return ""
 
 
-class _Outcome(NamedTuple):
+class Outcome(NamedTuple):
     """Of a pass: the model after it, all gradients as one vector, the scalars, and what the learner keeps whole."""
 
     model: nn.Module
@@ -122,18 +110,30 @@ class _Outcome(NamedTuple):
     state: dict[str, Tensor]
 
 
-def _outcome(
+def outcome(
     run: Any,
     model: nn.Module,
     batch: Batch,
     part: Slice | None,
     rank: int,
     dtype: torch.dtype | None,
+    scale: float = 1.0,
+    *,
+    moved: float = 0.0,
     fill: Any = None,
-) -> _Outcome:
-    """Of a batch or of a part of it, from copies of the model and the run's learner; `fill` in place of its own."""
-    model, learner = copy_of(model, run), copy.deepcopy(run.learner)
+    started: tuple[nn.Module, Any] | None = None,
+) -> Outcome:
+    """Of a batch or of a part of it, from copies of the model and the run's learner; `fill` in place of its own.
+
+    scale: how many times as large trained parameters are. moved: how far each is from that, relative to itself.
+    started: a learner in place of the run's, behind the model that it was started on.
+    """
+    started_on, learner = started or (run.model, run.learner)
+    model, learner = copies_of(model, learner, run, started_on)
     model.zero_grad()
+    with torch.no_grad():
+        for parameter in model.parameters() if scale != 1 else ():
+            parameter *= scale if parameter.requires_grad else 1
     generator = ShardedGenerator(run.generator.device)
     generator.set_state(run.generator.get_state())
     batch = Batch(batch.images.clone(), None if batch.labels is None else batch.labels.clone())
@@ -143,6 +143,8 @@ def _outcome(
         batch = Batch(batch.images.to(dtype), batch.labels)
         for name, value in learner.state.items():
             learner.state[name] = value.to(dtype) if value.is_floating_point() else value
+    if moved:
+        move(model, moved)
     rows = Slice(0, len(batch), len(batch))
     if part is not None:
         divided = learner.split(rank, 2)
@@ -156,10 +158,20 @@ def _outcome(
     trained = [p for p in model.parameters() if p.requires_grad]
     gradients = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten().double() for p in trained]
     state = {name: value for name, value in learner.state.items() if name not in divided}
-    return _Outcome(model, torch.cat(gradients), {name: float(value) for name, value in metrics.items()}, state)
+    model.zero_grad()  # memory
+    return Outcome(model, torch.cat(gradients), {name: float(value) for name, value in metrics.items()}, state)
 
 
-def _difference(whole: _Outcome, first: _Outcome, second: _Outcome, tolerance: float) -> str:
+@torch.no_grad()
+def move(model: nn.Module, by: float) -> None:
+    """Move each weight up or down, by so much relative to itself, to see how much rounding changes."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        signs = torch.randint(0, 2, parameter.shape, generator=generator).to(parameter) * 2 - 1
+        parameter *= 1 + by * signs
+
+
+def _difference(whole: Outcome, first: Outcome, second: Outcome, tolerance: float) -> str:
     if (whole.gradient - first.gradient - second.gradient).norm() > tolerance * whole.gradient.norm() + 1e-12:
         return "the gradient"
     for name, value in whole.metrics.items():

@@ -31,7 +31,7 @@ from dlkit.training.refusals import late_draws, refuse_a_lone_image, refuse_spar
 from dlkit.training.resume_trial import refuse_what_is_lost
 from dlkit.training.schedules import at
 from dlkit.training.shard import Shard, Strategy, weights_and_biases
-from dlkit.training.trial import try_passes
+from dlkit.training.trial import copies_of, try_passes
 
 M = TypeVar("M", bound=nn.Module)
 START = -1  # in place of a step, for what is drawn before the first
@@ -92,11 +92,7 @@ class Run(Generic[M]):
             self.trial = try_passes(self)
             if kept:
                 refuse_what_is_lost(self)
-            if strategy is not None:
-                self.trial.refuse_split(strategy, self.model)
-            self.shard = strategy.shard(self) if strategy is not None else Shard(self.model, self.learner)
-        if self.trial.plan is not None:
-            self.shard.draws = self.shard.sharded_draws(self.trial.plan)
+            self.shard = self._shard(strategy)
         self.model: M = self.shard.model  # type: ignore[assignment]
         self.captured, self.why_not_captured = captured(self) if capture else (None, "capture=False")
         self.optimizer = self.make_optimizer(self.model)
@@ -266,6 +262,19 @@ class Run(Generic[M]):
         if self.captured is not None and len(batch) == self.experiment.batch_size:
             return self.captured(batch)
         return self.shard.fill_grad(batch, self.generator)
+
+    def _shard(self, strategy: Strategy | None) -> Shard:
+        """What this process has of the run. ValueError if a part of it would not learn what the whole does."""
+        whole = None
+        if strategy is not None:
+            self.trial.refuse_split(strategy, self.model)
+            whole = copies_of(self.model, self.learner, self, self.model)
+        shard = Shard(self.model, self.learner) if strategy is None else strategy.shard(self)
+        if self.trial.plan is not None:
+            shard.draws = shard.sharded_draws(self.trial.plan)
+        if whole is not None:
+            shard.refuse_wrong_parts(self, type(strategy).__name__, *whole)
+        return shard
 
     def own_generators(self, step: int) -> AbstractContextManager[object]:
         """Context in which the global generators that the net or the learner draws from are the run's, for this step.

@@ -66,6 +66,14 @@ class Shard:
         rows = batch.rows or Slice(0, len(batch), len(batch))
         return self.draws.part_of(rows.start, rows.count, rows.whole)
 
+    @property
+    def has_a_part(self) -> bool:
+        """Has this rank a part of the one model that is trained?"""
+        return not self.model_is_whole and self.replicas == 1 and self.world_size > 1
+
+    def refuse_wrong_parts(self, run: Any, strategy: str, model: nn.Module, learner: Learner) -> None:
+        """ValueError unless ranks with parts of a model learn what it learns whole; both as before the split."""
+
     def after_step(self, step: int) -> None:
         """Called when the optimizer has taken a step."""
 

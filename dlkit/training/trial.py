@@ -15,6 +15,8 @@ from dlkit.core.random import ShardedGenerator
 from dlkit.data.batch import Batch
 from dlkit.training.learner import Metrics
 
+NUMBERS = (int, float, str, type(None))  # and the like, in which no model is kept
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -97,12 +99,24 @@ def copy_of(model: nn.Module, run: Any) -> nn.Module:
         return made
 
 
+def copies_of(model: nn.Module, learner: Any, run: Any, started_on: nn.Module) -> tuple[nn.Module, Any]:
+    """Copies of both; what the learner keeps of the model that it was started on is the copy's in its copy."""
+    copied = copy_of(model, run)
+    memo: dict[int, Any] = {}
+    if all(name == "state" or isinstance(value, NUMBERS) for name, value in vars(learner).items()):
+        return copied, copy.deepcopy(learner)
+    for named in (nn.Module.named_modules, nn.Module.named_parameters, nn.Module.named_buffers):
+        in_copy = dict(named(copied))
+        memo.update({id(own): in_copy[name] for name, own in named(started_on) if name in in_copy})
+    return copied, copy.deepcopy(learner, memo)
+
+
 class Passes:
     """Passes of copies of the run's model and learner over its first images; the run is left as it was."""
 
     def __init__(self, run: Any, images: int, weight: float = 1.0):
         """images: how many, of the first. weight: of the batch that they are."""
-        self.model, self.learner = copy_of(run.model, run), copy.deepcopy(run.learner)
+        self.model, self.learner = copies_of(run.model, run.learner, run, run.model)
         self.batch, self.weight = run.first_images(images), weight
         self.generator = ShardedGenerator(run.generator.device)
         self.state = run.generator.get_state()

@@ -148,6 +148,7 @@ class PipelineShard(DistributedShard):
         check_enough(blocks, self.world_size, class_name(run.model))
         self.strategy, self.backprop, self.device = strategy, learner, run.device
         images, labels = run.data.images[:2].to(run.device), run.data.labels
+        self.dtype = images.dtype
         self.batch = Batch(images, None if labels is None else labels[:2].to(run.device))
         inputs = learner.inputs(self.batch, torch.Generator(run.generator.device)).clone()
         copied = blocks_of(copy_of(run.model, run))  # passes may change buffers
@@ -166,7 +167,7 @@ class PipelineShard(DistributedShard):
         self.input, self.output = (between[index] for index in begins[self.rank : self.rank + 2])
         self.metric_names = list(learner.loss(between[-1], self.batch)[1])
         self.metrics: list[Metrics] = []  # of each microbatch
-        self.schedules: dict[int, Schedule1F1B | ScheduleGPipe] = {}
+        self.schedules: dict[tuple[int, torch.dtype], Schedule1F1B | ScheduleGPipe] = {}
         self.log = Log(self.recorder, run.device)
 
     def sharded_draws(self, plan: DrawPlan) -> StageDraws:
@@ -189,11 +190,11 @@ class PipelineShard(DistributedShard):
         self.model.zero_grad()
         x = self.backprop.own_inputs(batch, generator).contiguous()
         self.batch, self.metrics = batch, []
-        self.log.batches += 1
+        self.log.batches += not self.recorder.on_trial
         inputs = (x,) if self.rank == 0 else ()
         rows = torch.arange(len(x), device=x.device) if self.rank == self.world_size - 1 else None
         with fast_linear(self.model, len(x) // self.parts(len(x))):
-            self.schedule(len(x)).step(*inputs, target=rows, return_outputs=False)
+            self.schedule(len(x), batch.images.dtype).step(*inputs, target=rows, return_outputs=False)
         total = x.new_empty(len(self.metric_names))
         if self.metrics:
             total.copy_(torch.stack([torch.stack([*metrics.values()]) for metrics in self.metrics]).sum(0))
@@ -214,21 +215,25 @@ class PipelineShard(DistributedShard):
         """The microbatches of a batch: as many as asked for, or the most that it divides into."""
         return max(n for n in divisors(rows) if n <= self.strategy.microbatches)
 
-    def schedule(self, rows: int) -> Schedule1F1B | ScheduleGPipe:
-        """A batch of another size has a schedule of its own, since buffers are made for one size of microbatch."""
-        if rows not in self.schedules:
+    def schedule(self, rows: int, dtype: torch.dtype) -> Schedule1F1B | ScheduleGPipe:
+        """A batch of another size has a schedule of its own, since buffers are made for one size of microbatch.
+
+        dtype: the images', in a trial not those that they have in the run.
+        """
+        if (rows, dtype) not in self.schedules:
             parts = self.parts(rows)
             wire = torch.device("cpu") if self.group.backend == "gloo" else self.device
             net = OnWire(self.model, self.device, self.device if self.rank == self.world_size - 1 else wire)
+            dtypes = [x.dtype if dtype == self.dtype else dtype for x in (self.input, self.output)]
             input, output = (
-                torch.empty(rows // parts, *x.shape[1:], dtype=x.dtype, device="meta", requires_grad=True)
-                for x in (self.input, self.output)
+                torch.empty(rows // parts, *x.shape[1:], dtype=own, device="meta", requires_grad=True)
+                for x, own in zip((self.input, self.output), dtypes, strict=True)
             )
             stage = Stage(net, self.rank, self.world_size, wire, input, output, group=self.group.process_group)
             stage.log, stage.drawing = self.log, self.drawing
             made = SCHEDULES[self.strategy.schedule] if parts >= self.world_size else ScheduleGPipe
-            self.schedules[rows] = made(stage, parts, loss_fn=self.loss, scale_grads=False)
-        return self.schedules[rows]
+            self.schedules[rows, dtype] = made(stage, parts, loss_fn=self.loss, scale_grads=False)
+        return self.schedules[rows, dtype]
 
     # A rank has some tensors, and has them whole.
 

@@ -47,6 +47,8 @@ class Log:
         self.recorder.add(Span("compute", name, begin, self.moment(), number=self.batches))
 
     def exchanged(self, name: str, stages: tuple[int, int], begin: float, end: float, size: int = 0) -> None:
+        if self.recorder.on_trial:
+            return
         group = "stage {} to {}".format(*stages)
         self.numbers[group] += 1
         self.recorder.add(Span("exchange", name, begin, end, group, self.numbers[group], size))

@@ -14,6 +14,8 @@ class StageDraws(ShardedDraws):
     `first`: the draw with which this stage's layers begin; `count`: how many they make.
     """
 
+    takes_any_dtype = False  # other stages' draws are made as in the plan
+
     def __init__(self, plan: DrawPlan, first: int, count: int, model: nn.Module):
         super().__init__(plan, model=model)
         self.first, self.count = first, count
