@@ -218,7 +218,7 @@ class PipelineShard(DistributedShard):
         """A batch of another size has a schedule of its own, since buffers are made for one size of microbatch."""
         if rows not in self.schedules:
             parts = self.parts(rows)
-            wire = torch.device("cpu") if self.group.backend == "gloo" else self.device
+            wire = self.device if self.group.takes_cuda else torch.device("cpu")
             net = OnWire(self.model, self.device, self.device if self.rank == self.world_size - 1 else wire)
             input, output = (
                 torch.empty(rows // parts, *x.shape[1:], dtype=x.dtype, device="meta", requires_grad=True)
