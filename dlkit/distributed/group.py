@@ -135,7 +135,7 @@ class Group:
 
     def staged(self, tensor: Tensor) -> Tensor:
         """The tensor where the backend can exchange it: for gloo, in the memory of the CPU."""
-        return tensor.cpu() if tensor.is_cuda and not self.takes_cuda else tensor
+        return tensor if tensor.device.type == "cpu" or self.takes_cuda else tensor.cpu()
 
     def _begin(self, *tensors: Tensor) -> float:
         """The time when these tensors are computed."""

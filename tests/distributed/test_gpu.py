@@ -255,19 +255,19 @@ def staged_tensors():
     from dlkit.distributed.group import Group
 
     class Pretended(torch.Tensor):
-        is_cuda = True
+        device = torch.device("cuda", 0)
 
         def cpu(self):
             return "on the CPU"
 
-    tensor, group = torch.ones(2).as_subclass(Pretended), Group()
+    tensor, on_cpu, group = torch.ones(2).as_subclass(Pretended), torch.ones(2), Group()
     by_gloo = group.staged(tensor)
     group.takes_cuda = True
-    return by_gloo, group.staged(tensor) is tensor
+    return by_gloo, group.staged(tensor) is tensor, group.staged(on_cpu) is on_cpu
 
 
 def test_tensors_on_gpus_go_through_the_cpu_by_gloo_and_as_they_are_by_nccl():
-    assert team(2).call(staged_tensors) == [("on the CPU", True)] * 2
+    assert team(2).call(staged_tensors) == [("on the CPU", True, True)] * 2
 
 
 def test_the_cpu_is_not_waited_for_and_a_gpu_by_its_stream_and_then_without_the_core(monkeypatch):

@@ -94,6 +94,16 @@ def test_a_rank_waits_for_its_gpu_once_a_step_and_in_the_step(strategy):
     assert team(2).call(run_and_look) == [[True] * 3] * 2
 
 
+def shard_for_a_gpu(experiment):
+    """What `DTensorShard` says of a run on a GPU, in a group by gloo."""
+    from dlkit.strategies.tensor.dtensor import DTensorShard
+    from dlkit.training.run import Run
+
+    whole = Run(experiment, 1, torch.device("cpu"), None)
+    whole.device = torch.device("cuda", 0)
+    DTensorShard(whole)
+
+
 def test_dtensors_on_gpus_that_ranks_share_are_refused_and_the_mends_train():
     experiment = Experiment(
         lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 20), nn.ReLU(), nn.Linear(20, 10)),
@@ -105,7 +115,7 @@ def test_dtensors_on_gpus_that_ranks_share_are_refused_and_the_mends_train():
     with pytest.raises(
         ValueError, match=r"torch's DTensors on GPUs need NCCL, which takes one rank a GPU, and"
     ) as told:
-        team(2).call(on_a_pretended_gpu, False, run, experiment, TensorParallel(using="dtensor"))
+        team(2).call(shard_for_a_gpu, experiment)
     assert str(told.value).endswith('leave `using` out, or give device="cpu".')
     alone = run(experiment)
     (split, _), *_ = team(2).call(on_a_pretended_gpu, False, run, experiment, TensorParallel())

@@ -23,7 +23,7 @@ class DTensorShard(DistributedShard):
 
     def __init__(self, run: Any):
         super().__init__(run.model, run.learner)
-        if self.on_gpu and not self.group.takes_cuda:
+        if run.device.type != "cpu" and not self.group.takes_cuda:
             raise ValueError(
                 "torch's DTensors on GPUs need NCCL, which takes one rank a GPU, and these ranks have no GPU each: "
                 'leave `using` out, or give device="cpu".'
