@@ -228,9 +228,9 @@ class Run(Generic[M]):
 
         Called before anybody looks at the run, as looking waits for the GPU too, and that must not look like no time.
         """
-        if self.device.type == "cuda":
+        if self.device.type != "cpu":
             begun = time.perf_counter()
-            torch.cuda.synchronize(self.device)
+            torch.accelerator.synchronize(self.device)
             self.seconds += time.perf_counter() - begun
 
     def _learn(self, batch: Batch) -> dict[str, Tensor]:

@@ -38,7 +38,7 @@ def pretended(monkeypatch):
     """The GPU, and a function that makes a run on it, which is to be trained; it looks at the GPU in its callbacks."""
     gpu = Gpu()
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: gpu.time))
-    monkeypatch.setattr(torch.cuda, "synchronize", gpu.synchronize)
+    monkeypatch.setattr(torch.accelerator, "synchronize", gpu.synchronize)
     learn, order = Run._learn, Run._order
 
     def learn_later(run, batch):
