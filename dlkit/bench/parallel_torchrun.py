@@ -26,7 +26,7 @@ def main(batch: int, steps: int, warm: int) -> None:
     dist.init_process_group("gloo")
     rank, world_size = dist.get_rank(), dist.get_world_size()
     if can_pin():
-        os.sched_setaffinity(0, placements(world_size, gpus=0)[rank].cores)
+        os.sched_setaffinity(0, placements(world_size, gpus=[])[rank].cores)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     seconds = train(LeNet5(), data.load("mnist").train, batch, steps, warm)

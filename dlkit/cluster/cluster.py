@@ -10,7 +10,8 @@ from tqdm.auto import tqdm
 
 from dlkit.cluster.engine_set import EngineSet
 from dlkit.cluster.engines import ClusterError
-from dlkit.cluster.placement import backend, gpus_here, placements, remarks
+from dlkit.cluster.gpus import used_by_others
+from dlkit.cluster.placement import backend, placements, remarks
 from dlkit.cluster.split_run import M, SplitRun, run_on_engines
 from dlkit.core.text_table import as_html, as_text
 from dlkit.distributed.process_group import leave_group
@@ -26,17 +27,24 @@ class Cluster:
 
     Or `start()` and `stop()`; a cell that is run again takes over the engines that are there. Shown, it is a table of
     the engines. `client` is ipyparallel's; in a notebook `%%px` runs a cell on every engine, where torch.distributed is
-    ready. ValueError for no engines, ClusterError if a cluster of another size is running.
+    ready. GPUs are those of the notebook: all, or those that CUDA_VISIBLE_DEVICES lists. What engines share, with each
+    other or with other programs, is said.
+    ValueError for no engines, ClusterError if a cluster of another size is running.
     """
 
     _latest: ClassVar["Cluster | None"] = None  # to have started
 
     def __init__(self, n: int):
-        self.n, self.gpus = n, gpus_here()
-        self.plan = placements(n, self.gpus)
-        self.backend = backend(n, self.gpus)
-        self.remarks = remarks(self.plan, self.gpus)
+        self.n = n
+        self.plan = placements(n)
+        self.backend = backend(self.plan)
         self._engines: EngineSet | None = None
+
+    @property
+    def remarks(self) -> list[str]:
+        """A sentence for each thing that engines share: with each other, or, once they have started, with others."""
+        facts = self._engines.facts if self._engines is not None else {}
+        return remarks(self.plan) + used_by_others(self.plan, facts)
 
     def start(self) -> "Cluster":
         """Start the engines, or take over those of an earlier cluster of the same size; returns when all are ready."""

@@ -19,7 +19,7 @@ from dlkit.cluster.lookout import REMEDY, Lookout, ask
 from dlkit.distributed.process_group import group_is_used, leave_group
 
 # In seconds:
-FAILURE_GRACE = 2.0  # for ranks to go on after one has failed, before those that wait for it are freed
+FAILURE_GRACE = 1.0  # for ranks to go on after one has failed, before those that wait for it are freed
 TURN_POLL = 0.2  # between two looks whether to wait on for a turn
 ROOM = 1 << 14  # bytes that the file by which engines meet may take
 

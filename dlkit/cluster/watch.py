@@ -52,7 +52,7 @@ def watch(runs_calls: int) -> None:
                 if request["peers"]:
                     with Joined.lock:
                         if Joined.path == request["group"]:
-                            cut_connections(request["peers"])
+                            free(request["peers"])
                 else:
                     frame = sys._current_frames().get(runs_calls)
                     answer = Path(folder, f"answer-{answered}-{rank}")
@@ -60,6 +60,14 @@ def watch(runs_calls: int) -> None:
                     Path(f"{answer}.part").rename(answer)
     family.end_all(folder)
     os._exit(0)
+
+
+def free(peers: list[int]) -> None:
+    """Let this engine's exchanges with others fail, by NCCL and by gloo. peers: the process ids of the engines."""
+    from dlkit.distributed.gpu import abort_nccl
+
+    abort_nccl()  # on threads of its own: this one goes on whatever becomes of them
+    cut_connections(peers)
 
 
 def cut_connections(peers: list[int]) -> None:
@@ -90,7 +98,9 @@ def waits_where(frame: FrameType | None) -> tuple[str, str] | None:
     exchange = "wait" if calls_wait(frame) else None
     while frame is not None and of(frame, "torch", "dlkit.distributed"):
         name = frame.f_code.co_name
-        if name == "_engine_run_backward":
+        if name == "wait_for_exchange":  # by NCCL: in `dist.all_reduce` itself nobody waits
+            exchange = "an exchange"
+        elif name == "_engine_run_backward":
             exchange = "the backward pass"
         elif of(frame, "torch.distributed") or (exchange and of(frame, "dlkit.distributed")):
             exchange = exchange if name == "wrapper" and exchange else name.strip("_")  # torch wraps exchanges

@@ -6,11 +6,12 @@ from datetime import timedelta
 from traceback import TracebackException
 
 from dlkit.cluster import travel, watch
+from dlkit.cluster.gpus import gpu_facts
 from dlkit.core.imports import no_garbage_collection
 from dlkit.distributed.process_group import group_is_used, join_by_file, leave_group, yield_on_wakeup
 
-# In seconds, for ranks to wait for each other. By gloo they are watched meanwhile (lookout.py), and one may take long.
-EXCHANGE_TIMEOUT = {"gloo": 1800.0, "nccl": 60.0}
+# For ranks to wait for each other. They are watched meanwhile (lookout.py), and one may take long.
+EXCHANGE_TIMEOUT = timedelta(seconds=1800)
 
 
 def on_engine_start() -> None:
@@ -33,8 +34,7 @@ def join_group(path: str, world_size: int, backend: str) -> None:
     """Join the process group of all engines by the file `path`; leave the one before, if there is one."""
     watch.joins(path)
     leave_group()
-    timeout = timedelta(seconds=EXCHANGE_TIMEOUT[backend])
-    join_by_file(path, int(os.environ["DLKIT_RANK"]), world_size, backend, timeout)
+    join_by_file(path, int(os.environ["DLKIT_RANK"]), world_size, backend, EXCHANGE_TIMEOUT)
 
 
 def run_pickled_call(call: bytes, group: tuple[str, int, str] | None) -> tuple[bool, bytes, bool]:
@@ -76,8 +76,5 @@ def picklable_error(error: BaseException) -> Exception:
 
 
 def host_facts() -> dict[str, object]:
-    """Host, pid and GPU name of this engine, for the cluster's table."""
-    import torch
-
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "gpu": gpu}
+    """Host, pid and GPU of this engine, for the cluster's table."""
+    return {"host": socket.gethostname(), "pid": os.getpid()} | gpu_facts()

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dlkit.distributed.gpu import takes_cuda, wait_for_exchange, wait_for_gpu
 from dlkit.distributed.links import Link
 from dlkit.distributed.recorder import Recorder, Span, now
 
@@ -31,7 +32,8 @@ class Group:
 
     process_group: torch's; None is the group of all ranks. recorder: what its exchanges are noted in. name: that of
     the group in the recorder's spans. link: one to emulate, by default that of `emulated`.
-    Each method says what this rank sends, of n ranks; gloo and NCCL go round a ring.
+    Each method says what this rank sends, of n ranks; gloo and NCCL go round a ring. On a GPU an exchange begins when
+    its tensor has been computed, and ends when the GPU has what it gives: the program waits for both.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Group:
         self.rank, self.world_size = dist.get_rank(process_group), dist.get_world_size(process_group)
         self.recorder, self.name, self.link = recorder or Recorder(), name, link or _emulated.get()
         self.backend = dist.get_backend(process_group)
+        self.takes_cuda = takes_cuda(process_group)
         self._number = 0  # of the latest exchange
         self._link_free_at = 0.0  # when the emulated link has carried all exchanges so far
 
@@ -54,24 +57,24 @@ class Group:
 
     def all_reduce(self, tensor: Tensor) -> None:
         """The sum over all ranks, in place. Sends 2 (n-1)/n of the tensor's bytes."""
-        self._start_all_reduce(tensor, wait_begin=now())()
+        self._start_all_reduce(tensor, waits=True)()
 
     def start_all_reduce(self, tensor: Tensor) -> Callable[[], None]:
         """Start an `all_reduce` and return at once. The function returned waits until it has ended."""
-        return self._start_all_reduce(tensor)
+        return self._start_all_reduce(tensor, waits=False)
 
-    def _start_all_reduce(self, tensor: Tensor, wait_begin: float | None = None) -> Callable[[], None]:
-        begin, number = now(), self._next_number()
-        staged = self._staged(tensor)
+    def _start_all_reduce(self, tensor: Tensor, *, waits: bool) -> Callable[[], None]:
+        begin, number = self._begin(tensor), self._next_number()
+        staged = self.staged(tensor)
         work = dist.all_reduce(staged, group=self.process_group, async_op=True)
 
         def wait() -> None:
-            since = now() if wait_begin is None else wait_begin
+            since = begin if waits else self._begin(tensor)
             work.wait()
             if staged is not tensor:
                 tensor.copy_(staged)
             bytes_sent = ring_bytes(tensor.nbytes, self.world_size, passes=2)
-            self._record("all-reduce", begin, number, bytes_sent, tensor.nbytes, since)
+            self._record("all-reduce", begin, number, bytes_sent, tensor.nbytes, tensor.device, since)
 
         return wait
 
@@ -80,34 +83,34 @@ class Group:
 
         Sends its part, padded to the longest, n-1 times.
         """
-        begin, number, longest = now(), self._next_number(), max(counts)
-        own = self._staged(part).movedim(dim, 0).contiguous()
+        begin, number, longest = self._begin(part), self._next_number(), max(counts)
+        own = self.staged(part).movedim(dim, 0).contiguous()
         padded = own if len(own) == longest else torch.cat([own, own.new_zeros(longest - len(own), *own.shape[1:])])
         parts = [torch.empty_like(padded) for _ in counts]
         dist.all_gather(parts, padded, group=self.process_group)
         whole = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).movedim(0, dim)
-        size = padded.nbytes
-        self._record("all-gather", begin, number, size * (self.world_size - 1), size * self.world_size)
-        return whole.to(part.device)
+        whole, size = whole.to(part.device), padded.nbytes
+        self._record("all-gather", begin, number, size * (self.world_size - 1), size * self.world_size, part.device)
+        return whole
 
     def broadcast(self, tensor: Tensor, source: int = 0) -> None:
         """The tensor of rank `source`, in place. Only that rank sends: the tensor, once."""
-        begin, number = now(), self._next_number()
-        staged = self._staged(tensor)
+        begin, number = self._begin(tensor), self._next_number()
+        staged = self.staged(tensor)
         dist.broadcast(staged, group=self.process_group, group_src=source)
         if staged is not tensor:
             tensor.copy_(staged)
         bytes_sent = tensor.nbytes if self.rank == source and self.world_size > 1 else 0
-        self._record("broadcast", begin, number, bytes_sent, tensor.nbytes)
+        self._record("broadcast", begin, number, bytes_sent, tensor.nbytes, tensor.device)
 
     def exchange(self, sends: Mapping[int, Tensor], receives: Mapping[int, Tensor], name: str = "exchange") -> None:
         """Send a tensor to each rank in `sends`, and fill each tensor in `receives` by that rank's, in place.
 
         Sender and receiver must agree on shape and dtype. `name` is that of the span.
         """
-        begin, number = now(), self._next_number()
-        incoming = {peer: self._staged(tensor) for peer, tensor in receives.items()}
-        outgoing = {peer: self._staged(tensor).contiguous() for peer, tensor in sends.items()}
+        begin, number = self._begin(*sends.values(), *receives.values()), self._next_number()
+        incoming = {peer: self.staged(tensor) for peer, tensor in receives.items()}
+        outgoing = {peer: self.staged(tensor).contiguous() for peer, tensor in sends.items()}
         messages = [
             dist.P2POp(operation, tensor, group=self.process_group, group_peer=peer)
             for operation, tensors in ((dist.isend, outgoing), (dist.irecv, incoming))
@@ -118,9 +121,11 @@ class Group:
         for peer, tensor in receives.items():
             if incoming[peer] is not tensor:
                 tensor.copy_(incoming[peer])
+        tensors = [*sends.values(), *receives.values()]
         bytes_sent = sum(tensor.nbytes for tensor in sends.values())
         bytes_received = sum(tensor.nbytes for tensor in receives.values())
-        self._record(name, begin, number, bytes_sent, max(bytes_sent, bytes_received))
+        device = tensors[0].device if tensors else torch.device("cpu")
+        self._record(name, begin, number, bytes_sent, max(bytes_sent, bytes_received), device)
 
     def gather_objects(self, item: Any) -> list[Any]:
         """What each rank gives, in the order of ranks; for small things other than tensors. Not counted, not timed."""
@@ -128,18 +133,32 @@ class Group:
         dist.all_gather_object(items, item, group=self.process_group)
         return items
 
-    def _staged(self, tensor: Tensor) -> Tensor:
+    def staged(self, tensor: Tensor) -> Tensor:
         """The tensor where the backend can exchange it: for gloo, in the memory of the CPU."""
-        return tensor.cpu() if self.backend == "gloo" and tensor.is_cuda else tensor
+        return tensor if tensor.device.type == "cpu" or self.takes_cuda else tensor.cpu()
+
+    def _begin(self, *tensors: Tensor) -> float:
+        """The time when these tensors are computed."""
+        for tensor in tensors[:1]:
+            wait_for_gpu(tensor.device)
+        return now()
 
     def _next_number(self) -> int:
         self._number += not self.recorder.on_trial
         return self._number
 
     def _record(
-        self, name: str, begin: float, number: int, bytes_sent: int, size: int, wait_begin: float | None = None
+        self,
+        name: str,
+        begin: float,
+        number: int,
+        bytes_sent: int,
+        size: int,
+        device: torch.device,
+        wait_begin: float | None = None,
     ) -> None:
         """Note the exchange down, once the emulated link would have carried it. `size`: as in `Link.seconds`."""
+        wait_for_exchange(device)
         if self.link is not None and self.world_size > 1 and not self.recorder.on_trial:
             latest_begin = torch.tensor([begin], dtype=torch.float64)
             dist.all_reduce(latest_begin, dist.ReduceOp.MAX, group=self.process_group)

@@ -8,6 +8,7 @@ import hashlib
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,20 +16,33 @@ from weakref import WeakKeyDictionary
 
 from dlkit.core.processes import is_alive, private_folder, process_key
 
+WITH_NCCL = "cpu:gloo,cuda:nccl"  # the backend of a group whose ranks have a GPU each: CPU tensors go over gloo
 STORE_TIMEOUT = timedelta(seconds=5)  # for the file to come back by which ranks met, if somebody has deleted it
 _run_groups: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # of each process group that has one
 
 
-def enter_group() -> None:
-    """Make sure that this process is in a process group: join torchrun's, if it has not joined one yet.
+def has_ranks() -> bool:
+    """Is this process in a process group, or started by torchrun to join one?"""
+    import torch.distributed as dist
 
-    RuntimeError where there is neither. Processes of one machine meet by a file and open no port. A process that
-    joins here also calls `yield_on_wakeup`.
+    return dist.is_initialized() or "RANK" in os.environ
+
+
+def enter_group() -> None:
+    """Make sure that this process is in a process group, and torch's current GPU the one of this rank.
+
+    It joins torchrun's group, if it has not joined one yet. RuntimeError where there is neither. Processes of one
+    machine meet by a file and open no port. A process that joins here also calls `yield_on_wakeup`.
     """
     import torch
     import torch.distributed as dist
 
     if dist.is_initialized():
+        bound = dist.distributed_c10d._get_default_group().bound_device_id
+        if bound is not None:
+            torch.cuda.set_device(bound)
+        elif not torch.cuda.is_initialized():  # else the script has chosen
+            _take_gpu()
         return
     if "RANK" not in os.environ:
         raise RuntimeError(
@@ -36,17 +50,45 @@ def enter_group() -> None:
             "that calls `experiment.run(strategy=...)` under `torchrun --nproc-per-node 2 script.py`."
         )
     rank, world_size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    gpus = torch.cuda.device_count()
-    if gpus:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % gpus)
-    backend = "nccl" if 0 < local <= gpus else "gloo"
+    _take_gpu()
     yield_on_wakeup()
     if local < world_size:  # several machines: torchrun's environment says where they meet
-        dist.init_process_group(backend, rank=rank, world_size=world_size)
+        store, rank, world_size = next(dist.rendezvous("env://", rank, world_size))
+        _join(store, rank, world_size, agree_on_backend(store, rank, world_size))
         return
     run, attempt = os.environ["TORCHELASTIC_RUN_ID"], os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     name = hashlib.sha256(f"{run}-{attempt}".encode()).hexdigest()[:16]  # a run's id may be any text
-    join_by_file(str(meeting_place() / f"{process_key(os.getppid())}-{name}"), rank, world_size, backend)
+    join_by_file(str(meeting_place() / f"{process_key(os.getppid())}-{name}"), rank, world_size)
+
+
+def _take_gpu() -> None:
+    """Make this rank's GPU torch's current one, in turn where torchrun started more ranks than there are GPUs."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if gpus and "LOCAL_RANK" in os.environ:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % gpus)
+
+
+def agree_on_backend(store: Any, rank: int, world_size: int) -> str:
+    """The backend of a group to be made: `WITH_NCCL` if each rank has a GPU of its own, else "gloo"; on all the same.
+
+    NCCL takes one rank a GPU; parts of one (MIG) are one GPU to it. Rank 0 says it where GPUs are shared.
+    """
+    import torch
+    import torch.distributed as dist
+
+    gpu, part = "", "a part of a GPU"
+    if torch.cuda.device_count() and dist.is_nccl_available():
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+        gpu = part if " MIG " in properties.name else str(properties.uuid)
+    store.set(f"gpu of rank {rank}", gpu)
+    gpus = [store.get(f"gpu of rank {other}").decode() for other in range(world_size)]
+    if all(gpus) and len(set(gpus)) == world_size and part not in gpus:
+        return WITH_NCCL
+    if rank == 0 and any(gpus):
+        print(f"{world_size} ranks have no GPU each: NCCL takes one rank a GPU, so gloo is used.", file=sys.stderr)
+    return "gloo"
 
 
 def run_group() -> Any:
@@ -55,15 +97,26 @@ def run_group() -> Any:
     It is not the group of torch's functions: a message that the reader's code sends in the middle of a run, and nobody
     receives, would be taken for one of the run's, and gloo fills a tensor from a shorter message without a word.
     """
-    import torch
     import torch.distributed as dist
 
     everyone = dist.distributed_c10d._get_default_group()
     if everyone not in _run_groups:
-        device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
-        timeout = everyone._get_backend(device).options._timeout  # of its own it would be torch's default
-        _run_groups[everyone] = dist.new_group(timeout=timeout)
+        _run_groups[everyone] = new_group()
     return _run_groups[everyone]
+
+
+def new_group(ranks: Sequence[int] | None = None) -> Any:
+    """torch's group of these ranks, or of all, which also takes CPU tensors; all ranks make the same, in one order."""
+    import torch
+    import torch.distributed as dist
+
+    from dlkit.distributed.gpu import takes_cuda
+
+    nccl = takes_cuda()
+    everyone: Any = dist.distributed_c10d._get_default_group()
+    options = everyone._get_backend(torch.device("cuda" if nccl else "cpu")).options
+    # Of its own the time-out would be torch's default. A script may have joined with "nccl" alone.
+    return dist.new_group(ranks, timeout=options._timeout, backend=WITH_NCCL if nccl else None)
 
 
 def meeting_place() -> Path:
@@ -76,37 +129,64 @@ def meeting_place() -> Path:
     return folder
 
 
-def join_by_file(path: str, rank: int, world_size: int, backend: str, timeout: timedelta | None = None) -> None:
-    """Join a process group of this machine, whose ranks meet by a file: no port is opened, and gloo keeps to loopback.
+def join_by_file(
+    path: str, rank: int, world_size: int, backend: str | None = None, timeout: timedelta | None = None
+) -> None:
+    """Join a process group of this machine, whose ranks meet by a file: no port is opened but on loopback.
 
-    path: the same on all ranks, and used by no group before. timeout: how long a rank waits for the others, here and
-    in each exchange; None is torch's own.
+    path: the same on all ranks, and used by no group before. backend: by default what `agree_on_backend` says.
+    timeout: how long a rank waits for the others, here and in each exchange; None is torch's own.
     """
     import torch.distributed as dist
-    import torch.distributed.nn.functional  # noqa: F401  imported later, its default arguments would hold the group
 
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo" if sys.platform == "linux" else "lo0"  # whatever it was
+    loopback = "lo" if sys.platform == "linux" else "lo0"
+    os.environ |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}  # whatever they were
     store = dist.FileStore(path, world_size)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+    _join(store, rank, world_size, backend or agree_on_backend(store, rank, world_size), timeout)
     store.set_timeout(STORE_TIMEOUT)
 
 
+def _join(store: Any, rank: int, world_size: int, backend: str, timeout: timedelta | None = None) -> None:
+    """Join the group that meets by this store.
+
+    By NCCL all ranks connect here, on their current GPUs. By default they would in the first exchange, and a rank that
+    comes to it `STORE_TIMEOUT` after another would find it gone.
+    """
+    import torch
+    import torch.distributed as dist
+    import torch.distributed.nn.functional  # imported later, its default arguments would hold the group
+
+    gpu = torch.device("cuda", torch.cuda.current_device()) if backend == WITH_NCCL else None
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout, device_id=gpu)
+
+
 def leave_group() -> None:
-    """Leave the process group, if there is one: ranks that wait for this one in a collective get an error at once."""
+    """Leave the process group, if there is one: ranks that wait for this one over gloo get an error at once.
+
+    NCCL's exchanges are aborted first: to leave without it waits for their end, and they have none if a rank is gone.
+    """
     import torch.distributed as dist
 
     if dist.is_initialized():
+        from dlkit.distributed.gpu import abort_nccl
+
+        for thread in abort_nccl():
+            thread.join()
         dist.destroy_process_group()
 
 
 def group_is_used() -> bool:
-    """Were there exchanges in this process's group? Then a message may be left over. True where there is no group."""
+    """Were there exchanges in this process's group? Then a message may be left over. True where there is no group.
+
+    Of what is sent by NCCL from one rank to another, torch keeps no count.
+    """
     import torch.distributed as dist
 
     if not dist.is_initialized():
         return True
     group: Any = dist.distributed_c10d._get_default_group()
-    return group in _run_groups or group._get_sequence_number_for_group() > 0
+    backends = [group._get_backend(device) for device in group._device_types]  # the group's own count is of one alone
+    return group in _run_groups or any(backend._get_sequence_number_for_group() > 0 for backend in backends)
 
 
 def yield_on_wakeup() -> None:

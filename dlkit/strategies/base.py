@@ -36,6 +36,7 @@ class DistributedShard(Shard):
         self.recorder = Recorder()
         self.group = Group(run_group(), self.recorder)
         self.rank, self.world_size = self.group.rank, self.group.world_size
+        self.on_gpu = is_on_gpu(model)
         name = self.group.gather_objects(uuid.uuid4().hex)[0]
         start_from_rank_0(model, learner.state, self.group)
         self.names = trained(model)
@@ -71,6 +72,8 @@ class DistributedShard(Shard):
             refuse_wrong_parts(self, run, strategy, model, learner)
 
     def after_step(self, step: int) -> None:
+        if self.on_gpu:
+            torch.cuda.synchronize()  # or a rank's Python would be steps ahead of what its GPU has exchanged
         self.recorder.add(Span("step", "step", self._step_began, now(), number=step))
         self.recorder.enabled = False
 
@@ -83,8 +86,6 @@ class DistributedShard(Shard):
 
         RuntimeError if somebody has deleted the file by which the ranks agree.
         """
-        if self.group.backend == "nccl":
-            torch.cuda.synchronize()  # or a rank's Python would be steps ahead of what its GPU has exchanged
         try:
             return self._agree_by_store(asked, step)
         except dist.DistStoreError as error:
@@ -118,6 +119,11 @@ class DistributedShard(Shard):
 
     def asked_at_row(self, asked: str | None) -> str | None:
         return next(filter(None, self.group.gather_objects(asked)), None)
+
+
+def is_on_gpu(model: nn.Module) -> bool:
+    """Are the model's parameters in the memory of a GPU?"""
+    return any(parameter.is_cuda for parameter in model.parameters())
 
 
 def unflatten_into(flat: Tensor, tensors: Sequence[Tensor]) -> None:

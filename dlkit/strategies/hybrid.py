@@ -6,15 +6,16 @@ from functools import partial
 from math import prod
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
 
 from dlkit.core.random import ShardedGenerator
 from dlkit.core.slices import slice_of
 from dlkit.data.batch import Batch
 from dlkit.distributed.autograd import copy_to_ranks, gather_from_ranks
 from dlkit.distributed.group import Group, ring_bytes
+from dlkit.distributed.process_group import new_group
 from dlkit.models.layer_kinds import is_convolutional
 from dlkit.models.rbm import RBM
 from dlkit.models.sequence import layers_of
@@ -89,22 +90,26 @@ class HybridShard(Replica):
             raise ValueError(
                 f"{strategy} needs {wanted} ranks, and there are {self.world_size}: start Cluster({wanted})."
             )
-        device = "cuda" if self.group.backend == "nccl" else "cpu"
-        mesh = init_device_mesh(device, (strategy.data, strategy.model), mesh_dim_names=("data", "model"))
-        row, column = (mesh.get_local_rank(name) for name in ("data", "model"))
-        self.data = self.of_mesh(mesh.get_group("data"), f"data {column}")
-        self.across = self.of_mesh(mesh.get_group("model"), f"model {row}")
+        mesh = torch.arange(wanted).view(strategy.data, strategy.model)
+        self.data = self.own_group(mesh.T.tolist(), "data")
+        self.across = self.own_group(mesh.tolist(), "model")
         self.splits_layers = self.across
         self.split_learner(run)
-        early = gradients_are_final(run)
+        # By NCCL one group exchanges at a time: two at work on a GPU at once may wait for each other for good. Source:
+        # NVIDIA, NCCL user guide, using multiple NCCL communicators concurrently.
+        early = gradients_are_final(run) and not (self.on_gpu and self.group.takes_cuda)
         self.model, self.shardings = split_model(self.model, self.learner, self.across)
         self.buckets = Buckets(self.model, self.learner, self.data, early=early)
 
-    def of_mesh(self, process_group: Any, name: str) -> Group:
-        """A group of the mesh; where it has all ranks, the mesh has taken torch's, and the run's stands for it."""
-        if dist.get_world_size(process_group) == self.world_size:
-            process_group = self.group.process_group
-        return Group(process_group, self.recorder, name)
+    def own_group(self, groups: list[list[int]], name: str) -> Group:
+        """Make these groups of ranks, of which this rank is in one: that one. One of all ranks is there already."""
+        own = None
+        for number, ranks in enumerate(groups):
+            process_group = new_group(ranks) if len(groups) > 1 else self.group.process_group  # all ranks make each
+            if self.rank in ranks:
+                own = Group(process_group, self.recorder, f"{name} {number}")
+        assert own is not None
+        return own
 
     def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> Metrics:
         return self.buckets.reduce_grad(self.model, batch, generator)

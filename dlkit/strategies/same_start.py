@@ -34,7 +34,7 @@ def start_from_rank_0(model: nn.Module, state: dict[str, Tensor], group: Group) 
     for dtype in sorted({value.dtype for value in tensors.values()}, key=str):
         same = [tensors[name].detach() for name in sorted(tensors) if tensors[name].dtype == dtype]
         flat = torch.cat([value.flatten() for value in same])
-        staged = flat.cpu() if group.backend == "gloo" else flat
+        staged = group.staged(flat)
         dist.broadcast(staged, group=group.process_group, group_src=0)
         if group.rank > 0:
             for value, own in zip(same, staged.to(flat.device).split([value.numel() for value in same]), strict=True):

@@ -19,6 +19,8 @@ from dlkit.core.random import ShardedGenerator
 from dlkit.data.batch import Batch
 from dlkit.data.mapped import check_memory
 from dlkit.data.sources import resolve
+from dlkit.distributed.gpu import own_device
+from dlkit.distributed.process_group import enter_group, has_ranks
 from dlkit.training import checkpoint
 from dlkit.training.capture import captured
 from dlkit.training.comparison import compare
@@ -57,8 +59,9 @@ class Run(Generic[M]):
         kept: bool = False,
     ):
         """kept: whether it is to be kept in a checkpoint, and must then be able to go on from one."""
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f'device="{device}", but torch finds no CUDA GPU: leave device out to train on the CPU.')
+        if strategy is not None and has_ranks():
+            enter_group()  # before anything is made on a GPU: it says which is this rank's
+        device = own_device(device, as_rank=strategy is not None)
         self.experiment = experiment
         self.device = device
         self.data = resolve(experiment.data, experiment.dtype)
@@ -185,6 +188,9 @@ class Run(Generic[M]):
         ):
             for _ in self._steps():
                 bar.update()
+                checkpoint_due = bool(checkpoint_every) and self.step % checkpoint_every == 0
+                if on_step is not None or checkpoint_due or self._row_due():
+                    self._settle()
                 if stop is not None and stop.is_set():
                     self.stop("stopped")
                 if on_step is not None:
@@ -194,8 +200,9 @@ class Run(Generic[M]):
                     self._add_row(callbacks)
                     text = f"loss {self.history.rows[-1]['loss']:.4g}, {self.throughput:,.0f} images/s"
                     bar.set_postfix_str(text, refresh=False)  # shown when the bar is next drawn, not at every row
-                if folder is not None and checkpoint_every and self.step % checkpoint_every == 0:
+                if folder is not None and checkpoint_due:
                     checkpoint.save_run(self, folder)
+        self._settle()
         if folder is not None:
             checkpoint.save_run(self, folder)  # before the row of a part, which a run that goes on will not have
         if self._sums:
@@ -226,10 +233,18 @@ class Run(Generic[M]):
                 self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
             self.step += 1
             self._images += len(picked)
-            if self._row_due() and self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
             self.seconds += time.perf_counter() - begun
             yield
+
+    def _settle(self) -> None:
+        """Wait, on the clock, until a GPU has done what the steps so far have asked of it.
+
+        Called before anybody looks at the run, as looking waits for the GPU too, and that must not look like no time.
+        """
+        if self.device.type != "cpu":
+            begun = time.perf_counter()
+            torch.accelerator.synchronize(self.device)
+            self.seconds += time.perf_counter() - begun
 
     def _learn(self, batch: Batch) -> dict[str, Tensor]:
         """One step of the optimizer, which finds the gradient, and can ask for it again, as line searches do."""

@@ -39,29 +39,31 @@ def total():
 
 
 def test_cores_are_dealt_out_in_equal_parts_and_each_rank_computes_with_as_many_threads():
-    plan = placements(3, gpus=0, cores=[0, 1, 2, 3, 8, 9, 10])
+    plan = placements(3, gpus=[], cores=[0, 1, 2, 3, 8, 9, 10])
     assert [placement.cores for placement in plan] == [(0, 1), (2, 3), (8, 9, 10)]
     assert [placement.threads for placement in plan] == [2, 2, 3]
     assert [placement.device for placement in plan] == ["cpu"] * 3
-    assert remarks(plan, 0) == []
+    assert remarks(plan) == []
     assert plan[2].environment() == KEEPS_MEMORY | {
         "OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "", "DLKIT_CORES": "8,9,10"
     }  # fmt: skip
 
 
 def test_more_ranks_than_cores_share_them_and_it_is_said():
-    plan = placements(5, gpus=0, cores=[4, 6])
+    plan = placements(5, gpus=[], cores=[4, 6])
     assert all(len(placement.cores) == 1 for placement in plan)
     assert {core for placement in plan for core in placement.cores} == {4, 6}
-    assert remarks(plan, 0) == ["5 engines share 2 cores: more engines than cores save no time."]
+    assert remarks(plan) == ["5 engines share 2 cores: more engines than cores save no time."]
 
 
-def test_gpus_are_given_in_turn_and_shared_ones_talk_over_gloo():
-    plan = placements(4, gpus=2, cores=range(8))
+def test_gpus_are_given_in_turn_and_shared_ones_talk_over_gloo(monkeypatch):
+    monkeypatch.setattr("torch.distributed.is_nccl_available", lambda: True)
+    plan = placements(4, gpus=["0", "1"], cores=range(8))
     assert [placement.device for placement in plan] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
     assert [placement.environment()["CUDA_VISIBLE_DEVICES"] for placement in plan] == ["0", "1", "0", "1"]
-    assert remarks(plan, 2) == ["4 engines share 2 GPUs: NCCL takes one rank a GPU, so gloo is used."]
-    assert [backend(4, 2), backend(2, 2), backend(1, 0)] == ["gloo", "nccl", "gloo"]
+    assert remarks(plan) == ["4 engines share 2 GPUs: NCCL takes one rank a GPU, so gloo is used."]
+    alone, none = placements(2, gpus=["0", "1"]), placements(1, gpus=[])
+    assert [backend(plan), backend(alone), backend(none)] == ["gloo", "cpu:gloo,cuda:nccl", "gloo"]
     assert isinstance(plan[0], Placement)
 
 

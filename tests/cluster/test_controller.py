@@ -82,7 +82,7 @@ def test_the_last_words_of_an_engine_that_does_not_start_are_told(monkeypatch):
         def last_words(self, rank):
             return "MemoryError: no room"
 
-    engines = Engines(placements(1, gpus=0), "gloo", client=type("Client", (), {"ids": []}))
+    engines = Engines(placements(1, gpus=[]), "gloo", client=type("Client", (), {"ids": []}))
     engines.launcher = Launcher()
     monkeypatch.setattr(engines, "status", lambda rank: psutil.STATUS_DEAD)
     with pytest.raises(

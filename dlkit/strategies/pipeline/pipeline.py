@@ -222,7 +222,7 @@ class PipelineShard(DistributedShard):
         """
         if (rows, dtype) not in self.schedules:
             parts = self.parts(rows)
-            wire = torch.device("cpu") if self.group.backend == "gloo" else self.device
+            wire = self.device if self.group.takes_cuda else torch.device("cpu")
             net = OnWire(self.model, self.device, self.device if self.rank == self.world_size - 1 else wire)
             dtypes = [x.dtype if dtype == self.dtype else dtype for x in (self.input, self.output)]
             input, output = (

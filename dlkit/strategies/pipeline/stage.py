@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage
 
+from dlkit.distributed.gpu import wait_for_exchange, wait_for_gpu
 from dlkit.distributed.recorder import Recorder, Span, now
 
 
@@ -38,9 +39,13 @@ class Log:
     numbers: Counter[str] = field(default_factory=Counter)
 
     def moment(self) -> float:
-        """The time when this rank's computation is done, and its input is here."""
-        if self.device.type == "cuda":
-            torch.cuda.current_stream(self.device).synchronize()
+        """The time when this rank's computation is done."""
+        wait_for_gpu(self.device)
+        return now()
+
+    def arrival(self) -> float:
+        """The time when the input of this rank's next pass is here; all that it had to compute is done."""
+        wait_for_exchange(self.device)
         return now()
 
     def computed(self, name: str, begin: float) -> None:
@@ -62,7 +67,7 @@ class Stage(PipelineStage):
     wait_begin = 0.0  # of the next input
 
     def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
-        begin = self.log.moment()
+        begin = self.log.arrival()
         if not self.is_first:
             self.log.exchanged("receive activations", (self.stage_index - 1, self.stage_index), self.wait_begin, begin)
         with self.drawing(fwd_chunk_id):
@@ -71,7 +76,7 @@ class Stage(PipelineStage):
         return output
 
     def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> None:
-        begin = self.log.moment()
+        begin = self.log.arrival()
         if not self.is_last:
             self.log.exchanged("receive gradients", (self.stage_index + 1, self.stage_index), self.wait_begin, begin)
         super().backward_one_chunk(bwd_chunk_id, *args, **kwargs)

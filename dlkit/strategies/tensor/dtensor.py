@@ -23,6 +23,11 @@ class DTensorShard(DistributedShard):
 
     def __init__(self, run: Any):
         super().__init__(run.model, run.learner)
+        if run.device.type != "cpu" and not self.group.takes_cuda:
+            raise ValueError(
+                "torch's DTensors on GPUs need NCCL, which takes one rank a GPU, and these ranks have no GPU each: "
+                'leave `using` out, or give device="cpu".'
+            )
         self.mesh = split_by_torch(self.model, self.group)
 
     def gather(self, name: str, part: Tensor) -> Tensor:
