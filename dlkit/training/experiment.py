@@ -97,8 +97,11 @@ class Experiment(Generic[M]):
 
         strategy: how to split the run over the processes of a torch.distributed group, which all call this; in a
         notebook `cluster.run(experiment, strategy)` does it. Callbacks are called in all of them.
-        steps: end after so many steps in place of `epochs`. device: CUDA where there is one, else the CPU.
-        rng_device: the device that draws random numbers, by default the run's; "cpu" gives a GPU the CPU's numbers.
+        steps: end after so many steps in place of `epochs`.
+        device: what to train on, CUDA where there is one, else the CPU. The model that comes back is on the CPU,
+        whatever it trained on, as from a cluster; callbacks see it where it trains.
+        rng_device: the device that draws random numbers, by default the run's; "cpu" gives a GPU the CPU's numbers, for
+        which it waits at each draw.
         checkpoint: a folder, written at the end and every `checkpoint_every` steps; with `resume` the run goes on
         from what is there, to the bit (lr, momentum and epochs may have changed), else it is replaced.
         callbacks see the run at each row, and may return columns to add to it; `on_step` sees it after each step.
