@@ -25,7 +25,7 @@ def saliency(net: nn.Module, image: Float[Tensor, "... height width"], label: in
     """
     label = check_label(net, image, label)
     x = to_device_of(net, image[None]).detach().clone().requires_grad_()
-    return Saliency(_on_a_copy(net)).attribute(x, target=label)[0].detach().to(image.device)
+    return Saliency(_on_a_copy(net)).attribute(x, target=label)[0].detach()
 
 
 def _on_a_copy(net: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -70,7 +70,7 @@ def integrated_gradients(
     values, delta = IntegratedGradients(_on_a_copy(net)).attribute(
         x, start, target=label, n_steps=steps, return_convergence_delta=True
     )
-    return Attribution(values[0].detach().to(image), -float(delta))
+    return Attribution(values[0].detach().to(image.dtype), -float(delta))
 
 
 def check_label(net: nn.Module, image: Tensor, label: int) -> int:
@@ -134,7 +134,7 @@ def maximise(
                 if blur_every is not None and step % blur_every == blur_every - 1:
                     x = blurred(x)
                 x = x.clamp(0, 1)
-    return Maximised(x[0].to(start.device), activations)
+    return Maximised(x[0], activations)
 
 
 def blurred(images: Float[Tensor, "... height width"]) -> Float[Tensor, "... height width"]:

@@ -133,7 +133,8 @@ def convolve_cell(
 ) -> ConvolvedCell:
     """Compute the cell (row, column) of map `number` from a `padded` image."""
     field = convolution_windows((image.shape[0], image.shape[1]), convolution).field(row, column)
-    patch, kernel = image[field], convolution.weight[number, 0]
+    kernel = convolution.weight[number, 0]
+    patch = image[field].to(kernel.device)
     products = patch * kernel
     total = products.sum()
     bias = None if convolution.bias is None else float(convolution.bias[number])

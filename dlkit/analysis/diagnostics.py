@@ -25,6 +25,7 @@ from dlkit.analysis.rbm_statistics import (
     update_ratio,
     weight_kurtosis,
 )
+from dlkit.core.evaluation import on_device_of
 from dlkit.models.rbm import RBM, GaussianRBM
 from dlkit.training import Run
 
@@ -165,7 +166,7 @@ def examine(
 
     `optimizer`, such as `run.optimizer`, adds the size of the updates.
     """
-    seen, unseen = train.flatten(1), validation.flatten(1)
+    seen, unseen = (on_device_of(rbm, images.flatten(1)) for images in (train, validation))
     x = rbm.hidden_input(seen)
     p, free_energy = x.sigmoid().T, rbm.free_energy_given(seen, x)
     gap, gap_error = mean_difference(free_energy, rbm.free_energy(unseen))

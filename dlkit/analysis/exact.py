@@ -1,4 +1,4 @@
-"""Exact quantities of small binary RBMs, by enumerating all states in float64."""
+"""Exact quantities of small binary RBMs, by enumerating all states in float64, on the CPU wherever the RBM is."""
 
 import copy
 from collections.abc import Iterable
@@ -96,17 +96,17 @@ class GibbsOperator:
 
 def total_variation(p: Float64[Tensor, " states"], q: Float64[Tensor, " states"]) -> float:
     """½ Σ |p - q|: the largest difference in the probability of any event, from 0 to 1."""
-    return float((p - q).abs().sum() / 2)
+    return float((p - q.to(p.device)).abs().sum() / 2)
 
 
 def kl(p: Float64[Tensor, " states"], q: Float64[Tensor, " states"]) -> float:
     """KL(p || q) = Σ p log p/q, in nats."""
-    return float((torch.xlogy(p, p) - torch.xlogy(p, q)).sum())
+    return float((torch.xlogy(p, p) - torch.xlogy(p, q.to(p.device))).sum())
 
 
 def cosine(g: Gradient, other: Gradient) -> float:
     """Cosine of the angle between two gradients: 1 for the same direction, 0 for orthogonal ones."""
-    return float(F.cosine_similarity(flat(g), flat(other), dim=0))
+    return float(F.cosine_similarity(flat(g), flat(other).to(g["W"].device), dim=0))
 
 
 def flat(g: Gradient) -> Float[Tensor, " parameters"]:

@@ -39,7 +39,7 @@ def output_of(net: nn.Module, images: Tensor, name: str, given: str = "images") 
         raise ValueError(
             f"no image passes {name!r}: nothing calls it, though its weights may be used: take another module."
         )
-    return outputs[0].to(images.device)
+    return outputs[0]
 
 
 def _feature_maps(

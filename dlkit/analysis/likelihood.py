@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dlkit.analysis.examining import examines
+from dlkit.core.evaluation import on_device_of
 from dlkit.core.text_table import as_html
 from dlkit.models.gibbs_chains import gibbs, init_chains
 from dlkit.models.rbm import RBM, GaussianRBM
@@ -171,7 +172,9 @@ def log_probability(rbm: RBM, v: Float[Tensor, "images visible"], log_z: LogZ | 
     """Mean of log p(v) = -F(v) - log Z over the images, in nats."""
     _check_binary(rbm, v)
     with torch.no_grad():
-        mean = -float(torch.cat([rbm.free_energy(batch) for batch in v.split(10_000)]).double().mean())
+        mean = -float(
+            torch.cat([rbm.free_energy(on_device_of(rbm, batch)) for batch in v.split(10_000)]).double().mean()
+        )
     return LogProbability.normalised(mean, log_z)
 
 
@@ -188,6 +191,7 @@ def pseudo_log_likelihood(
     if not rbm.binary_visible:
         raise ValueError(f"pseudo-log-likelihood is for binary visible units: a {type(rbm).__name__} has others.")
     _check_binary(rbm, v)
+    v = on_device_of(rbm, v)
     x = rbm.hidden_input(v)
     if generator is not None:
         i = torch.randint(rbm.visible, (len(v),), generator=generator, device=generator.device).to(v.device)
@@ -217,7 +221,7 @@ class _Path:
             if isinstance(rbm, GaussianRBM):
                 raise ValueError("a GaussianRBM is annealed from its own visible bias: leave images out.")
             base = copy.deepcopy(rbm)
-            base.set_visible_bias(images)
+            base.set_visible_bias(on_device_of(rbm, images))
             self.base = base.a.detach()
 
     def bias(self, beta: float) -> Tensor:

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dlkit.analysis.examining import examines
+from dlkit.core.evaluation import on_device_of
 from dlkit.models.rbm import RBM
 
 RARE = 1e-3  # a unit that is on for a smaller fraction of the images is dead; above 1 - RARE it is always on
@@ -20,7 +21,7 @@ IDLE = 0.01  # the smallest fraction of the variance of a unit's state that shou
 @torch.no_grad()
 def hidden_probabilities(rbm: RBM, images: Float[Tensor, "images *shape"]) -> Float[Tensor, "hidden images"]:
     """Probability that each unit (row) is on for each image (column); a dead unit is a row of zeros. Source: §15."""
-    return rbm.hidden_given(images.flatten(1)).T
+    return rbm.hidden_given(on_device_of(rbm, images.flatten(1))).T
 
 
 @examines
@@ -64,7 +65,7 @@ def reconstruction_error(rbm: RBM, images: Float[Tensor, "images *shape"]) -> Fl
 
     Source: §5, which warns that it also falls when the Gibbs chain mixes badly.
     """
-    v = images.flatten(1)
+    v = on_device_of(rbm, images.flatten(1))
     return (v - rbm.visible_given(rbm.hidden_given(v))).square().sum(1)
 
 
@@ -77,7 +78,8 @@ def free_energy_gap(
 
     log Z cancels: the gap is exactly the difference of the mean log-probabilities. Source: §6.
     """
-    return mean_difference(rbm.free_energy(train.flatten(1)), rbm.free_energy(validation.flatten(1)))
+    seen, unseen = (on_device_of(rbm, images.flatten(1)) for images in (train, validation))
+    return mean_difference(rbm.free_energy(seen), rbm.free_energy(unseen))
 
 
 @examines

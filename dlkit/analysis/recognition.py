@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dlkit.analysis.examining import examines
-from dlkit.core.evaluation import logits
+from dlkit.core.evaluation import logits, on_device_of
 from dlkit.data import Split
 from dlkit.models.dbn import DBN
 
@@ -21,7 +21,7 @@ def by_free_energy(
     dbn: DBN, images: Float[Tensor, "images ..."], generator: torch.Generator | None = None
 ) -> Int64[Tensor, " images"]:
     """The label of lowest free energy given the means of the features; nothing is sampled."""
-    return dbn.label_probabilities(images).argmax(1)
+    return dbn.label_probabilities(on_device_of(dbn, images)).argmax(1)
 
 
 @examines
@@ -30,7 +30,7 @@ def by_sampled_features(
     dbn: DBN, images: Float[Tensor, "images ..."], generator: torch.Generator
 ) -> Int64[Tensor, " images"]:
     """The label of lowest free energy given one sample of the features."""
-    return dbn.label_probabilities(images, generator).argmax(1)
+    return dbn.label_probabilities(on_device_of(dbn, images), generator).argmax(1)
 
 
 @examines
@@ -45,7 +45,7 @@ def by_gibbs(
     """
     top, guesses = dbn.labelled_top(), []
     for batch in images.split(1000):
-        features = dbn.up(batch, generator)
+        features = dbn.up(on_device_of(dbn, batch), generator)
         labels = probabilities = torch.full((len(batch), top.labels), 1 / top.labels, device=features.device)
         for _ in range(steps):
             h = top.draw_hidden(top.hidden_given(torch.cat([features, labels], dim=1)), generator)
@@ -59,11 +59,11 @@ def by_gibbs(
 @examines
 def by_net(net: torch.nn.Module, images: Float[Tensor, "images ..."]) -> Int64[Tensor, " images"]:
     """The class of the largest logit of a net, in evaluation mode."""
-    return torch.cat([logits(net, batch).argmax(1) for batch in images.split(1000)]).to(images.device)
+    return torch.cat([logits(net, batch).argmax(1) for batch in images.split(1000)])
 
 
 def error(guesses: Int64[Tensor, " images"], digits: Split) -> float:
     """The fraction of wrong guesses, in percent. ValueError if the digits have no labels."""
     if digits.labels is None:
         raise ValueError("these images have no labels to compare with: take a Split that has.")
-    return 100 * float((guesses != digits.labels).double().mean())
+    return 100 * float((guesses != digits.labels.to(guesses.device)).double().mean())

@@ -80,6 +80,12 @@ def check_images(images: Any, name: str = "images") -> None:
     raise TypeError(f"{name} is a {type(images).__name__}: give a tensor, torch.as_tensor(numpy.asarray({name})).")
 
 
+def on_device_of(net: nn.Module, tensor: Tensor) -> Tensor:
+    """The tensor on the net's device, where a function computes, wherever its inputs are."""
+    parameter = next(net.parameters(), None)
+    return tensor if parameter is None else tensor.to(parameter.device)
+
+
 def to_device_of(net: nn.Module, images: Tensor) -> Tensor:
     """The images on the net's device. ValueError if their dtype is not that of its weights."""
     check_images(images)

@@ -31,7 +31,7 @@ _one_dnn = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backend
 def _fits_one_dnn(x: Tensor, y: Tensor) -> bool:
     """Whether oneDNN can compute x @ y, and is worth the call."""
     return (
-        x.device.type == "cpu"
+        x.device.type == y.device.type == "cpu"
         and x.dtype == y.dtype == torch.float32
         and x.shape[0] * y.shape[0] * y.shape[1] >= SMALL
         and not (torch.is_grad_enabled() and (x.requires_grad or y.requires_grad))
@@ -48,8 +48,8 @@ def bfloat16_products() -> bool:
 
 
 def fast_linear(net: nn.Module, rows: int) -> AbstractContextManager[object]:
-    """`FastLinear()` if it saves time: if an nn.Linear in `net` is large enough for a batch of `rows` rows."""
-    layers = (layer for layer in net.modules() if isinstance(layer, nn.Linear))
+    """`FastLinear()` if it saves time: if an nn.Linear on the CPU is large enough for a batch of `rows` rows."""
+    layers = (layer for layer in net.modules() if isinstance(layer, nn.Linear) and layer.weight.device.type == "cpu")
     large = any(rows * layer.in_features * layer.out_features >= SMALL for layer in layers)
     return FastLinear() if large else nullcontext()
 

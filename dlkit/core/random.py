@@ -1,6 +1,6 @@
 """Random numbers that do not depend on how a batch is split: a rank skips to those of its rows, and draws no others."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import prod, sqrt
 
@@ -80,6 +80,16 @@ class ShardedGenerator(torch.Generator):
         if end > used or (half + out.numel()) % in_a_word:  # advance(0) drops the other half of the last word
             self._bits.advance(end - used)
         return out
+
+
+def drawn(function: Callable[..., Tensor], *shape: int, generator: torch.Generator | None) -> Tensor:
+    """`function(*shape)`, such as torch.randn(3, 4), for a new model: on the device that torch makes tensors on.
+
+    The numbers are drawn where the generator is; torch itself would refuse one that is elsewhere.
+    """
+    if generator is None:
+        return function(*shape)
+    return function(*shape, generator=generator, device=generator.device).to(torch.get_default_device())
 
 
 @contextmanager

@@ -39,6 +39,8 @@ class Split:
     def __getitem__(self: S, index: object) -> S:  # not Self, which beartype's import hook cannot check
         if not isinstance(index, slice | Tensor | np.ndarray | list):
             raise TypeError(f"split[{index!r}] is no Split: use split.images[{index!r}], split[:100] or split[mask].")
+        if isinstance(index, Tensor):
+            index = index.to(self.images.device)
         labels = None if self.labels is None else self.labels[index].clone()
         return replace(self, images=self.images[index].clone(), labels=labels)
 

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dlkit.core.matmul import matmul
+from dlkit.core.random import drawn
 from dlkit.models.rbm import check_rows
 
 
@@ -22,7 +23,7 @@ class Autoassociator(nn.Module):
         if visible < 1 or hidden < 1:
             raise ValueError(f"an autoassociator of {visible} inputs and {hidden} hidden units: both at least 1.")
         bound = (6 / (visible + hidden)) ** 0.5
-        self.W = nn.Parameter(bound * (2 * torch.rand(visible, hidden, generator=generator) - 1))
+        self.W = nn.Parameter(bound * (2 * drawn(torch.rand, visible, hidden, generator=generator) - 1))
         self.a = nn.Parameter(torch.zeros(visible))
         self.b = nn.Parameter(torch.zeros(hidden))
         self.real = real

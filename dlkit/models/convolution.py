@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dlkit.core.random import drawn
+
 KINDS = ("trainable", "average", "max", "strided")
 
 
@@ -44,9 +46,8 @@ class SparseConv2d(nn.Module):
             raise ValueError(f"kernels of {size}x{size}: at least 1x1 is needed.")
         counts = torch.tensor([len(row) for row in self.table])
         bound = (counts * size**2) ** -0.5
-        uniform = [
-            2 * torch.rand(shape, generator=generator) - 1 for shape in ((int(counts.sum()), size, size), counts.shape)
-        ]
+        shapes = (int(counts.sum()), size, size), counts.shape
+        uniform = [2 * drawn(torch.rand, *shape, generator=generator) - 1 for shape in shapes]
         self.weight = nn.Parameter(uniform[0] * bound.repeat_interleave(counts)[:, None, None])
         self.bias = nn.Parameter(uniform[1] * bound)
         self.groups = equal_groups(self.table, self.in_maps)

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dlkit.core.matmul import matmul
+from dlkit.core.random import drawn
 from dlkit.models.rbm import RBM, check_rows
 
 
@@ -18,7 +19,7 @@ class DirectedLayer(nn.Module):
 
     def __init__(self, visible: int, hidden: int, *, std: float = 0.01, generator: torch.Generator | None = None):
         super().__init__()
-        self.R = nn.Parameter(std * torch.randn(visible, hidden, generator=generator))
+        self.R = nn.Parameter(std * drawn(torch.randn, visible, hidden, generator=generator))
         self.b = nn.Parameter(torch.zeros(hidden))
         self.G = nn.Parameter(self.R.detach().clone())
         self.a = nn.Parameter(torch.zeros(visible))

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from dlkit.core.evaluation import on_device_of
 from dlkit.models.dbn import DBN
 from dlkit.models.gibbs_chains import init_chains
 from dlkit.models.top_rbms import LabelledRBM
@@ -43,7 +44,7 @@ def init_dream(
         raise ValueError("give chains=, a number of chains from noise, or images= to start from: one of the two.")
     if images is None:
         return init_chains(dbn.top, chains or 1, generator)
-    features = dbn.up(images, generator)
+    features = dbn.up(on_device_of(dbn, images), generator)
     if isinstance(dbn.top, LabelledRBM):
         return torch.cat([features, dbn.top.label_probabilities(features)], dim=1)
     return features
@@ -63,7 +64,7 @@ def dream(
     label: keep the label fixed, one for all chains or one for each. clamped: where this mask, (pixels,) or (chains,
     pixels), is True, the pixels are fixed to those of `images`: each step generates the image, replaces these pixels,
     and recomputes the features from it. ValueError, at the first step, for a label out of range, a DBN without labels,
-    or a state or mask of the wrong shape.
+    or a state or mask of the wrong shape. State, label, images and mask may be on any device: dreams are on the DBN's.
     """
     if state.shape[1] != dbn.top.visible:
         raise ValueError(
@@ -79,6 +80,9 @@ def dream(
             "(chains, pixels), by `mask.flatten()`."
         )
     top = dbn.top
+    state = on_device_of(dbn, state)
+    if clamped is not None and images is not None:
+        images, clamped = on_device_of(dbn, images), on_device_of(dbn, clamped)
     with torch.no_grad():
         state = _with_labels(dbn, state, fixed_label)
     while True:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from dlkit.core.evaluation import on_device_of
 from dlkit.models.rbm import RBM
 
 
@@ -14,7 +15,7 @@ def init_chains(
     rbm: RBM, chains: int, generator: torch.Generator | None = None, *, a: Float[Tensor, " visible"] | None = None
 ) -> Float[Tensor, "chains visible"]:
     """Starting states for Gibbs chains: each visible unit is sampled from its bias (or `a`) alone, as if W were 0."""
-    a = rbm.a if a is None else a
+    a = rbm.a if a is None else on_device_of(rbm, a)
     return rbm.draw_visible(rbm.visible_mean(a.new_zeros(chains, rbm.visible), a), generator)
 
 
@@ -28,8 +29,10 @@ def chain(
     """Sample h ~ p(h|v), then v ~ p(v|h), without end; yields (v, mean of v given h), both (chains, visible).
 
     Where the mask `clamped`, (visible,) or (chains, visible), is True, v keeps its first value: the rest is inpainted.
+    States and mask may be on any device: the chains are on the RBM's.
     """
-    start = v.clone()
+    start = v = on_device_of(rbm, v).clone()
+    clamped = None if clamped is None else on_device_of(rbm, clamped)
     while True:
         with torch.no_grad():
             h = rbm.draw_hidden(rbm.hidden_given(v), generator)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dlkit.core.random import drawn
 from dlkit.models.convnet import InputPad, NamedSequential
 
 
@@ -48,7 +49,7 @@ class LocallyConnected2d(nn.Module):
         self.in_maps, self.out_maps, self.size, self.stride = in_maps, out_maps, size, stride
         fan_in = in_maps * size**2
         shape = (*(num_windows(length, size, stride) for length in input), out_maps)
-        uniform = [2 * torch.rand(dims, generator=generator) - 1 for dims in ((*shape, fan_in), shape)]
+        uniform = [2 * drawn(torch.rand, *dims, generator=generator) - 1 for dims in ((*shape, fan_in), shape)]
         self.weight = nn.Parameter(uniform[0] * fan_in**-0.5)
         self.bias = nn.Parameter(uniform[1] * fan_in**-0.5)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dlkit.core import storage
 from dlkit.core.matmul import matmul
-from dlkit.core.random import bernoulli, normal
+from dlkit.core.random import bernoulli, drawn, normal
 
 M = TypeVar("M", bound="RBM")
 
@@ -43,7 +43,7 @@ class RBM(nn.Module):
         super().__init__()
         if visible < 1 or hidden < 1:
             raise ValueError(f"an RBM of {visible} visible and {hidden} hidden units: both must be at least 1.")
-        self.W = nn.Parameter(std * torch.randn(visible, hidden, generator=generator))
+        self.W = nn.Parameter(std * drawn(torch.randn, visible, hidden, generator=generator))
         self.a = nn.Parameter(torch.zeros(visible))
         self.b = nn.Parameter(torch.zeros(hidden))
 
@@ -267,10 +267,10 @@ class GaussianRBM(RBM):
         """As for the RBM, and ∂E/∂log σ² = -((v-a)²/2 - v·Wh)/σ² if the variance is learned."""
         gradient = super().energy_gradient(v, h, weight)
         precision = torch.exp(-self.log_variance)
-        gradient["a"] = -weight @ ((v - self.a) * precision)
+        gradient["a"] = (-weight @ ((v - self.a) * precision)).to(self.a.dtype)
         if self.log_variance.requires_grad:
             residual = 0.5 * (v - self.a) ** 2 - v * self.visible_input(h)
-            gradient["log_variance"] = -weight @ residual * precision
+            gradient["log_variance"] = (-weight @ residual).to(precision.dtype) * precision
         return gradient
 
     def recognition(self) -> tuple[Tensor, Tensor]:

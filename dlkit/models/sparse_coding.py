@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dlkit.core.matmul import matmul
+from dlkit.core.random import drawn
 from dlkit.models.rbm import check_rows
 
 
@@ -29,7 +30,7 @@ class SparseCoding(nn.Module):
         super().__init__()
         if not penalty > 0:  # nor NaN
             raise ValueError(f"a penalty of {penalty}: it must be above 0, or nothing keeps the code sparse.")
-        self.D = nn.Parameter(torch.randn(hidden, visible, generator=generator))
+        self.D = nn.Parameter(drawn(torch.randn, hidden, visible, generator=generator))
         self.penalty, self.steps = penalty, steps
         self.normalise()
 
@@ -55,7 +56,7 @@ class SparseCoding(nn.Module):
         check_rows(v, self.D.T)
         D = self.D.detach()
         gram, drive = matmul(D, D.T), matmul(v, D.T) - self.penalty
-        step_size = 1 / float(torch.linalg.eigvalsh(gram)[-1])
+        step_size = 1 / torch.linalg.eigvalsh(gram)[-1]  # a tensor: its value need not leave a GPU
         h = extrapolated = torch.zeros_like(drive)
         t = 1.0
         for _ in range(self.steps):

@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from dlkit.core.random import drawn
 from dlkit.models.rbm import GaussianRBM
 from dlkit.models.top_rbms import CodeRBM, LabelledRBM
 
@@ -45,7 +46,7 @@ def classifier(
         raise ValueError("this stack has no labels: say how many classes the net is to tell apart, classifier(10).")
     else:
         W, _ = top.recognition()
-        weight = 0.01 * torch.randn(classes, W.shape[1], generator=generator)
+        weight = 0.01 * drawn(torch.randn, classes, W.shape[1], generator=generator)
         net.append(_linear(weight.to(W), W.new_zeros(classes)))
     return nn.Sequential(*net)
 

@@ -176,4 +176,4 @@ def misread_dreams(dbn: DBN, chains: int = 12, steps: int = 200) -> float:
     begin, go_on = (torch.Generator().manual_seed(seed) for seed in (0, 1))
     dreams = dream(dbn, init_dream(dbn, chains=len(wanted), generator=begin), label=wanted, generator=go_on)
     last = next(islice(dreams, steps - 1, None))
-    return 100 * float((by_free_energy(dbn, last.images) != wanted).double().mean())
+    return 100 * float((by_free_energy(dbn, last.images).cpu() != wanted).double().mean())

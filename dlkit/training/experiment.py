@@ -104,8 +104,11 @@ class Experiment(Generic[M]):
 
         strategy: how to split the run over the processes of a torch.distributed group, which all call this; in a
         notebook `cluster.run(experiment, strategy)` does it. Callbacks are called in all of them.
-        steps: end after so many steps in place of `epochs`. device: CUDA where there is one, else the CPU.
-        rng_device: the device that draws random numbers, by default the run's; "cpu" gives a GPU the CPU's numbers.
+        steps: end after so many steps in place of `epochs`.
+        device: what to train on, CUDA where there is one, else the CPU. The model that comes back is on the CPU,
+        whatever it trained on, as from a cluster; callbacks see it where it trains.
+        rng_device: the device that draws random numbers, by default the run's; "cpu" gives a GPU the CPU's numbers, for
+        which it waits at each draw.
         fast: let a GPU choose its algorithms and compute in TF32: the same experiment then does not give the same bits
         twice, and products have three digits in place of seven.
         capture: on a GPU replay the passes of small steps as a CUDA graph, where a trial shows that they give the same;

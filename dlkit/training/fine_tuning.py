@@ -60,7 +60,8 @@ def _folder(checkpoint: str | Path | None, name: str) -> Path | None:
 class LineSearches(torch.optim.LBFGS):
     """A few line searches on each batch, by L-BFGS that starts anew with each: `Experiment(optimizer=LineSearches)`.
 
-    For large batches (1,000 is usual) and a loss without random numbers. lr is the first step tried, 1 by default.
+    For large batches (1,000 is usual) and a loss without random numbers. lr is the first step tried, 1 by default. Each
+    loss that is tried is looked at before the next one, for which a GPU is waited for some tens of times a step.
     Stands where the paper has three line searches of conjugate gradients a batch. ValueError for a weight decay.
     Source: Hinton, Salakhutdinov 2006, supporting text.
     """

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from dlkit.core.evaluation import on_device_of
 from dlkit.core.random import bernoulli
 from dlkit.data.batch import Batch
 from dlkit.data.sources import resolve
@@ -96,11 +97,13 @@ def features(
     generator: torch.Generator | None = None,
     progress: bool = True,
 ) -> Float[Tensor, "batch hidden"]:
-    """What a layer makes of many images, a thousand at a time: the means of its units, with a generator samples."""
+    """What a layer makes of many images, a thousand at a time: the means of its units, with a generator samples.
+
+    The images may be on any device; the features are on the layer's.
+    """
     up: Callable[[Tensor], Tensor] = layer.hidden_given  # type: ignore[assignment]
-    device = next(layer.parameters()).device
     parts = []
     for part in tqdm(images.split(1000), disable=not progress, unit="thousand images", delay=2, leave=False):
-        h = up(part.flatten(1).to(device)).to(images.device)
+        h = up(on_device_of(layer, part.flatten(1)))
         parts.append(h if generator is None else bernoulli(h, generator))
     return torch.cat(parts)

@@ -31,6 +31,7 @@ from dlkit.training.interrupt import on_interrupt
 from dlkit.training.optimizer_state import group_settings
 from dlkit.training.refusals import late_draws, refuse_a_lone_image, refuse_sparse
 from dlkit.training.resume_trial import refuse_what_is_lost
+from dlkit.training.returned import to_cpu
 from dlkit.training.schedules import at
 from dlkit.training.shard import Shard, Strategy, weights_and_biases
 from dlkit.training.trial import copies_of, try_passes
@@ -44,7 +45,7 @@ class Run(Generic[M]):
     """A training in progress, or its result: `model`, `history`, `seconds`, `throughput`, `stopped`.
 
     `Experiment.run` makes it. `step` counts the optimizer's steps, `seconds` are those of the steps alone, and `shard`
-    is what this process has of the run.
+    is what this process has of the run. While it goes on, `model` is on `device`; afterwards it is on the CPU.
     """
 
     def __init__(
@@ -82,7 +83,8 @@ class Run(Generic[M]):
         self.steps_per_epoch = -(-len(images) // experiment.batch_size)
         self.total_steps = steps if steps is not None else experiment.epochs * self.steps_per_epoch
         with seeded(experiment.seed, START):
-            self.model = on_its_own(experiment.initial_model(device), experiment.model)
+            model = on_its_own(experiment.initial_model(), experiment.model)
+            self.model = model.to(device)  # none of it is the reader's own now
         check_trainable(self.model, images.dtype, strategy is not None)
         self.model_class = type(self.model).__name__
         self.shapes = {name: list(value.shape) for name, value in self.model.state_dict().items()}
@@ -342,9 +344,10 @@ class Run(Generic[M]):
             self.stopped = self.stopped or self.shard.asked_at_row(self._asked)
 
     def _put_together(self) -> None:
-        """The model whole again, where this process had a part of it."""
+        """The model whole again, where this process had a part of it, and on the CPU."""
         if not self.shard.model_is_whole:
             state = self.shard.model_state()
-            self.model = self.experiment.initial_model(self.device)
+            self.model = self.experiment.initial_model()
             self.model.load_state_dict(state)
         self.shard.close()
+        to_cpu(self)

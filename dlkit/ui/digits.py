@@ -25,8 +25,8 @@ class DigitBrowser(widgets.VBox):
     def __init__(self, split: Split):
         if split.labels is None:
             raise ValueError("these images have no labels to choose by: give a labelled Split, like data.load().train.")
-        self.split, self.labels = split, split.labels
-        classes = ["all", *range(int(split.labels.max()) + 1)]
+        self.split, self.images, self.labels = split, split.images.cpu(), split.labels.cpu()
+        classes = ["all", *range(int(self.labels.max()) + 1)]
         self.label = widgets.Dropdown(options=classes, description="Class", layout={"width": "160px"})
         self.page = widgets.IntSlider(min=1, max=1, description="Page", layout={"width": "440px"})
         self.picture = widgets.Image(format="png", layout={"width": "614px"})
@@ -52,7 +52,7 @@ class DigitBrowser(widgets.VBox):
     def _turn(self, change: object = None) -> None:
         first = (self.page.value - 1) * PAGE
         index = self.index[first : first + PAGE]
-        self.picture.value = png(digit_page(self.split.images[index], index))
+        self.picture.value = png(digit_page(self.images[index], index))
         kind = "of any class" if self.label.value == "all" else f"labelled {self.label.value}"
         self.caption.value = (
             f"Images {first + 1:,} to {first + len(index):,} of the {len(self.index):,} {kind}. "

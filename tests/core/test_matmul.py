@@ -170,3 +170,16 @@ def test_the_mode_is_entered_only_where_a_layer_is_large_enough():
     assert isinstance(fast_linear(net, 128), FastLinear)
     assert not isinstance(fast_linear(net, 127), FastLinear)
     assert not isinstance(fast_linear(net[:1], 10**6), FastLinear)
+
+
+def test_a_product_of_two_devices_is_left_to_torch_whose_message_names_both(one_dnn_calls):
+    x, y = pair(*LARGE)
+    matmul(x, y.to("meta"))
+    matmul(x.to("meta"), y)
+    assert len(one_dnn_calls) == 0
+
+
+def test_a_net_elsewhere_than_on_a_cpu_computes_by_torch():
+    net = torch.nn.Sequential(torch.nn.Linear(784, 500))
+    assert isinstance(fast_linear(net, 100), FastLinear)
+    assert not isinstance(fast_linear(net.to("meta"), 100), FastLinear)

@@ -33,6 +33,14 @@ def test_a_code_satisfies_the_conditions_of_the_optimum():
     assert 0 < (h > 0).float().mean() < 0.8
 
 
+def test_a_code_is_the_same_to_the_bit_by_a_step_size_that_is_a_number(monkeypatch):
+    """The step size stays a tensor, so that no value need leave a GPU."""
+    coder, eigvalsh = model(steps=30), torch.linalg.eigvalsh
+    code = coder.hidden_given(V)
+    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda gram: eigvalsh(gram).tolist())
+    assert torch.equal(coder.hidden_given(V), code)
+
+
 def test_more_steps_bring_it_nearer():
     costs = [cost(model(steps=steps).hidden_given(V), model()).mean().item() for steps in (1, 5, 30, 3000)]
     assert costs == sorted(costs, reverse=True)

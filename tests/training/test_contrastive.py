@@ -1,5 +1,7 @@
 import copy
 import math
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -18,9 +20,10 @@ from oracles import (
     seeded,
     visible_distribution,
 )
+from torch.nn.utils import parameters_to_vector
 
 from dlkit.data import Batch
-from dlkit.models import RBM, GaussianRBM
+from dlkit.models import RBM, CodeRBM, GaussianRBM, LabelledRBM
 from dlkit.training import CD, PCD, Experiment
 
 IMAGES = torch.tensor([[1.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
@@ -329,6 +332,23 @@ def test_bfloat16_products_give_the_float32_gradient_to_their_precision(learner)
         error = float((rough[name] - expected).norm() / expected.norm())
         assert 0 < error < 0.05, (name, error)
     assert all(value.dtype == torch.float32 for value in learner.state.values())
+
+
+@pytest.mark.parametrize("make", [partial(GaussianRBM, 60, 40), partial(GaussianRBM, 60, 40, learn_variance=False),
+                                  partial(LabelledRBM, 57, 40, labels=3), partial(CodeRBM, 60, 40)])  # fmt: skip
+@pytest.mark.parametrize("learner", [CD(k=2), CD(centred=True, sample_visible=True), PCD()])
+def test_bfloat16_products_are_for_all_kinds_of_units(make, learner):
+    """What is learnt by them is what float32 products learn, but for rounding and a sample that flips."""
+    images, labels = torch.rand(200, 57 if make.func is LabelledRBM else 60, generator=seeded()), torch.arange(200) % 3
+    experiment = Experiment(partial(make, std=0.1), (images, labels), learner, batch_size=50, epochs=2, lr=0.01)
+    runs = [
+        replace(experiment, learner=replace(learner, products=products)).run(progress=False, device="cpu")
+        for products in ("float32", "bfloat16")
+    ]
+    assert {parameter.dtype for parameter in runs[1].model.parameters()} == {torch.float32}
+    exact, rough = (parameters_to_vector(run.model.parameters()) for run in runs)
+    learnt = exact - parameters_to_vector(experiment.initial_model().parameters())
+    assert 0 < (rough - exact).norm() < 0.1 * learnt.norm()
 
 
 # Gaussian units

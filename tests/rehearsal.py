@@ -1,0 +1,135 @@
+"""The rehearsal: each public name of dlkit that takes tensors, called with them on the CPU and on the pretended device.
+
+`tests/rehearsed/` has a module for each package: `CASES`, how to call a name, and `NO_TENSORS`, the names that need no
+case, with the reason. A case is a function of `Place`, which puts models, inputs and generators on a device; it is
+called once with all on the CPU, and then with each combination of devices for what it used. It must give the same
+each time, on the model's device (or on that of its inputs, if it has no model). `python tests/rehearsal.py folder`
+runs all of them in a process of its own, and writes, in a file for each package, what went wrong, by case.
+"""
+
+import importlib
+import itertools
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pretended
+
+if __name__ == "__main__":
+    pretended.start()
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+PACKAGES = ("core", "data", "models", "training", "analysis", "ui", "papers")
+USED = ("model", "inputs", "generator")
+
+
+class Place:
+    """Where a case puts what it calls a function with; it remembers of what there was some."""
+
+    def __init__(self, devices: dict[str, str]):
+        self.devices, self.used = devices, set()
+
+    def _on(self, kind: str) -> str:
+        self.used.add(kind)
+        return self.devices[kind]
+
+    def model(self, model: nn.Module) -> Any:
+        return model.to(self._on("model"))
+
+    def inputs(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self._on("inputs"))
+
+    def generator(self, seed: int = 0) -> torch.Generator:
+        return torch.Generator(self._on("generator")).manual_seed(seed)
+
+
+def on_the_cpu(case: Callable[[Place], Any]) -> Callable[[Place], Any]:
+    """A case of a function that says that its result is on the CPU, wherever its model is."""
+    case.on_the_cpu = True  # type: ignore[attr-defined]
+    return case
+
+
+def once(case: Callable[[], Any]) -> Callable[[], Any]:
+    """A case that checks itself, and is called once, with no Place."""
+    case.once = True  # type: ignore[attr-defined]
+    return case
+
+
+def rehearsed(package: str) -> Any:
+    return importlib.import_module(f"rehearsed.{package}")
+
+
+def cases(package: str) -> Iterator[tuple[str, Callable[[Place], Any]]]:
+    """The cases of a package by name: the public name, and of several cases their own."""
+    for name, case in rehearsed(package).CASES.items():
+        several = case if isinstance(case, dict) else {"": case}
+        for which, one in several.items():
+            yield f"{name}{which and f': {which}'}", one
+
+
+def rehearse(case: Callable[..., Any]) -> None:
+    """AssertionError, or what the case itself raises, if it fails anywhere or gives something else there."""
+    if getattr(case, "once", False):
+        case()
+        return
+    first = Place(dict.fromkeys(USED, "cpu"))
+    expected = _contents(case(first))
+    used = [kind for kind in USED if kind in first.used]
+    for devices in itertools.product(("cpu", pretended.NAME), repeat=len(used)):
+        if pretended.NAME not in devices:
+            continue
+        place = Place(dict(zip(used, devices, strict=True)))
+        where = f"with {', '.join(f'{kind} on {device}' for kind, device in place.devices.items())}"
+        try:
+            result = case(place)
+        except Exception as error:
+            error.add_note(where)
+            raise
+        home = next((place.devices[kind] for kind in ("model", "inputs") if kind in used), "cpu")
+        home = "cpu" if hasattr(case, "on_the_cpu") else home
+        strays = {leaf.device.type for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)} - {home}
+        assert not strays, f"{where} it gives tensors on {strays.pop()}, not on {home}"
+        torch.testing.assert_close(
+            _contents(result), expected, equal_nan=True, msg=lambda text, w=where: f"{w}: {text}"
+        )
+
+
+def _contents(result: Any) -> list[Any]:
+    """What can be compared: tensors, on the CPU, and numbers; words as their letters."""
+    leaves = [leaf.detach().cpu() if isinstance(leaf, torch.Tensor) else leaf for leaf in tree_leaves(result)]
+    leaves = [torch.tensor(list(leaf.encode())) if isinstance(leaf, str) else leaf for leaf in leaves]
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor | float | int)]
+
+
+def write_json(path: Path, what: object) -> None:
+    """Written aside and moved into place, for somebody who waits for it."""
+    aside = path.with_suffix(".part")
+    aside.write_text(json.dumps(what))
+    aside.replace(path)
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    import dlkit.training.experiment as experiment
+
+    experiment.default_device = lambda: pretended.NAME
+    folder.mkdir(exist_ok=True)
+    for package in ("pretending", *PACKAGES):
+        failures: dict[str, str] = {}
+        for name, case in cases(package):
+            try:
+                rehearse(case)
+                failures[name] = ""
+            except Exception:
+                failures[name] = traceback.format_exc()
+        write_json(folder / f"{package}.json", failures)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

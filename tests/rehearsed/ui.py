@@ -1,0 +1,163 @@
+"""Drawing functions, and widgets with some of what their controls do; they take tensors and models from anywhere."""
+
+import pretended
+import torch
+from ipywidgets import Image
+from rehearsal import on_the_cpu, once
+from rehearsed import examples
+from rehearsed.examples import dbn, images, labels, net, rbm, rows
+
+from dlkit import data, ui
+from dlkit.models import ConvNet
+from dlkit.training import CD, PCD, Experiment
+
+square = (3, 4)  # of the models' 12 pixels
+
+
+def digits(on):
+    return on.inputs(images(6, 28)), on.inputs(labels())
+
+
+def pictures(widget):
+    """The pictures inside a widget, as numbers that can be compared."""
+    found, inside = [], [widget]
+    while inside:
+        one = inside.pop()
+        inside.extend(getattr(one, "children", ()))
+        found += [torch.tensor(list(one.value))] if isinstance(one, Image) else []
+    return found
+
+
+def drawn(picture):
+    return torch.tensor(list(picture.png))
+
+
+def browser(on):
+    widget = ui.DigitBrowser(data.Split(on.inputs(images()), on.inputs(labels())))
+    widget.label.value = 1
+    return pictures(widget)
+
+
+def code_map(on, code):
+    small = rows().view(-1, *square)
+    widget = ui.CodeMap(on.model(examples.autoencoder(code)), on.inputs(small), on.inputs(labels(20)))
+    widget.x.value, widget.t.value = widget.x.min, 0.25
+    widget.first.value = 3
+    return pictures(widget)
+
+
+def dreamer(on, start=True):
+    widget = ui.Dreamer(on.model(dbn()), on.inputs(rows(4).view(-1, *square)) if start else None, square)
+    widget.step_button.click()
+    widget.label.value = 1
+    if start:
+        widget.hold.value = "top half"
+        widget.step_button.click()
+    widget.noise_button.click()
+    return [*pictures(widget), widget.image(0)]
+
+
+def player(on):
+    widget = ui.GibbsPlayer(on.model(rbm()), on.inputs(rows(4)), square)
+    widget.hold.value = "left half"
+    widget.step_button.click()
+    widget.show.value = "means"
+    widget.noise_button.click()
+    return pictures(widget)
+
+
+def explorer(on):
+    widget = ui.MapExplorer(on.model(net()), on.inputs(images()), on.inputs(labels()))
+    widget.layer.value, widget.map.value = "c2", 2
+    widget.show(on.inputs(images()[3]))
+    return pictures(widget)
+
+
+def occluder(on):
+    widget = ui.Occluder(on.model(net()), on.inputs(images()), on.inputs(labels()))
+    widget.size.value, widget.label.value = 3, 1
+    widget.show(on.inputs(images()[3]))
+    return pictures(widget)
+
+
+def reader(on):
+    torch.manual_seed(0)
+    given = on.inputs(images(1, 28)[0])
+    widget = ui.DigitReader({"a net": on.model(ConvNet())}, {"an image": lambda: given})
+    widget.buttons[0].click()
+    widget.show(given)
+    return pictures(widget)
+
+
+def splitter(on):
+    widget = ui.Splitter({"a net": on.model(net())}, (16, 16))
+    for split_by in widget.split_by.options:
+        widget.split_by.value = split_by
+    return len(widget.table.value)
+
+
+def stack(on):
+    layers = on.model(dbn(labels=None))
+    small, kinds = on.inputs(rows().view(-1, *square)), on.inputs(labels(20))
+    widget = ui.StackExplorer(layers, small, kinds, after=layers.classifier(3))
+    widget.layer.value, widget.sort.value, widget.net.value = 1, 1, "after"
+    return pictures(widget)
+
+
+def stepper(on):
+    whole = on.model(net())
+    widget = ui.ConvolutionStepper(on.inputs(images()), whole.c1[0], whole.c1[1], whole.s1[0])
+    widget.mode.value = "Sub-sampling"
+    widget.next.click()
+    return pictures(widget)
+
+
+def monitored(learner):
+    @once
+    def monitor():
+        """In a thread, on the default device: while it trains, and when the model has come back."""
+        experiment = Experiment(rbm, rows(24), learner, batch_size=6, epochs=2, row_every=1)
+        widget = ui.TrainingMonitor(experiment, rows(9), shape=square)
+        widget.start()
+        widget.wait()
+        assert widget.error is None, widget.error
+        assert widget.run.device.type == pretended.NAME
+        assert widget.health is not None
+
+    return monitor
+
+
+NO_TENSORS = dict.fromkeys(
+    ("BLACK", "BLUE", "GREEN", "ORANGE", "PURPLE", "SKY", "VERMILION", "KIND_COLOURS"), "colours"
+)
+NO_TENSORS |= {
+    "CDExplorer": "numbers; it trains an RBM of its own on the CPU",
+    "LiveCluster": "a cluster, and an experiment that it sends there",
+    "TimelineView": "a timeline",
+    "draw_timeline": "a timeline",
+    "figure": "sizes",
+    "show": "a figure",
+}
+CASES = {
+    "CodeMap": {"of two": on_the_cpu(lambda on: code_map(on, 2)), "of more": on_the_cpu(lambda on: code_map(on, 4))},
+    "ConvolutionStepper": on_the_cpu(stepper),
+    "DigitBrowser": on_the_cpu(browser),
+    "DigitReader": on_the_cpu(reader),
+    "Dreamer": {"from images": on_the_cpu(dreamer), "from noise": on_the_cpu(lambda on: dreamer(on, False))},
+    "GibbsPlayer": on_the_cpu(player),
+    "MapExplorer": on_the_cpu(explorer),
+    "Occluder": on_the_cpu(occluder),
+    "Splitter": on_the_cpu(splitter),
+    "StackExplorer": on_the_cpu(stack),
+    "TrainingMonitor": {"CD": monitored(CD()), "PCD": monitored(PCD())},
+    "draw_histograms": on_the_cpu(
+        lambda on: ui.draw_histograms(on.model(rbm()), {"W": on.inputs(torch.full((12, 6), 1e-3))}) and None
+    ),
+    "draw_probabilities": lambda on: ui.draw_probabilities(on.inputs(rows())) and None,
+    "draw_rbm": on_the_cpu(
+        lambda on: drawn(ui.draw_rbm(on.model(rbm()), on.inputs(rows()[0]), on.inputs(rows(9, 6)[0])))
+    ),
+    "enlarged": lambda on: ui.enlarged(on.inputs(images()), 2),
+    "grid": on_the_cpu(lambda on: drawn(ui.grid(on.inputs(images()), "six images", symmetric=True))),
+    "small_images": on_the_cpu(lambda on: drawn(ui.small_images(on.inputs(images()), "six images", 3))),
+}
