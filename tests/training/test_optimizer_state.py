@@ -12,7 +12,7 @@ from dlkit.training import CrossEntropy
 from dlkit.training.optimizer_state import group_settings, pack_optimizer, unpack_optimizer
 
 DATA = torch.rand(40, 12, generator=seeded()), torch.arange(40) % 3
-STEPS = 9
+STEPS = 6
 KINDS = {
     name: kind
     for name, kind in vars(torch.optim).items()
@@ -31,7 +31,7 @@ class Words(nn.Module):
         return self.embed((3 * x).round().long()).sum(1)
 
 
-FEWER = {"LBFGS": {"max_iter": 4}}
+FEWER = {"LBFGS": {"max_iter": 2}}
 NETS = {"Muon": partial(nn.Linear, 12, 3, bias=False), "SparseAdam": Words}
 
 
@@ -48,7 +48,7 @@ def run(experiment, folder=None, steps=STEPS, **arguments):
     return experiment.run(steps=steps, checkpoint=folder, progress=False, device="cpu", **arguments)
 
 
-def assert_resumes(experiment, folder, stop=5):
+def assert_resumes(experiment, folder, stop=4):
     run(experiment, folder, stop)
     parts, whole = run(experiment, folder, resume=True), run(experiment)
     for name, value in whole.model.state_dict().items():
@@ -122,7 +122,7 @@ def test_values_in_groups_and_lists_and_dtypes_of_a_state_resume_to_the_bit(tmp_
 
 
 def test_a_setting_that_has_changed_between_two_parts_is_the_new_one(tmp_path):
-    run(small(Adapts), tmp_path, steps=5)
+    run(small(Adapts), tmp_path, steps=4)
     found = run(small(partial(Adapts, power=2.0), lr=0.01), tmp_path, resume=True).optimizer.param_groups[0]
     assert (found["power"], found["lr"], found["steps"]) == (2.0, 0.01, STEPS)
 

@@ -18,7 +18,7 @@ from dlkit.models.autoencoder import Autoassociator
 from dlkit.training import CD, PCD, Backprop, CrossEntropy, Learner, Reconstruction, UpDown
 
 DATA = random_states(40, 12, seed=3, probability=0.3), torch.arange(40) % 3
-STEPS = 14
+STEPS = 12
 
 
 def linear():
