@@ -20,6 +20,7 @@ from dlkit.strategies.same_start import start_from_rank_0
 from dlkit.strategies.split_trial import refuse_wrong_parts
 from dlkit.training.learner import Learner, Metrics
 from dlkit.training.shard import Shard, trained
+from dlkit.training.untouched import refusal, refusal_of_some
 
 
 class DistributedShard(Shard):
@@ -117,8 +118,23 @@ class DistributedShard(Shard):
         if error is not None:
             raise error
 
-    def asked_at_row(self, asked: str | None) -> str | None:
-        return next(filter(None, self.group.gather_objects(asked)), None)
+    def agree_at_row(self, asked: str | None, changed: bool, step: int) -> str | None:
+        asked_of, changed_on = zip(*self.group.gather_objects((asked, changed)), strict=True)
+        if any(changed_on):
+            if self.has_a_part:
+                raise refusal(step)
+            if not all(changed_on) or not self.has_rank_0_s_weights():
+                raise refusal_of_some(step)
+        return next(filter(None, asked_of), None)
+
+    def has_rank_0_s_weights(self) -> bool:
+        """Have all ranks the same weights, but for rounding? All ranks of a net that each has whole call it."""
+        same = True
+        for parameter in self.model.parameters():
+            first = parameter.detach().clone()
+            self.group.broadcast(first)
+            same = same and torch.allclose(parameter, first, rtol=1e-4, atol=1e-6, equal_nan=True)
+        return all(self.group.gather_objects(same))
 
 
 def is_on_gpu(model: nn.Module) -> bool:

@@ -35,6 +35,7 @@ from dlkit.training.returned import to_cpu
 from dlkit.training.schedules import at
 from dlkit.training.shard import Shard, Strategy, weights_and_biases
 from dlkit.training.trial import copies_of, try_passes
+from dlkit.training.untouched import refusal, state_of_weights
 
 M = TypeVar("M", bound=nn.Module)
 START = -1  # in place of a step, for what is drawn before the first
@@ -196,7 +197,7 @@ class Run(Generic[M]):
                 if stop is not None and stop.is_set():
                     self.stop("stopped")
                 if on_step is not None:
-                    on_step(self)
+                    self._call_on_step(on_step)
                 self.stopped = self.stopped or self.shard.agree_to_stop(self._asked, self.step)
                 if self._row_due():
                     self._add_row(callbacks)
@@ -324,6 +325,23 @@ class Run(Generic[M]):
         every = self.experiment.row_every or self.steps_per_epoch
         return self.step % every == 0 or self.step % self.steps_per_epoch == 0
 
+    def _weights(self, *, closely: bool) -> list[tuple[int, ...]]:
+        """By which it is known whether a callback has changed weights, where it may not."""
+        shard = self.shard
+        watched = shard.world_size > 1 and shard.replicas == 1
+        return state_of_weights(shard.model, closely=closely) if watched else []
+
+    def _call_on_step(self, on_step: "Callable[[Run], object]") -> None:
+        """ValueError if it changes weights of which this rank has a part: looked at closely ever more seldom."""
+        if not self.shard.has_a_part:
+            on_step(self)
+            return
+        closely = self.step.bit_count() == 1 or self._row_due()
+        weights = self._weights(closely=closely)
+        on_step(self)
+        if self._weights(closely=closely) != weights:
+            raise refusal(self.step)
+
     def _add_row(self, callbacks: Sequence[Callback]) -> None:
         step, seconds, images = self._row_start
         sums = self.shard.reduce_metrics(self._sums)
@@ -337,11 +355,13 @@ class Run(Generic[M]):
             if value != value or abs(value) == float("inf"):
                 mend = self.learner.why_not_finite(self.model, self.data, lr)
                 raise FloatingPointError(f"{name} is {value} at step {self.step}: {mend}.")
+        weights = self._weights(closely=True) if callbacks else []
         for callback in callbacks:
             columns = callback(self) or {}
             row.update({name: value.item() if hasattr(value, "item") else value for name, value in columns.items()})
         if callbacks:
-            self.stopped = self.stopped or self.shard.asked_at_row(self._asked)
+            changed = self._weights(closely=True) != weights
+            self.stopped = self.stopped or self.shard.agree_at_row(self._asked, changed, self.step)
 
     def _put_together(self) -> None:
         """The model whole again, where this process had a part of it, and on the CPU."""

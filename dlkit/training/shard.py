@@ -89,8 +89,11 @@ class Shard:
         """Let rank 0 write something; an OSError there is raised on all ranks, which so stay in step."""
         write()
 
-    def asked_at_row(self, asked: str | None) -> str | None:
-        """Why to stop after this step, at the end of which all ranks make a row; `asked` as above, of any rank."""
+    def agree_at_row(self, asked: str | None, changed: bool, step: int) -> str | None:
+        """Why to stop after this step, at the end of which all ranks make a row; `asked` as above, of any rank.
+
+        changed: have callbacks changed this rank's weights? ValueError if ranks cannot take that.
+        """
         return asked
 
     def close(self) -> None:
