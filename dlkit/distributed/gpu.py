@@ -3,6 +3,7 @@
 import contextlib
 import threading
 from typing import Any
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
@@ -11,6 +12,8 @@ from dlkit.distributed.recorder import now
 
 NCCL = "cuda:nccl"  # in a group's configuration: what exchanges tensors on GPUs
 SPIN = 1e-3  # seconds for which a wait keeps the core: to be woken takes tens of microseconds, as long as an exchange
+
+_aborted: WeakSet[Any] = WeakSet()  # groups by NCCL
 
 
 def takes_cuda(process_group: Any = None) -> bool:
@@ -60,13 +63,14 @@ def wait_for_exchange(device: torch.device) -> None:
 def abort_nccl() -> list[threading.Thread]:
     """Begin to end all exchanges of this process by NCCL, on threads that are returned; those of gloo go on.
 
-    What waits for such an exchange goes on without its result, and the next one raises an error. Each communicator has
-    a thread: one after the other they might wait for ranks that go through them in another order. Source: NVIDIA, NCCL
+    What waits for such an exchange goes on with whatever is there: `check_exchanged` tells it. Each communicator has a
+    thread: one after the other they might wait for ranks that go through them in another order. Source: NVIDIA, NCCL
     user guide, fault tolerance (ncclCommAbort).
     """
     threads = []
     for group, config in list(dist.distributed_c10d._world.pg_backend_config.items()):  # another thread may leave them
         if NCCL in config:
+            _aborted.add(group)
             backend = group._get_backend(torch.device("cuda"))
             threads.append(threading.Thread(target=_abort, args=(backend,), name="dlkit-abort", daemon=True))
             threads[-1].start()
@@ -76,3 +80,10 @@ def abort_nccl() -> list[threading.Thread]:
 def _abort(backend: Any) -> None:
     with contextlib.suppress(RuntimeError):  # it has been aborted, or does not end: then the process is not kept
         backend.abort()
+
+
+def check_exchanged(process_group: Any) -> None:
+    """RuntimeError if an exchange by NCCL was ended before its end, by `abort_nccl` or by torch: its result is none."""
+    group = process_group or dist.distributed_c10d._get_default_group()
+    if group in _aborted or group._get_backend(torch.device("cuda")).get_error().name != "SUCCESS":
+        raise RuntimeError("this rank was freed from an exchange, as another one has failed, is gone or waits in vain.")

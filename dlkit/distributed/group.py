@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dlkit.distributed.gpu import takes_cuda, wait_for_exchange, wait_for_gpu
+from dlkit.distributed.gpu import check_exchanged, takes_cuda, wait_for_exchange, wait_for_gpu
 from dlkit.distributed.links import Link
 from dlkit.distributed.recorder import Recorder, Span, now
 
@@ -159,6 +159,8 @@ class Group:
     ) -> None:
         """Note the exchange down, once the emulated link would have carried it. `size`: as in `Link.seconds`."""
         wait_for_exchange(device)
+        if device.type == "cuda" and self.takes_cuda:
+            check_exchanged(self.process_group)
         if self.link is not None and self.world_size > 1 and not self.recorder.on_trial:
             latest_begin = torch.tensor([begin], dtype=torch.float64)
             dist.all_reduce(latest_begin, dist.ReduceOp.MAX, group=self.process_group)

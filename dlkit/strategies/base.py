@@ -13,6 +13,7 @@ from dlkit.core.draws import ShardedDraws
 from dlkit.core.random import ShardedGenerator
 from dlkit.core.slices import Slice, slice_of
 from dlkit.data.batch import Batch
+from dlkit.distributed.gpu import check_exchanged
 from dlkit.distributed.group import Group
 from dlkit.distributed.process_group import enter_group, run_group
 from dlkit.distributed.recorder import Recorder, Span, now
@@ -75,6 +76,8 @@ class DistributedShard(Shard):
     def after_step(self, step: int) -> None:
         if self.on_gpu:
             torch.cuda.synchronize()  # or a rank's Python would be steps ahead of what its GPU has exchanged
+            if self.group.takes_cuda:
+                check_exchanged(self.group.process_group)  # torch makes some exchanges itself
         self.recorder.add(Span("step", "step", self._step_began, now(), number=step))
         self.recorder.enabled = False
 

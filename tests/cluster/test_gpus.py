@@ -127,7 +127,9 @@ def waits_on_a_gpu(then):
         def _get_backend(self, device):
             return backend
 
-    dist.distributed_c10d._pg_backend_config[Joined()] = "cpu:gloo,cuda:nccl"
+    group = Group()
+    group.process_group, group.takes_cuda = Joined(), True
+    dist.distributed_c10d._pg_backend_config[group.process_group] = "cpu:gloo,cuda:nccl"
     in_torch = {"__name__": "torch.cuda.streams", "exchanges": exchanges}
     exec("def synchronize(self):\n    exchanges.acquire()\n    self.query = lambda: True", in_torch)
     event = SimpleNamespace(record=lambda stream: None, query=lambda: False)
@@ -140,8 +142,8 @@ def waits_on_a_gpu(then):
         mock.patch.object(torch.cuda, "current_stream", mock.MagicMock()),
         mock.patch.object(dist, "all_reduce", mock.MagicMock()),  # by NCCL it returns at once
     ):
-        Group().all_reduce(pretended)
-    return "freed"
+        group.all_reduce(pretended)
+    builtins.kept = "what was not exchanged"
 
 
 def kept():

@@ -11,9 +11,10 @@ import torch
 import torch.distributed as dist
 from ranks import team
 from splitting import experiments
+from torch._C._distributed_c10d import ErrorType
 
 from dlkit.distributed import gpu, process_group
-from dlkit.distributed.gpu import abort_nccl, own_device, wait_for_exchange, wait_for_gpu
+from dlkit.distributed.gpu import abort_nccl, check_exchanged, own_device, wait_for_exchange, wait_for_gpu
 from dlkit.distributed.process_group import WITH_NCCL, agree_on_backend, enter_group, join_by_file, leave_group
 from dlkit.strategies import DataParallel
 
@@ -316,7 +317,7 @@ class Joined:
         self.barrier, self.aborted = barrier, []
 
     def _get_backend(self, device):
-        return SimpleNamespace(abort=lambda: self.abort(device))
+        return SimpleNamespace(abort=lambda: self.abort(device), get_error=lambda: ErrorType.SUCCESS)
 
     def abort(self, device):
         self.barrier.wait(timeout=10)
@@ -331,6 +332,58 @@ def test_all_exchanges_by_nccl_are_aborted_at_once_and_those_by_gloo_go_on(monke
     for thread in abort_nccl():
         thread.join(timeout=10)
     assert [group.aborted for group in groups] == [[torch.device("cuda")], [torch.device("cuda")], []]
+    for group, config in groups.items():
+        if "nccl" in config:
+            with pytest.raises(RuntimeError, match=r"^this rank was freed from an exchange, as another one has failed"):
+                check_exchanged(group)
+        else:
+            check_exchanged(group)
+
+
+def test_an_exchange_that_torch_itself_has_ended_has_no_result_either():
+    def group_whose_error_is(error):
+        backend = SimpleNamespace(get_error=lambda: error)
+        return mock.MagicMock(_get_backend=lambda device: backend)
+
+    check_exchanged(group_whose_error_is(ErrorType.SUCCESS))
+    for error in (ErrorType.COMM_ERROR, ErrorType.TIMEOUT):
+        with pytest.raises(RuntimeError, match="this rank was freed from an exchange"):
+            check_exchanged(group_whose_error_is(error))
+
+
+def exchanges_that_were_ended():
+    from dlkit.distributed import group as module
+    from dlkit.distributed.group import Group
+
+    class Pretended(torch.Tensor):
+        device = torch.device("cuda", 0)
+
+    told = {}
+    with (
+        mock.patch.object(module, "wait_for_gpu"),
+        mock.patch.object(module, "wait_for_exchange"),
+        mock.patch.object(module, "check_exchanged", side_effect=RuntimeError("freed")),
+    ):
+        group = Group()
+        other, x = 1 - group.rank, torch.ones(2).as_subclass(Pretended)
+        group.takes_cuda = True
+        exchanges = {
+            "all_reduce": lambda: group.all_reduce(x),
+            "start_all_reduce": lambda: group.start_all_reduce(x)(),
+            "broadcast": lambda: group.broadcast(x),
+            "exchange": lambda: group.exchange({other: x}, {other: torch.empty(2).as_subclass(Pretended)}),
+        }
+        for name, exchange in exchanges.items():
+            try:
+                exchange()
+            except RuntimeError as error:
+                told[name] = str(error)
+    return told
+
+
+def test_whichever_exchange_was_ended_is_told():
+    names = ("all_reduce", "start_all_reduce", "broadcast", "exchange")
+    assert team(2).call(exchanges_that_were_ended) == [dict.fromkeys(names, "freed")] * 2
 
 
 def test_a_group_is_left_once_its_exchanges_are_aborted(monkeypatch):

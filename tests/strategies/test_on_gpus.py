@@ -21,6 +21,7 @@ def on_a_pretended_gpu(nccl, function, *args, **kwargs):
     with ExitStack() as stack:
         stack.enter_context(mock.patch("dlkit.strategies.base.is_on_gpu", return_value=True))
         stack.enter_context(mock.patch("dlkit.distributed.group.takes_cuda", return_value=nccl))
+        stack.enter_context(mock.patch("dlkit.strategies.base.check_exchanged"))
         waits = stack.enter_context(mock.patch.object(torch.cuda, "synchronize"))
         return function(*args, **kwargs), waits.call_count
 
@@ -92,6 +93,26 @@ def test_a_rank_waits_for_its_gpu_once_a_step_and_in_the_step(strategy):
         return moments
 
     assert team(2).call(run_and_look) == [[True] * 3] * 2
+
+
+def freed_in_a_step(experiment, strategy, folder):
+    """What a run raises whose second exchange of gradients was ended before its end, by torch or by the cluster."""
+    with (
+        mock.patch("dlkit.strategies.base.is_on_gpu", return_value=True),
+        mock.patch("dlkit.distributed.group.takes_cuda", return_value=True),
+        mock.patch.object(torch.cuda, "synchronize"),
+        mock.patch("dlkit.strategies.base.check_exchanged", side_effect=[None, RuntimeError("freed")]),
+    ):
+        try:
+            run(experiment, strategy, steps=4, checkpoint=folder, checkpoint_every=2)
+        except RuntimeError as error:
+            return str(error)
+
+
+def test_what_was_not_exchanged_is_kept_in_no_checkpoint(tmp_path):
+    for strategy, kept in ((DataParallel(), tmp_path / "kept"), (DataParallel(reduce="ddp"), tmp_path / "ddp")):
+        assert team(2).call(freed_in_a_step, experiments()["LeNet-5"], strategy, kept) == ["freed"] * 2
+        assert not list(kept.glob("*.safetensors"))
 
 
 def shard_for_a_gpu(experiment):
