@@ -16,7 +16,7 @@ def to_cpu(run: Any) -> None:
     if run.shard.model_is_whole:
         model_to_cpu(run.model, run.optimizer)
     run.learner.state.update({name: value.cpu() for name, value in run.learner.state.items()})
-    run._on_device = run.data
+    run._on_device, run.captured = run.data, None
 
 
 def model_to_cpu(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

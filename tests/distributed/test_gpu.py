@@ -59,7 +59,7 @@ def made(monkeypatch, cards):
         cards.log.append(("data", device))
         raise Reached
 
-    monkeypatch.setattr("dlkit.training.run.check_memory", check_memory)
+    monkeypatch.setattr("dlkit.training.prepared_run.check_memory", check_memory)
     return cards.log
 
 

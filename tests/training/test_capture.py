@@ -81,7 +81,7 @@ def replays(monkeypatch):
         now.model.zero_grad()
         return made[-1], ""
 
-    monkeypatch.setattr("dlkit.training.run.captured", recorded)
+    monkeypatch.setattr("dlkit.training.prepared_run.captured", recorded)
     return made
 
 
