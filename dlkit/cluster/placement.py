@@ -10,8 +10,6 @@ from dlkit.distributed.process_group import WITH_NCCL
 # For glibc's malloc, whose thresholds otherwise depend on what a process has freed before: a step of a CNN took 1.2
 # times as long on an engine on which other nets had been trained. Older versions take no more than 32 MiB.
 KEEPS_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_MMAP_THRESHOLD_": str(1 << 25)}
-
-
 # For NCCL, whose watching thread otherwise ends the process when an exchange fails or takes too long, after a minute in
 # which it wants to write a report: an engine keeps what it holds, and the cluster frees it (watch.py). 2 is to end the
 # exchanges alone. Source: torch's ProcessGroupNCCL.hpp.
@@ -42,9 +40,9 @@ class Placement:
         return "cpu" if self.gpu is None else f"cuda:{self.gpu}"
 
     def environment(self) -> dict[str, str]:
-        """Environment variables for the rank's process: its one GPU, its cores and threads, and malloc's settings.
+        """Environment variables for the rank's process: its one GPU, its cores and threads; malloc's settings, NCCL's.
 
-        With these, malloc keeps the memory that a step frees; the system would have to clear it for the next step.
+        With the former, malloc keeps the memory that a step frees; the system would have to clear it for the next step.
         """
         threads = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         own = {"CUDA_VISIBLE_DEVICES": self.gpu_name, "DLKIT_CORES": ",".join(map(str, self.cores))}
