@@ -28,8 +28,6 @@ WAITS = {  # for a size or a value that the host must know
     *(aten._unique2, aten.unique_dim, aten.unique_consecutive),
     *(aten._linalg_eigh, aten._linalg_svd, aten._linalg_slogdet, aten.linalg_cholesky_ex, aten.linalg_inv_ex),
 }
-
-
 CAST = ("mm", "mv", "matmul", "addmm", "bmm", "baddbmm", "linear", "convolution")
 _libraries: list[torch.library.Library] = []  # of kernels, which are there for as long as these are
 _generators: set[int] = set()  # those there, by their addresses: operations are given another Python object
@@ -205,6 +203,7 @@ def start() -> None:
     """Pretend from now on, in all threads. RuntimeError if dlkit was there first, which has torch's own Generator.
 
     torch starts the threads of the backward pass with the first one: so the process must not have made any either.
+    For ranks: `ranks.stop_all()`, then `team(2).call(pretended.start)`, and `stop_all()` again behind the tests.
     """
     if torch.Generator is Generator:
         return

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import pretended
 import pytest
 import rehearsal
 import rehearsal_notebooks
@@ -72,6 +73,11 @@ def test_a_notebook_runs_where_a_gpu_is_the_default(path, processes):
     raised = processes[1].read(path.stem)
     assert len(raised) == sum(cell.cell_type == "code" for cell in nbformat.read(path, as_version=4).cells)
     assert not any(raised), "\n".join(raised)
+
+
+def test_a_process_that_has_dlkit_already_cannot_pretend():
+    with pytest.raises(RuntimeError, match="dlkit is imported already: start pretending in a new process, first of al"):
+        pretended.start()
 
 
 def test_what_is_made_shorter_stands_in_the_notebooks():

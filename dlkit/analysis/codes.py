@@ -15,7 +15,7 @@ class Codes:
     """The codes of labelled images, `codes` (images, code), and their `positions` (images, 2) on a map.
 
     A code of two numbers is its own position. Of longer codes the map shows the first two principal components, with
-    the share `explained` of the variance: a position is then no whole code, and cannot be decoded.
+    the share `explained` of the variance: a position is then no whole code, and cannot be decoded. All is on the CPU.
     ValueError if `autoencoder` is no Sequential(encoder, decoder) for these images, or its code has only one number.
     """
 

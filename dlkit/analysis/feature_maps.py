@@ -47,8 +47,8 @@ class LayerView(NamedTuple):
 class FeatureMaps:
     """The layers `names` of a net that give maps for images like these; one forward pass serves all of them.
 
-    The images that excite a map most are searched among the first 2,000. ValueError if the net does not take these
-    images, or gives no maps.
+    The images that excite a map most are searched among the first 2,000. What it gives is on the CPU, to be looked at.
+    ValueError if the net does not take these images, or gives no maps.
     """
 
     @examines

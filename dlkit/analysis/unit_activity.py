@@ -20,7 +20,7 @@ class UnitActivity:
     """The units of each layer of a net: `weights` (visible, hidden) and `activity` (images, hidden) of each layer.
 
     A plain net has one layer for each nn.Linear; its activity is the input of the next Linear, or the net's output. The
-    label units of a labelled top layer are left out.
+    label units of a labelled top layer are left out. All of it is on the CPU, to be looked at.
     ValueError if the layers do not fit each other or the images.
     """
 

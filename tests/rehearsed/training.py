@@ -73,7 +73,7 @@ def options_of(kind):
 
 
 class Steps:
-    """Watches the steps of a run: for what the host waited in each but the first, and where callbacks saw the model."""
+    """Context that watches the steps of runs: `waits` has for each that for which the host waited."""
 
     def __init__(self):
         self.waits: list[list[str]] = []
@@ -101,11 +101,12 @@ def devices(run):
     return {tensor.device.type for tensor in tensors}
 
 
-def learn(experiment, name="", **arguments):
-    """The run on the device and its steps' waits; it learns what the CPU learns from the CPU's random numbers."""
+def learn(experiment, name=""):
+    """Holds a run on the device to the rule, and to what the CPU learns from the CPU's random numbers; its steps' waits
+    to the table, by the learner's name."""
     seen: list[tuple[set[str], int]] = []
     look = [lambda run: seen.append((devices(run), run.memory_bytes))]
-    arguments = {"steps": 4, "progress": False, "callbacks": look} | arguments
+    arguments = {"steps": 4, "progress": False, "callbacks": look}
     here = experiment.run(device="cpu", **arguments)
     seen.clear()
     there = experiment.run(device=pretended.NAME, rng_device="cpu", **arguments)
@@ -119,12 +120,11 @@ def learn(experiment, name="", **arguments):
         assert pretended.NAME in where
         assert memory_bytes == there.memory_bytes == here.memory_bytes
     with Steps() as steps:
-        experiment.run(device=pretended.NAME, **{"steps": 4, "progress": False})
+        experiment.run(device=pretended.NAME, steps=4, progress=False)
     waits = steps.waits[1:]
     most, _ = WAITS.get(name, (0, ""))
     assert max(map(len, waits)) <= most, f"a step waits {max(map(len, waits))} times: {waits[0]}"
     assert not most or all(waits), f"{name} waits no longer: take it out of WAITS"
-    return there
 
 
 def experiment_of(model, data, learner, **arguments):
