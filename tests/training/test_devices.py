@@ -73,7 +73,5 @@ def test_the_step_is_tried_and_the_mends_train(apple, capsys):
 
 
 def test_without_one_it_is_named():
-    with pytest.raises(
-        ValueError, match=r'device="mps" cannot train this experiment \(torch finds no such GPU\): leave'
-    ):
+    with pytest.raises(ValueError, match=r'device="mps" cannot train .*\(torch finds no such GPU\): leave device out'):
         SMALL.run(device="mps", progress=False)
