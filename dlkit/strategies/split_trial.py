@@ -18,7 +18,7 @@ from dlkit.strategies.learner_trial import SCALES, Outcome, outcome
 from dlkit.strategies.same_start import start_from_rank_0
 from dlkit.training.learner import Learner, Metrics
 
-TRIED = 16  # images of the first batch
+TRIED = 8  # images of the first batch, or as many as there are ranks
 TOLERANCE, ROUNDED = 1e-6, 1e-4  # of gradients, relative to their norms: in float64, and in coarser dtypes
 MOVED = 100  # roundings by which weights are moved, to see how much a gradient is changed by one
 OF_MODULES = frozenset(vars(nn.Module()))  # attributes that all modules have
@@ -35,7 +35,7 @@ def refuse_wrong_parts(shard: Any, run: Any, strategy: str, model: nn.Module, le
     """
     start_from_rank_0(model, learner.state, shard.group)
     size = run.experiment.batch_size
-    count = size if learner.state else min(size, TRIED)
+    count = size if learner.state else min(size, max(TRIED, shard.world_size))
     images = run.first_images(2 * count)
     wrong = ""
     for rows in torch.arange(2 * count, device=images.images.device).split(count):
@@ -81,7 +81,7 @@ class _Trial:
         converts = converts and (draws is None or draws.takes_any_dtype)
         for dtype in dict.fromkeys((torch.float64, own) if converts else (own,)):
             wholes = [self.alone(dtype, scale) for scale in SCALES]
-            finite = [None if whole is None else bool(whole.gradient.isfinite().all()) for whole in wholes]
+            finite = [None if whole is None else bool(whole.gradient.norm().isfinite()) for whole in wholes]
             everywhere = self.agreed(finite)
             if not any(None in one for one in everywhere):
                 break

@@ -17,6 +17,7 @@ from dlkit.core.global_generators import seeded
 from dlkit.data.sources import describe, resolve
 from dlkit.training.arguments import check_arguments, check_count
 from dlkit.training.checkpoint import load_run, prepare
+from dlkit.training.devices import default_device, device_of
 from dlkit.training.first_model import make_model
 from dlkit.training.first_optimizer import make_optimizer
 from dlkit.training.learner import Learner
@@ -105,8 +106,8 @@ class Experiment(Generic[M]):
         strategy: how to split the run over the processes of a torch.distributed group, which all call this; in a
         notebook `cluster.run(experiment, strategy)` does it. Callbacks are called in all of them.
         steps: end after so many steps in place of `epochs`.
-        device: what to train on, CUDA where there is one, else the CPU. The model that comes back is on the CPU,
-        whatever it trained on, as from a cluster; callbacks see it where it trains.
+        device: what to train on, CUDA where there is one, else Apple's GPU ("mps") if it can, else the CPU. The model
+        that comes back is on the CPU, whatever it trained on, as from a cluster; callbacks see it where it trains.
         rng_device: the device that draws random numbers, by default the run's; "cpu" gives a GPU the CPU's numbers, for
         which it waits at each draw.
         fast: let a GPU choose its algorithms and compute in TF32: the same experiment then does not give the same bits
@@ -125,7 +126,8 @@ class Experiment(Generic[M]):
             raise TypeError(
                 f"strategy={strategy.__name__} is the class itself: give a strategy, {strategy.__name__}()."
             )
-        chosen = torch.device(device or default_device())
+        default = default_device() if strategy is None or torch.cuda.is_available() else "cpu"
+        chosen = device_of(self, device, default, lambda: self._step_on_mps(rng_device))
         with nullcontext() if fast else exact(chosen):
             run = Run(self, steps, chosen, rng_device, strategy, capture=capture, kept=checkpoint is not None)
             folder = Path(checkpoint) if checkpoint is not None else None
@@ -139,6 +141,10 @@ class Experiment(Generic[M]):
             with told_out_of_memory(run):
                 run.train(folder, checkpoint_every, callbacks, on_step, stop, progress)
         return run
+
+    def _step_on_mps(self, rng_device: str | None) -> None:
+        run = Run(self, 1, torch.device("mps"), rng_device)
+        run.train(None, None, (), None, None, False)
 
     def make_optimizer(self, weights: list[nn.Parameter], biases: list[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer as it is before the first step; weights alone decay."""
@@ -157,8 +163,3 @@ def describe_callable(made_by: Callable[..., Any]) -> str:
         arguments = [*map(repr, made_by.args), *(f"{name}={value!r}" for name, value in made_by.keywords.items())]
         return f"{describe_callable(made_by.func)}({', '.join(arguments)})"
     return getattr(made_by, "__name__", None) or repr(made_by)
-
-
-def default_device() -> str:
-    """CUDA where there is one, else the CPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
