@@ -34,18 +34,30 @@ SHORTER = {  # what stands in a cell, and what is run in its place
 }
 STEPS = 20  # of a training, at most; one cell looks at every 20th
 DIGITS = 1500  # for training, and 500 for validation and for testing
+trained_on: set[str] = set()  # devices
+
+
+def few_steps(most: int) -> None:
+    """Runs take so many at most, on the pretended device by default, also under a strategy."""
+    from dlkit.training import Experiment
+
+    run = Experiment.run
+
+    def run_few(self, **kwargs):
+        few = {"device": pretended.NAME} | kwargs | {"steps": min(kwargs.get("steps") or most, most)}
+        trained_on.add(str(few["device"]))
+        return run(self, **few)
+
+    Experiment.run = run_few
 
 
 def cut_short() -> None:
     """Fewer steps, digits, temperatures and Gibbs steps: what a cell does is the same."""
-    import dlkit.training.experiment as experiment
     from dlkit.analysis import attribution, cd_bias, likelihood
     from dlkit.data import Dataset, images, photos
     from dlkit.models import gibbs_chains
-    from dlkit.training import Experiment
 
-    experiment.default_device = lambda: pretended.NAME
-    run, load, patches = Experiment.run, images.load, photos.patches
+    load, patches = images.load, photos.patches
     gibbs, maximise = gibbs_chains.gibbs, attribution.maximise
 
     def few(*args, **kwargs):
@@ -60,7 +72,7 @@ def cut_short() -> None:
 
         return called
 
-    Experiment.run = lambda self, **kwargs: run(self, **kwargs | {"steps": min(kwargs.get("steps") or STEPS, STEPS)})
+    few_steps(STEPS)
     images.load = few
     photos.patches = lambda *args, **kwargs: patches(*args, **kwargs | {"count": 20_000})
     gibbs_chains.gibbs = lambda *args, **kwargs: gibbs(*args, **kwargs | {"steps": 2})
@@ -81,22 +93,23 @@ def answer(source: str, namespace: dict, answers: dict) -> None:
             namespace[name] = solved
 
 
-def rehearse(path: Path) -> list[str]:
-    """What each code cell of the notebook raised."""
+def rehearse(path: Path, shorter: dict[str, str]) -> list[str]:
+    """What each code cell of the notebook raised. shorter: as `SHORTER`."""
     from IPython.core.interactiveshell import InteractiveShell
 
-    shell = InteractiveShell()
+    shell = InteractiveShell.instance()
     answers, raised = solutions(path.stem), []
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "code":
             source = cell.source
-            for long, short in SHORTER.items():
+            for long, short in shorter.items():
                 source = source.replace(long, short)
             result = shell.run_cell(source)
             error = result.error_before_exec or result.error_in_exec
             if error is None and "exercise" in cell.metadata.get("tags", []):
                 answer(cell.source, shell.user_ns, answers)
             raised.append("" if error is None else "".join(traceback.format_exception(error)))
+    InteractiveShell.clear_instance()
     return raised
 
 
@@ -105,7 +118,7 @@ def main(folder: Path) -> None:
     cut_short()
     folder.mkdir(exist_ok=True)
     for path in NOTEBOOKS:
-        write_json(folder / f"{path.stem}.json", rehearse(path))
+        write_json(folder / f"{path.stem}.json", rehearse(path, SHORTER))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""On a GPU, rehearsed on a machine without one: all of dlkit, and notebooks 00 to 06, on a pretended device."""
+"""On a GPU, rehearsed on a machine without one: all of dlkit, and notebooks 00 to 10, on a pretended device."""
 
 import importlib
 import json
@@ -12,6 +12,7 @@ import nbformat
 import pretended
 import pytest
 import rehearsal
+import rehearsal_clusters
 import rehearsal_notebooks
 
 TESTS = Path(__file__).parent
@@ -43,9 +44,10 @@ class Process:
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rehearsal")
-    both = Process("rehearsal.py", folder / "cases"), Process("rehearsal_notebooks.py", folder / "notebooks")
-    yield both
-    for process in both:
+    scripts = ("rehearsal.py", "rehearsal_notebooks.py", "rehearsal_clusters.py")
+    processes = [Process(script, folder / script.removesuffix(".py")) for script in scripts]
+    yield processes
+    for process in processes:
         process.process.kill()
         process.process.wait()
 
@@ -68,9 +70,12 @@ def test_it_does_the_same_on_a_gpu_and_beside_one(package, case, processes):
     assert went_wrong == "", went_wrong
 
 
-@pytest.mark.parametrize("path", rehearsal_notebooks.NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_where_a_gpu_is_the_default(path, processes):
-    raised = processes[1].read(path.stem)
+NOTEBOOKS = [(script, path) for script in (rehearsal_notebooks, rehearsal_clusters) for path in script.NOTEBOOKS]
+
+
+@pytest.mark.parametrize(("script", "path"), NOTEBOOKS, ids=lambda part: getattr(part, "stem", ""))
+def test_a_notebook_runs_where_a_gpu_is_the_default(script, path, processes):
+    raised = processes[1 + (script is rehearsal_clusters)].read(path.stem)
     assert len(raised) == sum(cell.cell_type == "code" for cell in nbformat.read(path, as_version=4).cells)
     assert not any(raised), "\n".join(raised)
 
@@ -80,6 +85,11 @@ def test_a_process_that_has_dlkit_already_cannot_pretend():
         pretended.start()
 
 
-def test_what_is_made_shorter_stands_in_the_notebooks():
-    text = "".join(path.read_text() for path in rehearsal_notebooks.NOTEBOOKS)
-    assert [words for words in rehearsal_notebooks.SHORTER if words not in text] == []
+def test_engines_have_trained_on_the_gpu(processes):
+    assert processes[2].read("devices") == [["gpu"], ["gpu"]]
+
+
+@pytest.mark.parametrize("script", [rehearsal_notebooks, rehearsal_clusters], ids=lambda script: script.__name__)
+def test_what_is_made_shorter_stands_in_the_notebooks(script):
+    text = "".join(path.read_text() for path in script.NOTEBOOKS)
+    assert [words for words in script.SHORTER if words not in text] == []
