@@ -105,6 +105,8 @@ def leaves_of(args, kwargs):
 def dispatch(func, args, kwargs):
     """One operation, on the values; its result is where it would be."""
     leaves = list(leaves_of(args, kwargs))
+    if any(map(is_shell, leaves)):
+        return NotImplemented  # it comes back with the tensor that is in it
     here = [leaf for leaf in leaves if isinstance(leaf, OnGPU)]
     packet, asked = func.overloadpacket, kwargs.get("device")
     there = asked.type == NAME if asked is not None else bool(here)
@@ -116,7 +118,7 @@ def dispatch(func, args, kwargs):
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     if packet is aten.copy_:
         there = isinstance(args[0], OnGPU)
-    elif packet not in COPIES:
+    elif packet not in COPIES and here:
         check_devices(func, args, tensors, here)
     note_waits(packet, args, kwargs, here, there)
     values = [held(value) for value in args]
@@ -124,8 +126,15 @@ def dispatch(func, args, kwargs):
         result = func(*values, **{name: held(value) for name, value in kwargs.items()})
     if not there:
         return args[0] if packet is aten.copy_ else result
-    result = tree_map_only(torch.Tensor, OnGPU, result)
+    result = tree_map_only(torch.Tensor, lambda made: OnGPU(made.wait() if is_shell(made) else made), result)
     return return_and_correct_aliasing(func, args, kwargs, result) if here else result
+
+
+def is_shell(leaf):
+    """Is it one of torch's shells around a tensor: a DTensor, or what is waited for when it is used?"""
+    if not isinstance(leaf, torch.Tensor) or isinstance(leaf, OnGPU):
+        return False
+    return type(leaf).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
 
 
 def held(value):
@@ -198,6 +207,12 @@ class _Module(registration._DummyBackendModule):
     def synchronize(self, device=None):
         waits.append("synchronize")
 
+    def get_rng_state(self, device=None):
+        return torch.get_rng_state()
+
+    def set_rng_state(self, state, device=None):
+        torch.set_rng_state(state)
+
 
 def start() -> None:
     """Pretend from now on, in all threads. RuntimeError if dlkit was there first, which has torch's own Generator.
@@ -214,6 +229,7 @@ def start() -> None:
     torch._C._set_only_lift_cpu_tensors(True)  # so that torch.tensor(..., device="gpu") is seen
     autocast_products()
     torch.Generator = Generator
+    torch.accelerator.synchronize = lambda device=None: waits.append("synchronize")
     Mode().__enter__()
     run = threading.Thread.run
 

@@ -17,6 +17,7 @@ from dlkit.distributed.gpu import check_exchanged
 from dlkit.distributed.group import Group
 from dlkit.distributed.process_group import enter_group, run_group
 from dlkit.distributed.recorder import Recorder, Span, now
+from dlkit.strategies.learner_trial import uses_all_for_each_image
 from dlkit.strategies.same_start import start_from_rank_0
 from dlkit.strategies.split_trial import refuse_wrong_parts
 from dlkit.training.learner import Learner, Metrics
@@ -68,6 +69,11 @@ class DistributedShard(Shard):
         sizes = self.splits_layers.gather_objects(tuple(shape))
         begins = [sum(size[dim] for size in sizes[: self.splits_layers.rank]) for dim in range(len(shape))]
         return begins, [sum(size[dim] for size in sizes) for dim in range(len(shape))]
+
+    def store_for_unused(self, run: Any) -> Any:
+        """What `Unused` tells ranks by; None where it is to read a number in each step, which costs a CPU nothing."""
+        rare = self.on_gpu and uses_all_for_each_image(run)
+        return self.store if all(self.group.gather_objects(rare)) else None
 
     def refuse_wrong_parts(self, run: Any, strategy: str, model: nn.Module, learner: Learner) -> None:
         if self.has_a_part:
@@ -156,29 +162,6 @@ def all_reduce_metrics(metrics: Metrics, group: Group) -> Metrics:
     values = torch.stack(list(metrics.values()))
     group.all_reduce(values)
     return dict(zip(metrics, values, strict=True))
-
-
-def zeros_for_missing(parameters: Sequence[nn.Parameter]) -> list[bool]:
-    """Give each parameter a gradient, so that ranks exchange the same; says which had none, being unused."""
-    missing = [parameter.grad is None for parameter in parameters]
-    for parameter, is_missing in zip(parameters, missing, strict=True):
-        if is_missing:
-            parameter.grad = torch.zeros_like(parameter)
-    return missing
-
-
-def drop_unused(parameters: Sequence[nn.Parameter], missing: list[bool], total: Tensor, group: Group) -> None:
-    """Take back the gradient of parameters that no rank has used, so that an optimizer leaves them alone.
-
-    total: how many are missing on all ranks together.
-    """
-    if float(total) == 0:
-        return
-    uses = torch.tensor([0.0 if is_missing else 1.0 for is_missing in missing], device=total.device)
-    group.all_reduce(uses)
-    for parameter, used in zip(parameters, uses.tolist(), strict=True):
-        if not used:
-            parameter.grad = None
 
 
 def slice_counts(part: Slice, group: Group) -> list[int]:

@@ -98,8 +98,9 @@ class HybridShard(Replica):
         # By NCCL one group exchanges at a time: two at work on a GPU at once may wait for each other for good. Source:
         # NVIDIA, NCCL user guide, using multiple NCCL communicators concurrently.
         early = gradients_are_final(run) and not (self.on_gpu and self.group.takes_cuda)
+        store = self.store_for_unused(run)
         self.model, self.shardings = split_model(self.model, self.learner, self.across)
-        self.buckets = Buckets(self.model, self.learner, self.data, early=early)
+        self.buckets = Buckets(self.model, self.learner, self.data, early=early, store=store)
 
     def own_group(self, groups: list[list[int]], name: str) -> Group:
         """Make these groups of ranks, of which this rank is in one: that one. One of all ranks is there already."""
@@ -164,7 +165,7 @@ class OneWeirdTrickShard(DistributedShard):
     def __init__(self, run: Any):
         super().__init__(run.model, run.learner)
         refuse_what_does_not_add_up(run, "OneWeirdTrick")
-        early = gradients_are_final(run)
+        early, store = gradients_are_final(run), self.store_for_unused(run)
         self.splits_layers = self.group
         model = self.model
         dense = behind_convolutions(model)
@@ -175,7 +176,7 @@ class OneWeirdTrickShard(DistributedShard):
         model.register_forward_pre_hook(partial(own_images, group=self.group))
         first = split.get_submodule(next(iter(dense)))
         first.register_forward_pre_hook(partial(all_features, model=model, group=self.group), prepend=True)
-        self.buckets = Buckets(convolutions, self.learner, self.group, early=early)
+        self.buckets = Buckets(convolutions, self.learner, self.group, early=early, store=store)
 
     def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> Metrics:
         return self.buckets.reduce_grad(self.model, batch, generator, sum_metrics=False)

@@ -14,17 +14,11 @@ from dlkit.data.batch import Batch
 from dlkit.distributed.group import Group, ring_all_reduce
 from dlkit.models.rbm import RBM
 from dlkit.models.sequence import layers_of
-from dlkit.strategies.base import (
-    DistributedShard,
-    all_reduce_metrics,
-    drop_unused,
-    slice_counts,
-    unflatten_into,
-    zeros_for_missing,
-)
+from dlkit.strategies.base import DistributedShard, all_reduce_metrics, slice_counts, unflatten_into
 from dlkit.strategies.checks import check_learner, class_name, refuse_batch_statistics
 from dlkit.strategies.layer_cost import LayerCost, rbm_costs, replicated
 from dlkit.strategies.learner_trial import gradients_are_final, refuse_what_does_not_add_up, uses_all_for_each_image
+from dlkit.strategies.unused import Unused
 from dlkit.training.learner import Backprop, Learner, Metrics
 
 REDUCE = ("bucketed", "naive", "ring", "ddp")
@@ -117,7 +111,8 @@ class DataParallelShard(Replica):
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.buckets = self.wrapped = None
         if strategy.reduce == "bucketed":
-            self.buckets = Buckets(self.model, self.learner, self.data, strategy.bucket, early=gradients_are_final(run))
+            store, early = self.store_for_unused(run), gradients_are_final(run)
+            self.buckets = Buckets(self.model, self.learner, self.data, strategy.bucket, early=early, store=store)
         elif strategy.reduce == "ddp":
             if not gradients_are_final(run):
                 raise ValueError(
@@ -129,6 +124,8 @@ class DataParallelShard(Replica):
                 process_group=self.group.process_group,
                 find_unused_parameters=not uses_all_for_each_image(run),
             )
+        else:
+            self.unused = Unused(self.parameters, self.data, self.store_for_unused(run))
 
     def close(self) -> None:
         if self.buckets is not None:
@@ -140,7 +137,7 @@ class DataParallelShard(Replica):
         if self.wrapped is not None:
             return self.reduce_by_ddp(self.wrapped, batch, generator)
         metrics = self.learner.fill_weighted_grad(self.model, batch, generator)
-        missing = zeros_for_missing(self.parameters)
+        missing = self.unused.fill()
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         if self.strategy.reduce == "ring":
             flat = torch.cat([gradient.flatten() for gradient in gradients])
@@ -149,9 +146,9 @@ class DataParallelShard(Replica):
         else:
             for gradient in gradients:
                 self.data.all_reduce(gradient)
-        count = next(iter(metrics.values())).new_tensor(sum(missing))
+        count = next(iter(metrics.values())).new_full((), missing)
         reduced = all_reduce_metrics(metrics | {MISSING: count}, self.data)
-        drop_unused(self.parameters, missing, reduced.pop(MISSING), self.data)
+        self.unused.drop(reduced.pop(MISSING))
         return reduced
 
     def reduce_by_ddp(self, net: nn.Module, batch: Batch, generator: ShardedGenerator) -> Metrics:
@@ -172,13 +169,17 @@ class DataParallelShard(Replica):
 class Buckets:
     """Gradients sent a bucket at a time, as the backward pass makes them: the last layers' are sent first."""
 
-    def __init__(self, module: nn.Module, learner: Learner, group: Group, size: int = BUCKET, *, early: bool):
+    def __init__(
+        self, module: nn.Module, learner: Learner, group: Group, size: int = BUCKET, *, early: bool, store: Any
+    ):
         """`module` holds the parameters whose gradients are to be summed; a bucket has about `size` bytes.
 
-        early: send a bucket when a backward pass has made it (`gradients_are_final`), or all at the end.
+        early: send a bucket when a backward pass has made it (`gradients_are_final`), or all at the end. store: that of
+        `Unused`.
         """
         self.learner, self.group = learner, group
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self.unused = Unused(self.parameters, group, store)
         self.buckets: list[list[nn.Parameter]] = [[]]
         for parameter in reversed(self.parameters):
             if self.buckets[-1] and sum(p.nbytes for p in self.buckets[-1]) + parameter.nbytes > size:
@@ -227,9 +228,9 @@ class Buckets:
 
     def finish(self, metrics: Metrics) -> Metrics:
         """Send what is left, with the metrics at the end, and put the sums in place."""
-        missing = zeros_for_missing(self.parameters)
+        missing = self.unused.fill()
         like = next(iter(metrics.values())) if metrics else self.parameters[0].detach()
-        counted = metrics | {MISSING: like.new_tensor(sum(missing))}
+        counted = metrics | {MISSING: like.new_full((), missing)}
         values = {name: value.detach().reshape(1) for name, value in counted.items()}
         while self.next < len(self.buckets) - 1:
             self.send([])
@@ -239,7 +240,7 @@ class Buckets:
             if gradients:
                 unflatten_into(flat, gradients)
         self.sent = []
-        drop_unused(self.parameters, missing, values.pop(MISSING), self.group)
+        self.unused.drop(values.pop(MISSING))
         return {name: value[0] for name, value in values.items()}
 
     def close(self) -> None:
