@@ -1,6 +1,5 @@
 """The same bits twice on a GPU: deterministic algorithms, and float32 with all of its bits."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,7 +25,6 @@ def exact(device: torch.device) -> Iterator[None]:
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is refused
     try:
         for place, name, value in settings:
             setattr(place, name, value)
@@ -35,6 +33,11 @@ def exact(device: torch.device) -> Iterator[None]:
     except RuntimeError as error:
         if "deterministic" not in str(error):
             raise
+        if "CUBLAS_WORKSPACE_CONFIG" in str(error):
+            raise RuntimeError(
+                "a product on the GPU came before dlkit, and now cuBLAS gives other bits each time: begin anew with "
+                "`import dlkit`, set CUBLAS_WORKSPACE_CONFIG=:4096:8, or let it by `fast=True`."
+            ) from None
         what = str(error).split(" does not have")[0].split("\n")[0]
         raise RuntimeError(
             f"{what} gives other bits each time on a GPU: `fast=True` lets it, or run on the CPU."

@@ -120,13 +120,13 @@ def captured(run: Any) -> "tuple[CapturedPass | None, str]":
         return None, "random numbers are drawn on another device"
     if set(run.trial.generators) - {"torch"} or not run.trial.repeats:
         return None, "passes take numbers from elsewhere than torch's generators"
-    if _seconds(run) > LONG:
-        return None, f"a pass takes more than {LONG * 1e3:g} ms, and does not wait for its launches"
     try:
+        if _seconds(run) > LONG:
+            return None, f"a pass takes more than {LONG * 1e3:g} ms, and does not wait for its launches"
         found = CapturedPass(run, CUDAGraph(run.generator))
         if not found.agrees():
             return None, "a pass gives other numbers when it is replayed"
-    except RuntimeError as error:  # it looks at values, say, for which the host waits
+    except RuntimeError as error:  # it looks at values, say, or memory is out: the first step tells
         return None, str(error).split("\n")[0]
     finally:
         run.model.zero_grad()

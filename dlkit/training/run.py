@@ -163,7 +163,7 @@ class Run(PreparedRun[M]):
 
         Called before anybody looks at the run, as looking waits for the GPU too, and that must not look like no time.
         """
-        if self.device.type != "cpu":
+        if self.device.type in ("cuda", "mps"):
             begun = time.perf_counter()
             torch.accelerator.synchronize(self.device)
             self.seconds += time.perf_counter() - begun

@@ -1,5 +1,9 @@
 """On a GPU a run asks torch for the same bits twice, and leaves torch's settings as they were."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -48,6 +52,27 @@ def test_an_operation_without_a_deterministic_algorithm_is_named_with_the_mend()
         torch.zeros(5).put_(torch.tensor([0, 0]), torch.ones(2))
     with exact(torch.device("cpu")):
         torch.zeros(5).put_(torch.tensor([0, 0]), torch.ones(2))
+
+
+def test_cublas_is_told_before_any_product():
+    """torch reads it at the first one, the reader's own too."""
+    environment = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
+    script = 'import dlkit, os, sys; print(os.environ["CUBLAS_WORKSPACE_CONFIG"], "torch" in sys.modules)'
+    for given, expected in (({}, ":4096:8"), ({"CUBLAS_WORKSPACE_CONFIG": ":16:8"}, ":16:8")):
+        done = subprocess.run([sys.executable, "-c", script], env=environment | given, capture_output=True, text=True)
+        assert done.stdout.split() == [expected, "False"], done.stderr
+
+
+def test_a_product_that_came_before_dlkit_is_told_with_the_mend():
+    said = (  # torch's words
+        "Deterministic behavior was enabled with either `torch.use_deterministic_algorithms(True)` or `at::Context::"
+        "setDeterministicAlgorithms(true)`, but this operation is not deterministic because it uses CuBLAS and you "
+        "have CUDA >= 10.2. To enable deterministic behavior in this case, you must set an environment variable before "
+        "running your PyTorch application: CUBLAS_WORKSPACE_CONFIG=:4096:8 or CUBLAS_WORKSPACE_CONFIG=:16:8."
+    )
+    told = r"^a product on the GPU came before dlkit, .* begin anew with `import dlkit`, .* or let it by `fast=True`\.$"
+    with pytest.raises(RuntimeError, match=told), exact(CUDA):
+        raise RuntimeError(said)
 
 
 def test_other_errors_stay_as_they_are():

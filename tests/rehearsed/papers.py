@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from unittest import mock
 
+import rehearsal
 from rehearsal import on_the_cpu, once
 from rehearsed import examples
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ def estimate():
     digits = examples.rows(100, 784)
     with mock.patch.multiple(salakhutdinov2008, **settings):
         results = []
-        for device in ("cpu", "gpu"):
+        for device in ("cpu", rehearsal.DEVICE):
             with tempfile.TemporaryDirectory() as folder:
                 there = digits.to(device)
                 results.append(salakhutdinov2008.estimate(training, there, there[:9], Path(folder), quick=True))

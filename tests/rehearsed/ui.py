@@ -1,8 +1,12 @@
 """Drawing functions, and widgets with some of what their controls do; they take tensors and models from anywhere."""
 
-import pretended
+import io
+
+import numpy as np
+import rehearsal
 import torch
 from ipywidgets import Image
+from PIL import Image as Picture
 from rehearsal import on_the_cpu, once
 from rehearsed import examples
 from rehearsed.examples import dbn, images, labels, net, rbm, rows
@@ -24,12 +28,17 @@ def pictures(widget):
     while inside:
         one = inside.pop()
         inside.extend(getattr(one, "children", ()))
-        found += [torch.tensor(list(one.value))] if isinstance(one, Image) else []
+        found += [pixels(one.value)] if isinstance(one, Image) else []
     return found
 
 
+def pixels(file):
+    """Of a picture as a file; from 0 to 1, as its file would be another one where one of them is rounded otherwise."""
+    return torch.from_numpy(np.array(Picture.open(io.BytesIO(file)))) / 255 if file else torch.zeros(0)
+
+
 def drawn(picture):
-    return torch.tensor(list(picture.png))
+    return pixels(picture.png)
 
 
 def browser(on):
@@ -121,7 +130,7 @@ def monitored(learner):
         widget.start()
         widget.wait()
         assert widget.error is None, widget.error
-        assert widget.run.device.type == pretended.NAME
+        assert widget.run.device.type == rehearsal.DEVICE
         assert widget.health is not None
 
     return monitor

@@ -1,6 +1,7 @@
 """Passes recorded once and replayed, by a stand-in that does in Python what a CUDA graph does on a GPU."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from dlkit import Experiment
 from dlkit.models import DBN, RBM, GaussianRBM
 from dlkit.training import CD, PCD, Affine, CrossEntropy, Reconstruction, UpDown, capture, linear_schedule
+from dlkit.training.trial import Trial
 
 GENERATOR = torch.Generator().manual_seed(0)
 ROWS, MAPS = torch.rand(50, 12, generator=GENERATOR), torch.rand(50, 28, 28, generator=GENERATOR)
@@ -144,3 +146,16 @@ def test_a_run_says_why_it_does_not_replay():
     seen = []
     run(experiment(*CASES["CD"]), steps=1, on_step=seen.append)
     assert seen[0].why_not_captured == "only a GPU replays steps"
+
+
+def test_memory_that_is_out_in_the_trial_of_a_graph_is_left_for_the_first_step_to_tell(monkeypatch):
+    """Which says what the run holds, and which batch would fit."""
+    now = started(partial(RBM, 12, 6), CD(), ROWS)
+    now.device, now.generator = torch.device("cuda", 0), SimpleNamespace(device=torch.device("cuda", 0))
+
+    def out_of_memory(run):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has 1 GiB")
+
+    now.trial = Trial()  # beartype, which checks these tests, draws from Python's generator
+    monkeypatch.setattr(capture, "_seconds", out_of_memory)
+    assert capture.captured(now) == (None, "CUDA out of memory. Tried to allocate 2.00 GiB.")
