@@ -229,7 +229,6 @@ def start() -> None:
     torch._C._set_only_lift_cpu_tensors(True)  # so that torch.tensor(..., device="gpu") is seen
     autocast_products()
     torch.Generator = Generator
-    torch.accelerator.synchronize = lambda device=None: waits.append("synchronize")
     Mode().__enter__()
     run = threading.Thread.run
 
