@@ -5,13 +5,14 @@ from functools import cache, partial
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from dlkit import Experiment, data
 from dlkit.models import DBN, ConvNet, LeNet5
 from dlkit.models.autoencoder import Autoassociator
 from dlkit.models.rbm import RBM
-from dlkit.training import CD, PCD, CrossEntropy, Reconstruction
+from dlkit.training import CD, PCD, Backprop, CrossEntropy, Reconstruction
 
 STEPS = 12
 MOST = 2000  # digits that a test here may ask for
@@ -54,6 +55,21 @@ def slow_net(seconds):
 
 def small_dbn():
     return DBN([RBM(784, 60), RBM(60, 50)])
+
+
+class TeachesFromState(Backprop):
+    """A net that follows, in the learner's state; under ModelAveraging each rank has one of its own."""
+
+    def start(self, model, data, batch_size, generator):
+        self.state.update({name: p.detach().clone() for name, p in model.named_parameters()})
+        self.net = model
+
+    def loss(self, output, batch):
+        taught = torch.func.functional_call(self.net, dict(self.state), batch.images)
+        loss = F.cross_entropy(output, batch.labels) + F.mse_loss(output, taught)
+        for name, p in self.net.named_parameters():
+            self.state[name].lerp_(p.detach(), 0.1)
+        return loss, {"loss": loss}
 
 
 def experiments():

@@ -96,6 +96,10 @@ class PreparedRun(Generic[M]):
             raise ValueError(f"{type(optimizer).__name__} takes no momentum: leave momentum out of the Experiment.")
         return optimizer
 
+    def end_replays(self, why: str) -> None:
+        """Passes are no longer replayed, but made."""
+        self.captured, self.why_not_captured = None, why
+
     def _shard(self, strategy: Strategy | None) -> Shard:
         """What this process has of the run. ValueError if a part of it would not learn what the whole does."""
         whole = None

@@ -107,6 +107,8 @@ class Run(PreparedRun[M]):
         progress: bool,
     ) -> None:
         """To the end, or until it is stopped; the arguments are those of `Experiment.run`."""
+        if on_step is not None and self.captured is not None:
+            self.end_replays("on_step may change what a pass does, after any step")
         with (
             on_interrupt(self._interrupted),
             tqdm(
@@ -247,6 +249,8 @@ class Run(PreparedRun[M]):
         if callbacks:
             changed = self._weights(closely=True) != weights
             self.stopped = self.stopped or self.shard.agree_at_row(self._asked, changed, self.step)
+            if self.captured is not None and not self.captured.agrees():
+                self.end_replays("a callback has changed what a pass does")
 
     def _put_together(self) -> None:
         """The model whole again, where this process had a part of it, and on the CPU."""

@@ -5,14 +5,13 @@ from functools import partial
 
 import pytest
 import torch
-import torch.nn.functional as F
 from ranks import team
-from splitting import difference, digits, experiments, run, same_bits
+from splitting import TeachesFromState, difference, digits, experiments, run, same_bits
 from torch import nn
 
 from dlkit import Experiment
 from dlkit.strategies import DataParallel, ModelAveraging, Pipeline, SpatialParallel, TensorParallel
-from dlkit.training import Backprop, CrossEntropy
+from dlkit.training import CrossEntropy
 
 
 def run_on_a_full_disk(*arguments, **settings):
@@ -60,21 +59,6 @@ class Adapts(torch.optim.SGD):
                 p -= rate * sum(state["last"])
 
 
-class Teaches(Backprop):
-    """A net that follows, in the learner's state; under ModelAveraging each rank has one of its own."""
-
-    def start(self, model, data, batch_size, generator):
-        self.state.update({name: p.detach().clone() for name, p in model.named_parameters()})
-        self.net = model
-
-    def loss(self, output, batch):
-        taught = torch.func.functional_call(self.net, dict(self.state), batch.images)
-        loss = F.cross_entropy(output, batch.labels) + F.mse_loss(output, taught)
-        for name, p in self.net.named_parameters():
-            self.state[name].lerp_(p.detach(), 0.1)
-        return loss, {"loss": loss}
-
-
 def small(optimizer, learner):
     def net():
         layers = nn.Linear(784, 20), nn.Tanh(), nn.Linear(20, 12), nn.Tanh(), nn.Linear(12, 10)
@@ -97,7 +81,7 @@ def test_what_an_optimizer_keeps_in_groups_and_lists_goes_on_split_and_alone(str
 APART = {
     "vectors and numbers": (partial(torch.optim.LBFGS, max_iter=3), CrossEntropy()),
     "rows and columns": (torch.optim.Adafactor, CrossEntropy()),
-    "a state of the learner": (torch.optim.SGD, Teaches()),
+    "a state of the learner": (torch.optim.SGD, TeachesFromState()),
 }
 
 

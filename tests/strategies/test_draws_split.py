@@ -176,50 +176,35 @@ def test_a_draw_that_cannot_be_made_in_parts_is_refused_by_the_layer_s_name():
         team(2).call(run, experiment(Poisson), DataParallel(), steps=1)
 
 
-def stochastic_depth(p_left_out):
-    """Blocks that are left out by chance, and draw where they are not."""
+class Blocks(nn.Module):
+    """A block, with draws inside, that is left out by chance: not called, or, `masked`, called and multiplied by 0."""
 
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.output = nn.Linear(144, 20), nn.Linear(20, 4)
-            self.block = nn.Sequential(nn.Linear(20, 20), nn.Dropout(0.5))
+    def __init__(self, p_left_out, masked=False):
+        super().__init__()
+        self.p_left_out, self.masked = p_left_out, masked
+        self.first, self.output = nn.Linear(144, 20), nn.Linear(20, 4)
+        self.block = nn.Sequential(nn.Linear(20, 20), nn.Dropout(0.5))
 
-        def forward(self, x):
-            x = torch.relu(self.first(x.flatten(1)))
-            if not self.training or torch.rand(1) >= p_left_out:
-                x = x + self.block(x)
-            return self.output(x)
-
-    return Net
-
-
-def blocks_left_out_by_a_mask():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.output = nn.Linear(144, 20), nn.Linear(20, 4)
-            self.block = nn.Sequential(nn.Linear(20, 20), nn.Dropout(0.5))
-
-        def forward(self, x):
-            x = torch.relu(self.first(x.flatten(1)))
-            kept = (torch.rand(1) >= 0.5).float() if self.training else 0.5
-            return self.output(x + kept * self.block(x))
-
-    return Net()
+    def forward(self, x):
+        x = torch.relu(self.first(x.flatten(1)))
+        kept = bool(torch.rand(1) >= self.p_left_out) if self.training else True
+        if kept or self.masked:
+            x = x + kept * self.block(x)
+        return self.output(x)
 
 
 @pytest.mark.parametrize("p", [0.2, 0.5, 0.8])
 def test_a_net_that_draws_more_often_by_chance_is_refused_before_the_first_step(p):
-    net = stochastic_depth(p)
+    net = partial(Blocks, p)
     assert same_bits(run(experiment(net), steps=STEPS).model, run(experiment(net), steps=STEPS).model)
     with pytest.raises(ValueError, match="it draws more often in one pass than in another"):
         team(2).call(run, experiment(net), DataParallel(), steps=STEPS)
 
 
 def test_one_that_draws_as_often_and_multiplies_by_0_is_split():
-    alone = run(experiment(blocks_left_out_by_a_mask), steps=STEPS)
-    split = team(2).call(run, experiment(blocks_left_out_by_a_mask), DataParallel(), steps=STEPS)
+    net = partial(Blocks, 0.5, masked=True)
+    alone = run(experiment(net), steps=STEPS)
+    split = team(2).call(run, experiment(net), DataParallel(), steps=STEPS)
     assert difference(alone.model, split[0].model) < 2e-6
 
 

@@ -32,13 +32,16 @@ class Recorded:
         return self.given
 
     def replay(self):
+        now = [getattr(*one) for one in self.frozen]
         for one, value in zip(self.frozen, self.values, strict=True):
             setattr(*one, value)
         anew = self.call()
+        for one, value in zip(self.frozen, now, strict=True):
+            setattr(*one, value)
         for name, value in self.given.items():
             value.copy_(anew[name])
         for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
-            if gradient is not None:
+            if gradient is not None and parameter.grad is not None:
                 gradient.copy_(parameter.grad)
 
 
@@ -98,6 +101,39 @@ def test_replayed_it_learns_the_same_to_the_bit_and_a_part_of_a_batch_at_the_end
     assert [row["loss"] for row in replayed.history.rows] == [row["loss"] for row in passed.history.rows]
     run(one, steps=9, checkpoint=tmp_path)
     assert same_bits(run(one, checkpoint=tmp_path, resume=True).model, passed.model)
+
+
+def drops_more(now):
+    if now.step == 7:
+        now.model[3].p = 0.6
+
+
+def freezes(now):
+    if now.step == 7:
+        now.model[0].weight.requires_grad_(False)
+
+
+@pytest.mark.parametrize("callback", [drops_more, freezes])
+def test_what_a_callback_changes_in_the_net_is_not_missed(callback, monkeypatch):
+    def recorded(now):
+        return capture.CapturedPass(now, Recorded(frozen=[(now.model[3], "p")])), ""
+
+    monkeypatch.setattr("dlkit.training.prepared_run.captured", recorded)
+    one = experiment(*CASES["backprop"])
+    replayed, passed = (run(one, callbacks=[callback], capture=capture) for capture in (True, False))
+    assert replayed.why_not_captured == "a callback has changed what a pass does"
+    assert same_bits(replayed.model, passed.model)
+
+
+def test_a_callback_that_only_looks_and_on_step_leave_the_bits(replays):
+    one = experiment(*CASES["backprop"])
+    passed = run(one, capture=False)
+    looked = run(one, callbacks=[lambda now: {"norm": now.model[0].weight.detach().norm()}])
+    stepped = run(one, on_step=lambda now: None)
+    assert looked.why_not_captured == ""
+    assert stepped.why_not_captured == "on_step may change what a pass does, after any step"
+    assert same_bits(looked.model, passed.model)
+    assert same_bits(stepped.model, passed.model)
 
 
 class Counts(nn.Linear):

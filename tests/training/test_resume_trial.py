@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from oracles import random_states
+from splitting import TeachesFromState
 from torch import nn
 
 from dlkit import Experiment
@@ -378,19 +379,6 @@ class Teaches(Backprop):
         loss = F.cross_entropy(output, batch.labels) + F.mse_loss(output, self.teacher(batch.images))
         for slow, p in zip(self.teacher.parameters(), self.net.parameters(), strict=True):
             slow.lerp_(p.detach(), 0.1)
-        return loss, {"loss": loss}
-
-
-class TeachesFromState(Backprop):
-    def start(self, model, data, batch_size, generator):
-        self.state.update({name: p.detach().clone() for name, p in model.named_parameters()})
-        self.net = model
-
-    def loss(self, output, batch):
-        taught = torch.func.functional_call(self.net, dict(self.state), batch.images)
-        loss = F.cross_entropy(output, batch.labels) + F.mse_loss(output, taught)
-        for name, p in self.net.named_parameters():
-            self.state[name].lerp_(p.detach(), 0.1)
         return loss, {"loss": loss}
 
 
