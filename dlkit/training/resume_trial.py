@@ -5,7 +5,7 @@ A few steps on copies, straight, against some of them, a checkpoint in memory, a
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -28,7 +28,9 @@ STOPS, END = (3, 5), 12  # steps of the optimizer alone: some act every few, and
 RUN_STOPS, RUN_END = (2,), 4
 JUMPS = (5, 9, 10, 20, 49, 50, 99, 100, 500, 1000, 5000, 10_000, 100_000, 1_000_000)  # steps that a count may be at
 SHAPES = ((6, 4), (8, 2), (4,))
-NOISE = 100  # what is off counts if it is more so than this many times what two straight runs differ by
+NOISE = 100  # what is off counts if it is more so than this many times what is off between two of the same runs
+REPEATS = 8  # of each run where two of the same differ: an error rate is off by nothing now and then, by chance
+Outcome = dict[str, Any]  # tensors, numbers and JSON
 Kept = tuple[dict[str, Tensor], str]  # tensors, and JSON
 
 
@@ -94,20 +96,12 @@ class _Trial:
             resumes.append((kept, resumed, numbers(straight), numbers(resumed)))
         expected = self.outcome(straight)
         for kept, resumed, then, loaded in resumes:
-            self.refuse_loss(kept, resumed, expected)
+            if self.off(expected, self.outcome_if_any(resumed), partial(self.resumed, kept)):
+                raise ValueError(self.what_is_lost(kept, expected))
             for place, value in then.items():
                 start = loaded.get(place, getattr(type(owner(resumed, place)), place.name, None))
                 if type(start) is type(value) and start != value:
                     self.refuse_count(place, kept, start, value, numbers(straight).get(place))
-
-    def refuse_loss(self, kept: Kept, resumed: Any, expected: dict[str, Any]) -> None:
-        """ValueError if the run that goes on from the checkpoint comes to something else."""
-        try:
-            found = self.outcome(resumed)
-        except _Fails:  # for want of a value, say
-            found = {}
-        if self.off(expected, found):
-            raise ValueError(self.what_is_lost(kept, expected))
 
     def fresh(self, model: nn.Module | None = None, learner: Learner | None = None) -> Any:
         """A copy of the run before its first step; with this model or learner, if one is given."""
@@ -154,9 +148,9 @@ class _Trial:
         unpack(twin, {name: value.clone() for name, value in kept[0].items()}, json.loads(kept[1]))
         return twin
 
-    def learn(self, twin: Any, end: int) -> dict[str, Any]:
+    def learn(self, twin: Any, end: int) -> Outcome:
         """Take the steps up to `end`, and give their metrics. _Fails if one cannot be taken."""
-        known: dict[str, Any] = {}
+        known: Outcome = {}
         for batch in self.batches[twin.step : end]:
             labels = None if batch.labels is None else batch.labels.clone()
             try:
@@ -167,7 +161,7 @@ class _Trial:
             known |= {f"{name} at {twin.step}": value for name, value in metrics.items()}
         return known
 
-    def outcome(self, twin: Any, end: int | None = None) -> dict[str, Any]:
+    def outcome(self, twin: Any, end: int | None = None) -> Outcome:
         """The metrics of the steps after the last stop, up to `end`, and all that a checkpoint keeps then."""
         self.learn(twin, self.stops[-1])
         metrics = self.learn(twin, end or len(self.batches))
@@ -180,60 +174,66 @@ class _Trial:
         self.learn(twin, stop)
         return twin
 
-    def off(self, expected: dict[str, Any], found: dict[str, Any]) -> bool:
-        """Whether something is off, by more than it is where nothing is lost."""
-        off = distances(expected, found)
-        if not off:
-            return False
-        noise = distances(expected, self.outcome(self.fresh()))
-        return any(distance > NOISE * noise.get(name, 0.0) for name, distance in off.items())
+    def outcome_if_any(self, twin: Any) -> Outcome:
+        """Nothing if a step cannot be taken: for want of a value, say."""
+        with suppress(_Fails):
+            return self.outcome(twin)
+        return {}
 
-    def what_is_lost(self, kept: Kept, expected: dict[str, Any]) -> str:
+    def off(self, expected: Outcome, found: Outcome, resumed: Callable[[], Any]) -> bool:
+        """Whether something is off. resumed: makes the run again that has found it."""
+        return _differ(expected, lambda: self.outcome(self.fresh()), found, lambda: self.outcome_if_any(resumed()))
+
+    def what_is_lost(self, kept: Kept, expected: Outcome) -> str:
         """In a sentence: what is lost, found by putting it back."""
         after = self.resumed(kept)
         before = self.stopped(after.step)
         if self.model is not None:
             return lost_by("optimizer", before, after)
 
-        def mended(twin: Any) -> bool:
-            with suppress(_Fails):
-                return not self.off(expected, self.outcome(twin))
-            return False
+        def with_its(learner: bool = False, model: bool = False) -> Any:
+            own = {"learner": copy.deepcopy(before.learner)} if learner else {}
+            return self.resumed(kept, **own, **({"model": copy_of(before.model, self.run)} if model else {}))
 
-        learner, model = copy.deepcopy(before.learner), copy_of(before.model, self.run)
-        if mended(self.resumed(kept, learner=learner)):
+        def with_gradients() -> Any:
+            twin = self.resumed(kept)
+            for own, other in zip(twin.model.parameters(), before.model.parameters(), strict=True):
+                own.grad = None if other.grad is None else other.grad.clone()
+            return twin
+
+        def mended(resumed: Callable[[], Any]) -> bool:
+            return not self.off(expected, self.outcome_if_any(resumed()), resumed)
+
+        if mended(partial(with_its, learner=True)):
             return lost_by("learner", before, after)
-        if mended(self.resumed(kept, model=model)):
+        if mended(partial(with_its, model=True)):
             return lost_by("net", before, after)
-        with_gradients = self.resumed(kept)
-        for own, other in zip(with_gradients.model.parameters(), before.model.parameters(), strict=True):
-            own.grad = None if other.grad is None else other.grad.clone()
         if mended(with_gradients):
             kind = name_of(before, "learner")
             return sentence("learner", f"the gradient that {kind} leaves for the next step")
-        both = mended(self.resumed(kept, learner=copy.deepcopy(before.learner), model=copy_of(before.model, self.run)))
+        both = mended(partial(with_its, learner=True, model=True))
         return lost_by("net" if both else "optimizer", before, after)
 
     def refuse_count(self, place: Place, kept: Kept, start: float, then: float, last: float | None) -> None:
         """ValueError if what is lost grows evenly, from `start` over `then` to `last`, and matters after many steps."""
 
-        def one_step(count: float | None) -> tuple[Any, dict[str, Any]]:
+        def one_step(count: float | None = None) -> Outcome:
             twin = self.resumed(kept)
-            if count is not None:
-                setattr(owner(twin, place), place.name, count)
-            return twin, self.outcome(twin, twin.step + 1)
+            if count is None:
+                return self.outcome(twin, twin.step + 1)
+            setattr(owner(twin, place), place.name, count)
+            with suppress(Exception):  # of what cannot be so large
+                return self.outcome(twin, twin.step + 1)
+            return expected
 
-        twin, expected = one_step(None)
-        stop = twin.step - 1
+        twin, expected = self.resumed(kept), one_step()
+        stop = twin.step
         by = (then - start) / stop
         if last is None or last - then != by * (len(self.batches) - stop):
             return
-        noise = distances(expected, one_step(None)[1])
         for steps in JUMPS:
-            off: dict[str, float] = {}
-            with suppress(Exception):  # of what cannot be so large
-                off = distances(expected, one_step(type(start)(start + by * steps))[1])
-            if any(distance > NOISE * noise.get(name, 0.0) for name, distance in off.items()):
+            later = partial(one_step, type(start)(start + by * steps))
+            if _differ(expected, one_step, later(), later):
                 raise ValueError(sentence(place.who, f"{place} of {name_of(twin, place.who)}"))
 
     def who_cannot_be_kept(self, twin: Any) -> str:
@@ -247,3 +247,16 @@ class _Trial:
         except RuntimeError:
             return "net"
         return "optimizer"
+
+
+def _differ(expected: Outcome, straight: Callable[[], Outcome], found: Outcome, other: Callable[[], Outcome]) -> bool:
+    """Whether two runs come to something else, by far more than each of them does from itself when it is run again."""
+    off = distances(expected, found)
+    for _ in range(REPEATS):
+        if not off:
+            return False
+        noise = [distances(expected, straight()), distances(found, other())]
+        if not any(noise):
+            return True
+        off = {name: off[name] for name in off if off[name] > NOISE * max(own.get(name, 0.0) for own in noise)}
+    return bool(off)
