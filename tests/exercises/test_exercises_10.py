@@ -162,6 +162,9 @@ CHOICES = {
     "one of yours is 'model'": lambda layers, *_: ["model"] * len(layers),
     "one of yours is 1": lambda layers, *_: [1] * len(layers),
     "yours is a str": lambda *_: "data",
+    "has changed `layers`": lambda layers, *_: [
+        "data" if layers.pop(0).inputs else "neurons" for _ in range(len(layers))
+    ],
 }
 
 
