@@ -20,7 +20,7 @@ from dlkit.training.devices import default_device, device_of
 from dlkit.training.first_model import make_model
 from dlkit.training.first_optimizer import make_optimizer
 from dlkit.training.learner import Learner
-from dlkit.training.refusals import told_out_of_memory
+from dlkit.training.refusals import told_no_room, told_out_of_memory
 from dlkit.training.run import Callback, Run
 from dlkit.training.schedules import Schedule, at
 from dlkit.training.shard import Strategy
@@ -128,7 +128,8 @@ class Experiment(Generic[M]):
         default = default_device() if strategy is None or torch.cuda.is_available() else "cpu"
         chosen = device_of(self, device, default, lambda: self._step_on_mps(rng_device))
         with quick(chosen) if fast else exact(chosen):
-            run = Run(self, steps, chosen, rng_device, strategy, capture=capture, kept=checkpoint is not None)
+            with told_no_room(chosen):
+                run = Run(self, steps, chosen, rng_device, strategy, capture=capture, kept=checkpoint is not None)
             folder = Path(checkpoint) if checkpoint is not None else None
             if folder is None and (checkpoint_every or resume):
                 raise ValueError("checkpoint_every and resume need checkpoint=, the folder to keep the run in.")
