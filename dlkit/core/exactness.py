@@ -45,17 +45,18 @@ def exact(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def quick(device: torch.device) -> Iterator[None]:
+def quick(device: torch.device, *, alone: bool = True) -> Iterator[None]:
     """Context in which a GPU computes products and convolutions in TF32, and tries which algorithms are the fastest.
 
-    Nothing changes on a CPU; torch's settings are afterwards as they were.
+    alone: is this process's run not split? Ranks that each compute the same take no part in such trials, as these may
+    end otherwise on each. Nothing changes on a CPU; torch's settings are afterwards as they were.
     """
     if device.type != "cuda":
         yield
         return
     put_back = _settings()
     try:
-        _choose(tf32=True, benchmark=True)
+        _choose(tf32=True, benchmark=alone)
         torch.use_deterministic_algorithms(False)
         yield
     finally:

@@ -127,7 +127,7 @@ class Experiment(Generic[M]):
             )
         default = default_device() if strategy is None or torch.cuda.is_available() else "cpu"
         chosen = device_of(self, device, default, lambda: self._step_on_mps(rng_device))
-        with quick(chosen) if fast else exact(chosen):
+        with quick(chosen, alone=strategy is None) if fast else exact(chosen):
             with told_no_room(chosen):
                 run = Run(self, steps, chosen, rng_device, strategy, capture=capture, kept=checkpoint is not None)
             folder = Path(checkpoint) if checkpoint is not None else None

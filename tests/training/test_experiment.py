@@ -459,15 +459,15 @@ def test_a_run_is_exact_on_its_device_unless_it_is_to_be_fast(monkeypatch):
     asked = []
 
     @contextmanager
-    def noted(how, device):
-        asked.append((how, device))
+    def noted(how, device, alone=None):
+        asked.append((how, device, alone))
         yield
 
     for how in ("exact", "quick"):
         monkeypatch.setattr(f"dlkit.training.experiment.{how}", partial(noted, how))
     run(small(), device="cpu")
     run(small(), device="cpu", fast=True)
-    assert asked == [("exact", torch.device("cpu")), ("quick", torch.device("cpu"))]
+    assert asked == [("exact", torch.device("cpu"), None), ("quick", torch.device("cpu"), True)]
 
 
 class Hungry(nn.Linear):
