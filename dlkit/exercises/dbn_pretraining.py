@@ -1,11 +1,9 @@
 """The exercises of notebook 03: features, an RBM upside down, inputs with holes, a step to a sparse code, a stack."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from dlkit.exercises import Hint, exercise, given
+from dlkit.exercises import Answer, Hint, exercise
 from dlkit.exercises.answers import close, floats, random_rbm, seeded, tensor
 from dlkit.exercises.best_features import best_features
 from dlkit.models import RBM
@@ -23,12 +21,12 @@ def _rbm(visible: int, hidden: int) -> RBM:
     deeper="For one image and one unit: add up v_i W_ij over the pixels i, add b_j, and take the sigmoid. v @ W adds "
     "up for every image (a row of v) and every unit (a column of W) at once.",
 )
-def features(answer: Any) -> None:
+def features(answer: Answer) -> None:
     """`answer(v, W, b)`: p(h = 1 | v) of each row of v, (batch, hidden)."""
     for visible, hidden, images in ((4, 4, 6), (5, 3, 6), (3, 5, 1)):  # square first: a transposed W shows as values
         rbm = _rbm(visible, hidden)
         v, W, b = torch.rand(images, visible, generator=seeded(5)), rbm.W.detach(), rbm.b.detach()
-        _judge_features(tensor(answer(v.clone(), W.clone(), b.clone())), v, W, b)
+        _judge_features(tensor(answer(v, W, b)), v, W, b)
 
 
 def _judge_features(p: Tensor, v: Tensor, W: Tensor, b: Tensor) -> None:
@@ -69,21 +67,18 @@ def _judge_features(p: Tensor, v: Tensor, W: Tensor, b: Tensor) -> None:
 
 @exercise(
     "upside down it is the same machine, and stacked on itself it gives every image the probability it gave alone",
-    changes=("0",),
     deeper="Write the energy of an RBM of two pixels and one hidden unit: -a_1 v_1 - a_2 v_2 - b h - v_1 W_1 h - "
     "v_2 W_2 h. Now call h visible and v hidden: which numbers are biases of visible units, and which of hidden ones?",
 )
-def upside_down(answer: Any) -> None:
+def upside_down(answer: Answer) -> None:
     """`answer(rbm)`: an RBM whose visible units are the hidden units of `rbm`: its E(h, v) is the E(v, h) of `rbm`."""
     for visible, hidden in ((4, 4), (5, 3), (2, 6)):  # square first: there nothing is caught by its shape
         rbm = _rbm(visible, hidden)
-        before = {name: value.clone() for name, value in rbm.named_parameters()}
-        top = given(answer(rbm))
-        if any(not torch.equal(value, before[name]) for name, value in rbm.named_parameters()):
-            raise Hint("The RBM that was given has itself changed: leave it, it stays as the lower layer.")
+        top = answer(rbm)
+        (lent,) = answer.lent
         if not isinstance(top, RBM):
             raise Hint(f"Return an RBM: RBM(rbm.hidden, rbm.visible), filled in. Yours is a {type(top).__name__}.")
-        if top is rbm:
+        if top is lent:
             raise Hint("That is the very same RBM, the right way up: its visible units are still the pixels.")
         if (top.visible, top.hidden) != (hidden, visible):
             raise Hint(
@@ -106,7 +101,7 @@ def upside_down(answer: Any) -> None:
             raise Hint("`a`, the bias of the upper RBM's visible units, is not that of the hidden units below.")
         if not close(b, rbm.a):
             raise Hint("`b`, the bias of the upper RBM's hidden units, is not that of the pixels.")
-        memory = {value.untyped_storage().data_ptr() for value in rbm.parameters()}
+        memory = {value.untyped_storage().data_ptr() for value in lent.parameters()}
         if any(value.untyped_storage().data_ptr() in memory for value in top.parameters()):
             raise Hint("It shares memory with the RBM below, so training the one would change both: copy the values.")
 
@@ -116,15 +111,15 @@ def upside_down(answer: Any) -> None:
     deeper="Throw a die for each number of v: a uniform number below `share` says that this one goes. A comparison "
     "makes a mask of True and False for all of v at once; times v, or by torch.where, it makes a new tensor.",
 )
-def corrupt(answer: Any) -> None:
+def corrupt(answer: Answer) -> None:
     """`answer(v, share, generator)`: v (batch, visible) with that share of its values, picked at random, set to 0."""
     for images, visible, share, seed in ((300, 400, 0.25, 5), (70, 900, 0.6, 8), (1, 20_000, 0.1, 2)):
         v = 0.5 + 0.5 * torch.rand(images, visible, generator=seeded(seed))
-        corrupted = floats(answer(v.clone(), share, seeded(seed)))
+        corrupted = floats(answer(v, share, seeded(seed)))
         _judge_holes(corrupted, v, share)
-        if not close(corrupted, tensor(answer(v.clone(), share, seeded(seed)))):
+        if not close(corrupted, tensor(answer(v, share, seeded(seed)))):
             raise Hint("An equal generator made other holes: draw from `generator`, so that a run can be repeated.")
-        if close(corrupted, tensor(answer(v.clone(), share, seeded(seed + 1)))):
+        if close(corrupted, tensor(answer(v, share, seeded(seed + 1)))):
             raise Hint("Another generator makes the same holes: draw from the `generator` that is given.")
 
 
@@ -162,7 +157,7 @@ def _judge_holes(corrupted: Tensor, v: Tensor, share: float) -> None:
     deeper="Take one input v = 3, one part D = 1, h = 0, a rate of 0.5 and a penalty of 1. What is left over is 3; the "
     "part fits it by 3; less the price that is 2; half a step of it is 1. So h becomes 1. Do the same from h = 1.",
 )
-def ista_step(answer: Any) -> None:
+def ista_step(answer: Answer) -> None:
     """`answer(h, v, D, rate, penalty)`: the code after one step of ISTA, max(0, h + rate ((v - hD)Dᵀ - penalty)).
 
     The code h is (batch, parts), the inputs v (batch, n), and the parts D (parts, n).
@@ -172,7 +167,7 @@ def ista_step(answer: Any) -> None:
         D = torch.randn(parts, pixels, generator=generator)
         D /= D.norm(dim=1, keepdim=True)
         h, v = torch.rand(images, parts, generator=generator), 2 * torch.randn(images, pixels, generator=generator)
-        _judge_code(floats(answer(h.clone(), v.clone(), D.clone(), rate, penalty)), h, v, D, rate, penalty)
+        _judge_code(floats(answer(h, v, D, rate, penalty)), h, v, D, rate, penalty)
 
 
 def _judge_code(code: Tensor, h: Tensor, v: Tensor, D: Tensor, rate: float, penalty: float) -> None:
