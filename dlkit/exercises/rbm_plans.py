@@ -18,8 +18,8 @@ from dlkit.training import CD, PCD
 KNOWS = 0.9  # of the mean image's error: an RBM with a smaller one has learnt before its first step
 
 UNITS = 16  # hidden units that the plan may have: log Z is exact
-BUDGET = 1000.0  # products of a batch of 100 images with W
-LEVELS = (-180.0, -175.0, -170.0, -167.0, -164.0, -161.0)  # nats: a point for each that the plan reaches
+BUDGET = 500.0  # products of a batch of 100 images with W
+LEVELS = (-184.0, -178.0, -173.0, -169.0, -166.0, -163.0)  # nats: a point for each that the plan reaches
 
 
 @exercise(
@@ -39,19 +39,17 @@ def cure(answer: Any, ill: Experiment, train: Tensor, validation: Tensor) -> Non
     steps, limit = (e.epochs * -(-len(train) // e.batch_size) for e in (answer, ill))
     if steps > limit:
         raise Hint(f"Yours takes {steps:,} steps, and {limit:,} are allowed: more treatment is not a better one.")
-    for seed in (answer.seed, answer.seed + 1):
-        run = replace(answer, data=train, seed=seed).run(progress=False)
-        health = examine(run.model, train, validation, run.optimizer)
-        luck = "" if seed == answer.seed else f" (With seed={seed}. With yours it was healthy: that was luck.)"
-        if not health.healthy:
-            raise Hint(f"The verdict on yours: {health.verdict}{luck}")
-        by_units, by_bias = kept_off_by(run.model, train)
-        if by_units < by_bias:
-            raise Hint(
-                "The verdict is healthy, but the cause is still there. Pixels that are off in every digit are kept off "
-                f"by the hidden units ({by_units:.1f} nats) more than by their own bias ({by_bias:.1f}): units do a "
-                f"bias's work. What would give the pixels a bias of their own from the start, or in each step?{luck}"
-            )
+    run = replace(answer, data=train).run(progress=False)
+    health = examine(run.model, train, validation, run.optimizer)
+    if not health.healthy:
+        raise Hint(f"The verdict on yours: {health.verdict}")
+    by_units, by_bias = kept_off_by(run.model, train)
+    if by_units < by_bias:
+        raise Hint(
+            "The verdict is healthy, but the cause is still there. Pixels that are off in every digit are kept off by "
+            f"the hidden units ({by_units:.1f} nats) more than by their own bias ({by_bias:.1f}): units do a bias's "
+            "work. What would give the pixels a bias of their own, from the start or in each step?"
+        )
 
 
 def new_rbm(answer: Experiment, train: Tensor) -> RBM:

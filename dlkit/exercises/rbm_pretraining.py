@@ -85,7 +85,7 @@ def _judge_gradients(grads: dict[str, Tensor], rbm: RBM, x: Tensor, v: Tensor) -
             if name == "W" and (close(grad, mistake) or close(grad, -mistake)):
                 raise Hint(hint)
         scale = float((grad * value).sum() / value.square().sum())
-        if close(grad, scale * value):
+        if scale and close(grad, scale * value):
             raise Hint(f"{name}.grad is {scale:.3g} times what it should be here: divide by len(x), {n} images now.")
         raise Hint(f"{name}.grad is not the mean of {terms[name]} over the reconstructions less that over the data.")
 
@@ -152,7 +152,7 @@ def _judge_estimates(estimates: Tensor, conditionals: Tensor, i: Tensor, hidden:
         if close(estimates, mistake):
             raise Hint(hint)
     scale = float((estimates / log_p).mean())
-    if close(estimates, scale * log_p):
+    if scale and close(estimates, scale * log_p):
         raise Hint(f"You multiply by {scale:.3g}; this RBM has {visible} visible units: `rbm.visible`.")
     raise Hint(
         "p(v_i | the rest) is σ(F(flipped) - F(v)): v and its flipped copy differ in pixel i only, so log Z and "

@@ -63,5 +63,5 @@ def agree(estimates):
 def plan(few):
     centred = PCD(centred=True)
     return Experiment(
-        partial(RBM, 784, 16), few, centred, batch_size=10, epochs=8, lr=linear_schedule(0.1, 0, epochs=8)
+        partial(RBM, 784, 16), few, centred, batch_size=10, epochs=4, lr=linear_schedule(0.2, 0, epochs=4)
     )

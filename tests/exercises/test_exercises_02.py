@@ -1,4 +1,4 @@
-"""Notebook 02: each usual mistake has a hint of its own, right answers of any style pass, no answer is an error message."""
+"""Notebook 02: each usual mistake has a hint of its own, right answers of any style pass."""
 
 from dataclasses import replace
 from functools import partial
@@ -142,12 +142,13 @@ def test_an_untouched_cure_is_not_answered_yet(capsys, clinic):
     assert verdict(capsys, check.cure, ..., *clinic).startswith("○")
 
 
-def knowing(ill):
-    """A model that is trained before its first step: one unit knows each of 64 digits."""
-    rbm = RBM(784, 64)
-    rbm.set_visible_bias(ill.data)
-    rbm.load_state_dict({"W": 0.4 * (ill.data[:64] - ill.data.mean(0)).T, "a": rbm.a, "b": torch.full((64,), -8.0)})
-    return rbm
+def knowing(images, hidden):
+    """An RBM that knows its images before its first step: its filters are their principal directions."""
+    rbm = biased(images)
+    W = 3 * torch.linalg.svd(images - images.mean(0), full_matrices=False).Vh[:hidden].T
+    twin = RBM(784, hidden)
+    twin.load_state_dict({"W": W, "a": rbm.a.detach() - W.sum(1) / 2, "b": -images.mean(0) @ W})
+    return twin
 
 
 CURES = {
@@ -158,7 +159,9 @@ CURES = {
     "keep 784 visible and 64 hidden units": lambda ill: replace(ill, model=partial(RBM, 784, 100)),
     "200 are allowed": lambda ill: replace(ill, learner=PCD(), epochs=20),
     "1,000 steps": lambda ill: replace(ill, learner=PCD(), batch_size=20),
-    "knows the digits before its first step": lambda ill: replace(ill, learner=PCD(), model=partial(knowing, ill)),
+    "knows the digits before its first step": lambda ill: replace(
+        ill, learner=PCD(), model=partial(knowing, ill.data, 64)
+    ),
     "Give an Experiment": lambda ill: PCD(),
     "yours trains a Linear": lambda ill: replace(ill, model=partial(torch.nn.Linear, 784, 64)),
     "yours trains a GaussianRBM": lambda ill: replace(ill, model=partial(GaussianRBM, 784, 64)),
@@ -346,7 +349,7 @@ def test_one_name_need_not_be_in_a_list(capsys):
 
 
 def base(clinic, **changes):
-    return replace(Experiment(partial(RBM, 784, 16), clinic[1], CD(), epochs=10), **changes)
+    return replace(Experiment(partial(RBM, 784, 16), clinic[1], CD(), epochs=5, momentum=0.5), **changes)
 
 
 def test_the_solution_gets_full_points(capsys, clinic):
@@ -355,7 +358,7 @@ def test_the_solution_gets_full_points(capsys, clinic):
 
 def test_a_plain_plan_gets_part_of_them(capsys, clinic):
     got, said = points(capsys, check.sixteen_units, base(clinic), *clinic[1:])
-    assert 5 <= got <= 6, said
+    assert 5 <= got <= 7, said
 
 
 def test_a_bad_plan_gets_those_for_its_price(capsys, clinic):
@@ -364,11 +367,11 @@ def test_a_bad_plan_gets_those_for_its_price(capsys, clinic):
 
 
 OVER = {
-    "1,100 products": lambda clinic: base(clinic, epochs=11),
-    "1,200 products of": lambda clinic: base(clinic, learner=PCD(), epochs=10),
+    "600 products": lambda clinic: base(clinic, epochs=6),
+    "720 products": lambda clinic: base(clinic, learner=PCD(), epochs=6),
     "17 hidden units": lambda clinic: base(clinic, model=partial(RBM, 784, 17)),
-    "3,360 products": lambda clinic: base(
-        clinic, learner=PCD(chains=100), epochs=8, batch_size=10, lr=linear_schedule(0.1, 0, 8)
+    "3,360 products of at most 500": lambda clinic: base(
+        clinic, learner=PCD(chains=100), epochs=4, batch_size=10, lr=linear_schedule(0.1, 0, 4)
     ),
 }
 
@@ -382,19 +385,11 @@ def test_a_plan_over_the_limit_gets_none(capsys, clinic, said):
 
 NO_PLAN = {
     "Give an Experiment": lambda clinic: "PCD, as often as I can",
-    "knows the digits": lambda clinic: base(clinic, model=partial(few_digits, clinic[1])),
+    "knows the digits": lambda clinic: base(clinic, model=partial(knowing, clinic[1], 16)),
     "has 100 visible units": lambda clinic: base(clinic, model=partial(RBM, 100, 16)),
     "trains a GaussianRBM": lambda clinic: base(clinic, model=partial(GaussianRBM, 784, 16)),
     "Not answered yet": lambda clinic: ...,
 }
-
-
-def few_digits(images):
-    rbm = RBM(784, 16)
-    rbm.set_visible_bias(images)
-    directions = torch.linalg.svd(images - images.mean(0), full_matrices=False).Vh[:16]
-    rbm.load_state_dict({"W": 2 * directions.T, "a": rbm.a, "b": -2 * directions @ images.mean(0)})
-    return rbm
 
 
 @pytest.mark.parametrize("said", NO_PLAN)
