@@ -19,7 +19,7 @@ UNITS = 256  # of the last layer, at most
 DIGITS = 10_000  # to learn from
 LEVELS = (20.0, 17.0, 15.0, 14.0, 13.0, 12.5, 12.1, 11.8)  # % of validation digits wrong: a point for each
 STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # of the ridge penalty; the best one counts
-UNTRAINED = 16.0  # % wrong: features of a layer with random weights err more
+UNTRAINED = 18.0  # % wrong: features of a layer with random weights err more
 
 
 @task

@@ -113,7 +113,7 @@ def upside_down(answer: Answer) -> None:
 )
 def corrupt(answer: Answer) -> None:
     """`answer(v, share, generator)`: v (batch, visible) with that share of its values, picked at random, set to 0."""
-    for images, visible, share, seed in ((300, 400, 0.25, 5), (70, 900, 0.6, 8), (1, 20_000, 0.1, 2)):
+    for images, visible, share, seed in ((60, 200, 0.25, 5), (30, 300, 0.6, 8), (1, 9000, 0.1, 2)):
         v = 0.5 + 0.5 * torch.rand(images, visible, generator=seeded(seed))
         corrupted = floats(answer(v, share, seeded(seed)))
         _judge_holes(corrupted, v, share)
