@@ -177,7 +177,7 @@ def grid(
         return Picture(png(pixels, zoom), alt, width=pixels.shape[1] * zoom)
     picture = Image.fromarray(pixels).resize((pixels.shape[1] * zoom, pixels.shape[0] * zoom), Image.Resampling.NEAREST)
     font = ImageFont.load_default(12)
-    margin = GAP + math.ceil(max(font.getlength(label) for label in labels))
+    margin = 2 * GAP + math.ceil(max(font.getlength(label) for label in labels))
     sheet = Image.new("L", (margin + picture.width, picture.height), "white")
     sheet.paste(picture, (margin, 0))
     for i, label in enumerate(labels):
