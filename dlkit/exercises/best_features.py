@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dlkit import Experiment
 from dlkit.data import Split
-from dlkit.exercises import Hint, Points, task
+from dlkit.exercises import Hint, Points, students_code, task
 from dlkit.training import features, pretrain
 
 STEPS = 200  # of all layers together
@@ -32,14 +32,16 @@ def best_features(answer: Any, train: Tensor, labels: Tensor, validation: Split)
     if not isinstance(stack, list | tuple) or not all(isinstance(layer, Experiment) for layer in stack) or not stack:
         raise Hint("Give a list of experiments, one a layer, as for `pretrain`: [Experiment(...)].")
     stack = [replace(layer, data=None if i else train[:DIGITS]) for i, layer in enumerate(stack)]
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), students_code():
         models = [layer.model() for layer in stack]
     if not all(hasattr(model, "hidden_given") for model in models):
         raise Hint("Each layer must go up: an RBM, an Autoassociator, or another model with `hidden_given`.")
-    if read_out(models[:1], train, labels, validation) < UNTRAINED:
+    with students_code():
+        units, untrained = climb(models, train[:1]).shape[1], read_out(models[:1], train, labels, validation)
+    if untrained < UNTRAINED:
         raise Hint("Your first layer knows the digits before its first step: begin with new weights.")
     steps = sum(layer.epochs * -(-DIGITS // layer.batch_size) for layer in stack)
-    images, units = max(layer.batch_size for layer in stack), climb(models, train[:1]).shape[1]
+    images = max(layer.batch_size for layer in stack)
     fits = steps <= STEPS and images <= IMAGES and units <= UNITS
     said = f"{steps:,} steps of at most {STEPS}, {images:,} images in a batch of at most {IMAGES}"
     yield Points(2 if fits else 0, 2, f"within the limits: {said}, {units:,} features of at most {UNITS}")
@@ -49,7 +51,8 @@ def best_features(answer: Any, train: Tensor, labels: Tensor, validation: Split)
     errors = []
     for more in (0, 1):  # not by the luck of one seed
         again = [replace(layer, seed=layer.seed + more) for layer in stack]
-        trained = [run.model for run in pretrain(again, progress=False)]
+        with students_code():
+            trained = [run.model for run in pretrain(again, progress=False)]
         errors.append(read_out(trained, train, labels, validation))
     wrong = sum(errors) / len(errors)
     levels = ", ".join(f"{level:g}" for level in LEVELS)

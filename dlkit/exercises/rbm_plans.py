@@ -11,7 +11,7 @@ from dlkit import Experiment
 from dlkit.analysis.diagnostics import examine
 from dlkit.analysis.likelihood import exact_log_z, log_probability
 from dlkit.analysis.rbm_statistics import hidden_probabilities, reconstruction_error
-from dlkit.exercises import Hint, Points, exercise, task
+from dlkit.exercises import Hint, Points, exercise, students_code, task
 from dlkit.models import RBM
 from dlkit.training import CD, PCD
 
@@ -39,7 +39,8 @@ def cure(answer: Any, ill: Experiment, train: Tensor, validation: Tensor) -> Non
     steps, limit = (e.epochs * -(-len(train) // e.batch_size) for e in (answer, ill))
     if steps > limit:
         raise Hint(f"Yours takes {steps:,} steps, and {limit:,} are allowed: more treatment is not a better one.")
-    run = replace(answer, data=train).run(progress=False)
+    with students_code():
+        run = replace(answer, data=train).run(progress=False)
     health = examine(run.model, train, validation, run.optimizer)
     if not health.healthy:
         raise Hint(f"The verdict on yours: {health.verdict}")
@@ -54,7 +55,7 @@ def cure(answer: Any, ill: Experiment, train: Tensor, validation: Tensor) -> Non
 
 def new_rbm(answer: Experiment, train: Tensor) -> RBM:
     """The RBM with which this experiment begins. Raises Hint if it is none, or has learnt before its first step."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), students_code():
         model = answer.model()
     if not isinstance(model, RBM) or not model.binary_visible or not model.binary_hidden:
         raise Hint(f"It should train an RBM of binary units; yours trains a {type(model).__name__}.")
@@ -88,7 +89,8 @@ def sixteen_units(answer: Any, train: Tensor, validation: Tensor) -> Iterator[Po
     if not fits:
         yield Points(0, 8, "health and log-probability are measured for a plan within the limits")
         return
-    run = replace(answer, data=train).run(progress=False)
+    with students_code():
+        run = replace(answer, data=train).run(progress=False)
     health = examine(run.model, train, validation, run.optimizer)
     yield Points(2 if health.healthy else 0, 2, f"healthy: {health.verdict}")
     nats = log_probability(run.model, validation, exact_log_z(run.model, progress=False)).value

@@ -163,6 +163,7 @@ CURES = {
         ill, learner=PCD(), model=partial(knowing, ill.data, 64)
     ),
     "Give an Experiment": lambda ill: PCD(),
+    "Your code raised TypeError": lambda ill: replace(ill, model=partial(RBM, 784)),
     "yours trains a Linear": lambda ill: replace(ill, model=partial(torch.nn.Linear, 784, 64)),
     "yours trains a GaussianRBM": lambda ill: replace(ill, model=partial(GaussianRBM, 784, 64)),
     "units do a bias's work": lambda ill: replace(ill, learner=CD(visible_bias_from_data=False)),
@@ -385,6 +386,7 @@ def test_a_plan_over_the_limit_gets_none(capsys, clinic, said):
 
 NO_PLAN = {
     "Give an Experiment": lambda clinic: "PCD, as often as I can",
+    "Your code raised": lambda clinic: base(clinic, model=partial(RBM, 784, -1)),
     "knows the digits": lambda clinic: base(clinic, model=partial(knowing, clinic[1], 16)),
     "has 100 visible units": lambda clinic: base(clinic, model=partial(RBM, 100, 16)),
     "trains a GaussianRBM": lambda clinic: base(clinic, model=partial(GaussianRBM, 784, 16)),
