@@ -9,9 +9,10 @@ from torch import Tensor
 
 from dlkit.exercises import Hint, exercise, given
 from dlkit.exercises.answers import close, first_wrong, near, number, refuse_mistakes, seeded, shaped, tensor
+from dlkit.exercises.eight_workers import plan
 from dlkit.exercises.large_batches import learning_rate, smallest_batch
 
-__all__ = ["learning_rate", "smallest_batch", "waits", "whole_gradient"]
+__all__ = ["learning_rate", "plan", "smallest_batch", "waits", "whole_gradient"]
 
 Exchanges = list[list[tuple[float, float]]]  # for each rank, (begin, end) of each of its exchanges, in seconds
 same_seconds = partial(near, rel=0, absolute=1e-6)
