@@ -93,7 +93,7 @@ def _rate(lr: Callable[[int], Any], step: int) -> float:
 def _train(planned: Plan, steps: int) -> list[Tensor]:
     """The parameters after so many steps; all copies are trained at once, each in a row of the parameters."""
     train = load("mnist").train[:12_800]
-    images, labels = train.images.flatten(1), train.labels
+    images, labels = train.images.flatten(1), torch.as_tensor(train.labels)
     copies = 1 if planned.every == 1 else WORKERS  # with a mean after every step all copies are alike
     order, g = torch.empty(0, dtype=torch.long), seeded(0)
     parameters = [_initial(shape, g).repeat(copies, *[1] * len(shape)).requires_grad_() for shape in SHAPES]
@@ -133,4 +133,5 @@ def _error(parameters: list[Tensor]) -> float:
     """Percent of the held-out digits; 100 where training has ended in numbers that are not finite."""
     held_out = load("mnist").validation[:2000]
     logits = _logits(parameters, held_out.images.flatten(1)[None])[0]
-    return 100 * float((logits.argmax(1) != held_out.labels).float().mean()) if logits.isfinite().all() else 100.0
+    right = logits.argmax(1).eq(torch.as_tensor(held_out.labels)) & logits.isfinite().all()
+    return 100 * (1 - float(right.float().mean()))
