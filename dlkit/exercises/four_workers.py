@@ -16,7 +16,7 @@ from dlkit.strategies import cost
 RANKS, BATCH, STEPS, MOMENTUM = 4, 32, 100, 0.9
 HELD, SENT = 2_000_000, 80_000  # bytes, at most
 PARAMETERS = (174_000, 500_000)  # above each of which there is a point
-ERRORS = (25.0, 20.0, 17.0)  # percent, below each of which there is a point
+ERRORS = (100 / 4, 100 / 5, 100 / 6)  # percent, below each of which there is a point
 PATIENCE = 8.0  # seconds of training; what fits takes less than one
 
 
