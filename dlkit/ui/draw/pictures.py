@@ -160,13 +160,35 @@ def text_html(text: str) -> str:
     return f'<div style="line-height: 1.5">{text}</div>'
 
 
+def named(
+    pixels: UInt8[np.ndarray, "height width"], rows: Sequence[str] = (), heads: Sequence[str] = ()
+) -> UInt8[np.ndarray, "rows columns"]:
+    """A tile on white, the name of each of its rows on the left, and that of each of its columns above."""
+    font = ImageFont.load_default(13)
+    left = math.ceil(max((font.getlength(name) + GAP for name in rows), default=0))
+    top, (height, width) = LINE * bool(heads), pixels.shape
+    sheet = Image.new("L", (left + width, top + height), "white")
+    sheet.paste(Image.fromarray(pixels), (left, top))
+    pen = ImageDraw.Draw(sheet)
+    for i, name in enumerate(rows):
+        pen.text((left - GAP, top + (i + 0.5) * height / len(rows)), name, fill="black", font=font, anchor="rm")
+    for i, name in enumerate(heads):
+        pen.text((left + (i + 0.5) * width / len(heads), 1), name, fill="black", font=font, anchor="mt")
+    return np.array(sheet)
+
+
 def grid(
     images: Float[Tensor, "images height width"],
     alt: str,
     columns: int | None = None,
     zoom: int = 2,
     symmetric: bool = False,
+    rows: Sequence[str] = (),
+    heads: Sequence[str] = (),
 ) -> Picture:
-    """The images in a grid, as a Picture; `zoom` and `symmetric` as for `png` and `tile`."""
-    pixels = tile(images, columns, symmetric=symmetric)
-    return Picture(png(pixels, zoom), alt, width=pixels.shape[1] * zoom)
+    """The images in a grid, as a Picture; `zoom` and `symmetric` as for `png` and `tile`, `rows` and `heads` as for
+    `named`."""
+    pixels = tile(images, columns, symmetric=symmetric).repeat(zoom, 0).repeat(zoom, 1)
+    if rows or heads:
+        pixels = named(pixels, rows, heads)
+    return Picture(png(pixels), alt, width=pixels.shape[1])
