@@ -165,7 +165,7 @@ def named(
 ) -> UInt8[np.ndarray, "rows columns"]:
     """A tile on white, the name of each of its rows on the left, and that of each of its columns above."""
     font = ImageFont.load_default(13)
-    left = math.ceil(max((font.getlength(name) + GAP for name in rows), default=0))
+    left = math.ceil(max((font.getlength(name) + 2 * GAP for name in rows), default=0))
     top, (height, width) = LINE * bool(heads), pixels.shape
     sheet = Image.new("L", (left + width, top + height), "white")
     sheet.paste(Image.fromarray(pixels), (left, top))
