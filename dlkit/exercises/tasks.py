@@ -1,7 +1,7 @@
 """An open task: it has no one right answer, and a check measures what was handed in and gives points."""
 
 from collections.abc import Callable, Iterable
-from functools import wraps
+from functools import update_wrapper
 from typing import Any, NamedTuple
 
 from dlkit.exercises.checks import asked, said_of
@@ -20,16 +20,19 @@ class Points(NamedTuple):
         return f"  {mark} {self.points:g} of {self.most:g}: {self.measured}"
 
 
-def task(check: Callable[..., Iterable[Points]]) -> Callable[..., float]:
-    """Turn a function that gives Points into a check, which prints them and returns their sum.
+class Task:
+    """The check of an open task: called with what was handed in, it prints the points and returns their sum.
 
-    It may raise Hint, which is no point at all. All criteria are measured before anything is printed.
+    Made by `task`. All criteria are measured before anything is printed.
     """
 
-    @wraps(check)
-    def report(*answers: Any) -> float:
+    def __init__(self, measure: Callable[..., Iterable[Points]]):
+        self.measure = measure
+        update_wrapper(self, measure)
+
+    def __call__(self, *answers: Any) -> float:
         try:
-            criteria = list(check(*(asked(answer) for answer in answers)))
+            criteria = list(self.measure(*(asked(answer) for answer in answers)))
         except Hint as hint:
             print(f"✗ No points yet. {hint}")
         except Exception as error:
@@ -41,4 +44,7 @@ def task(check: Callable[..., Iterable[Points]]) -> Callable[..., float]:
             return points
         return 0.0
 
-    return report
+
+def task(measure: Callable[..., Iterable[Points]]) -> Task:
+    """Turn a function that gives Points, or raises Hint where there can be none, into the check of an open task."""
+    return Task(measure)

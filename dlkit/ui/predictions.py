@@ -65,9 +65,9 @@ class Predictions:
         self.outcomes[key] = outcome if card.choices else float(outcome)
         record = self.file.records.get(key)
         if record is None:
-            return Said(f"No prediction was kept. It was: {self._in_words(key)}.")
+            return Said(f"No prediction was kept. It was {_quoted(self._in_words(key), card.choices)}.")
         self._judge(key, record)
-        card.status, card.locked = _judged(record), record.counts
+        card.status, card.locked = _judged(record, card.choices), record.counts
         return Said(card.status)
 
     def tally(self) -> Said:
@@ -98,7 +98,7 @@ class Predictions:
             record = self.file.records.pop(key) and None  # the notebook asks another question by now
         kept: dict[str, Any] = {}
         if record:
-            status = _kept(record) if record.right is None else _judged(record)
+            status = _kept(record, choices) if record.right is None else _judged(record, choices)
             kept = {"said": record.said, "sure": record.sure, "status": status, "locked": record.counts}
         self.outcomes.pop(key, None)
         card = PredictionCard(question, choices, unit, lambda said, sure: self._keep(key, said, sure), **kept)
@@ -120,7 +120,7 @@ class Predictions:
             self._judge(key, record)
         else:
             self.file.keep(key, record)
-        status = _kept(record) if record.right is None else _judged(record)
+        status = _kept(record, card.choices) if record.right is None else _judged(record, card.choices)
         return status if self.file.is_written else f"{status} (Until the kernel ends: this folder cannot be written.)"
 
     def _judge(self, key: str, record: Record) -> None:
@@ -143,14 +143,20 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def _kept(record: Record) -> str:
-    return f"Kept: you say {record.said}, {record.sure} % sure. You can change it until the result is shown."
+def _quoted(words: str, choices: Sequence[str]) -> str:
+    return f"“{words}”" if choices else words
 
 
-def _judged(record: Record) -> str:
-    late = " The result had been shown before, so this one does not count." * record.late
+def _kept(record: Record, choices: Sequence[str]) -> str:
+    said = _quoted(record.said, choices)
+    return f"Kept: you say {said}, {record.sure} % sure. You can change it until the result is shown."
+
+
+def _judged(record: Record, choices: Sequence[str]) -> str:
+    said, was = _quoted(record.said, choices), _quoted(record.was or "", choices)
     verdict = "right" if record.right else "not as you thought"
-    return f"You said: {record.said} ({record.sure} % sure). It was: {record.was}: {verdict}.{late}"
+    late = " The result had been shown before, so this one does not count." * record.late
+    return f"You said {said}, {record.sure} % sure. It was {was}: {verdict}.{late}"
 
 
 def _right(records: Sequence[Record]) -> int:

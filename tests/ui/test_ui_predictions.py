@@ -31,8 +31,8 @@ def file(folder):
 
 
 def test_nothing_is_written_until_a_prediction_is_made(predict, tmp_path):
-    assert str(predict.was("halves", "for one")) == "No prediction was kept. It was: for one."
-    assert str(predict.was("bytes", torch.tensor(420_000))) == "No prediction was kept. It was: 420,000 bytes."
+    assert str(predict.was("halves", "for one")) == "No prediction was kept. It was “for one”."
+    assert str(predict.was("bytes", torch.tensor(420_000))) == "No prediction was kept. It was 420,000 bytes."
     assert "nothing to sum up" in str(predict.tally())
     assert list(tmp_path.iterdir()) == []
 
@@ -40,9 +40,9 @@ def test_nothing_is_written_until_a_prediction_is_made(predict, tmp_path):
 def test_a_prediction_is_kept_and_judged(predict, tmp_path):
     card = predict.cards["halves"]
     card.commit("for one", 80)
-    assert card.status == "Kept: you say for one, 80 % sure. You can change it until the result is shown."
+    assert card.status == "Kept: you say “for one”, 80 % sure. You can change it until the result is shown."
     assert json.loads(file(tmp_path).read_text())["halves"]["said"] == "for one"
-    assert str(predict.was("halves", "for one")) == "You said: for one (80 % sure). It was: for one: right."
+    assert str(predict.was("halves", "for one")) == "You said “for one”, 80 % sure. It was “for one”: right."
     assert card.locked
     assert card.status == str(predict.was("halves", "for one"))
     card.commit("for both", 50)
@@ -52,13 +52,13 @@ def test_a_prediction_is_kept_and_judged(predict, tmp_path):
 def test_it_can_be_changed_until_the_result_is_shown(predict):
     predict.cards["halves"].commit("for one", 80)
     predict.cards["halves"].commit("for both", 60)
-    assert str(predict.was("halves", "for one")).endswith("It was: for one: not as you thought.")
+    assert str(predict.was("halves", "for one")).endswith("It was “for one”: not as you thought.")
 
 
 @pytest.mark.parametrize("typed", ["420000", "420,000", "4.2e5", " 400 000 ", "461999"])
 def test_a_number_is_right_if_it_is_near(predict, typed):
     predict.cards["bytes"].commit(typed, 70)
-    assert str(predict.was("bytes", 420_000)).endswith("It was: 420,000 bytes: right.")
+    assert str(predict.was("bytes", 420_000)).endswith("It was 420,000 bytes: right.")
 
 
 @pytest.mark.parametrize("typed", ["377000", "463000", "-420000", "0"])
@@ -81,7 +81,7 @@ def test_after_a_restart_the_prediction_is_there(predict, tmp_path):
     again.was("halves", "for both")
     once_more = restarted(tmp_path)
     assert once_more.cards["halves"].locked
-    assert once_more.cards["halves"].status.endswith("It was: for both: not as you thought.")
+    assert once_more.cards["halves"].status.endswith("It was “for both”: not as you thought.")
     assert str(once_more.was("halves", "for both")) == once_more.cards["halves"].status
 
 
@@ -127,7 +127,7 @@ def keep(folder, notebook, right, wrong, sure):
 def test_the_tally_holds_sureness_against_the_share_of_right_ones(tmp_path, right, sure, verdict):
     tally = str(keep(tmp_path, "one", right, 10 - right, sure).tally())
     assert tally.startswith(
-        f"You predicted 10 of 10 results. {right} were right, {right * 10} %; on average you were {sure} %"
+        f"You predicted 10 of 10 results. Right: {right} of 10 ({right * 10} %); on average you were {sure} %"
     )
     assert verdict in tally
 
