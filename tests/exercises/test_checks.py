@@ -199,7 +199,7 @@ def test_the_same_tensor_in_another_form_is_right(capsys, name):
     assert verdict(capsys, twice, SAME[name]).startswith("✓")
 
 
-NO_TENSORS = ["three", ["a"], {}, [[1.0], [1.0, 2.0]], np.array(["a"]), [None], 1.5, torch.tensor(1j), [1j], object()]
+NO_TENSORS = ["three", ["a"], {}, [[1.0], [1.0, 2.0]], np.array(["a"]), [None], 1.5, torch.tensor(1j), [1j], object]
 
 
 @pytest.mark.parametrize("answer", NO_TENSORS, ids=str)
