@@ -232,10 +232,8 @@ def _refuse_wrong_generators(answer: Answer, grey: Tensor, drawn: Tensor) -> Non
 
 
 @task
-def prototypes(answer: Any) -> Iterator[Points]:
+def prototypes(answer: Answer) -> Iterator[Points]:
     """`answer(images, labels)`: at most 30 images (n, 28, 28) and their classes (n,), made from the training digits."""
-    if not isinstance(answer, Answer):
-        raise Hint("Hand in the function `prototypes` itself: it is called with training images and their labels.")
     train, validation = _mnist().train[:GIVEN_DIGITS], _mnist().validation
     images, classes = _prototypes(answer(train.images, train.labels))
     missing = sorted(set(range(10)) - set(classes.tolist()))
