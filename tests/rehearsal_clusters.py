@@ -23,14 +23,17 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))[7:
 
 STEPS = 4  # of a training, at most
 SHORTER = {  # what stands in a cell, and what is run in its place: fewer steps, and two engines for four
-    "steps(9, 12)": "steps(2, 4)",
+    "steps(9, 10)": "steps(2, 4)",
+    "draw_exchanges(naive, 9)": "draw_exchanges(naive, 3)",
+    "draw_exchanges(bucketed, 9)": "draw_exchanges(bucketed, 3)",
     "steps(3, 12)": "steps(2, 4)",
     "steps(3, run.step)": "steps(2, run.step)",
     "steps(5, 10)": "steps(2, 4)",
     "steps(4, 6)": "steps(2, 4)",
+    "draw_passes(line, 5)": "draw_passes(line, 3)",
     "taken[1:-1]": "taken",
     "monotonic() + 1.5": "monotonic() + 0.1",
-    "for batch in (64, 256, 1024, 4096)": "for batch in (64,)",
+    "for batch in (64, 256, 1024, 4096)": "for batch in (256,)",
     "Cluster(4)": "Cluster(2)",
     "data=2, model=2": "data=2, model=1",
     "for other in range(4)": "for other in range(2)",

@@ -152,7 +152,18 @@ def test_without_a_gpu_it_is_the_rehearsal(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("gpu_check.__main__.gpus_here", list)
     monkeypatch.setattr("gpu_check.__main__.REHEARSAL", rehearsal)
     assert main(["--json", str(tmp_path / "out.json")], [check(bad)]) == 0
-    assert "torch finds no GPU here: in place of the checks, the rehearsal" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "torch finds no GPU here: in place of the checks, the rehearsal" in said
+    assert "dlkit on a pretended GPU" in said
+    assert "this machine's GPUs" not in said
+
+
+def test_the_rehearsal_is_all_tests_of_it(monkeypatch):
+    from gpu_check import suites
+
+    monkeypatch.setattr(suites, "pytest", lambda *arguments: " ".join(arguments))
+    files = [str(path) for path in sorted((ROOT / "tests").glob("test_rehears*.py"))]
+    assert [part() for _, part in suites.rehearsal(None)] == files
 
 
 def test_ranks_that_are_to_share_a_gpu_see_one(monkeypatch):

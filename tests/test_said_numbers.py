@@ -18,9 +18,9 @@ NOT_SAID = re.compile(
     "|".join(
         [
             r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$",  # code, formulas
-            r"<img[^>]*>|<summary>.*?</summary>|\]\([^)]*\)|https?://\S+|^#+ .*$",  # pictures, addresses, headings
+            r"<img[^>]*>|<summary>.*?</summary>|\]\([^)]*\)|https?://\S+|^#+ [^\n]*$",  # pictures, addresses, headings
             rf"(§|\b({PLACE})) ?[\d.,–]+(( and| or|,|–) [\d.]+)*",
-            r"\b(1[89]|20)\d\d\b|\b0\d\b",  # years, notebooks
+            r"\b(1[89]|20)\d\d\b|\b0\d\b|\b\d+ minutes\b",  # years, notebooks, how long it takes
         ]
     ),
     re.MULTILINE | re.DOTALL,

@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "MPS backend out of memory", "STATUS_ALLOC_FAILED")  # in errors of other kinds
+
 
 @contextmanager
 def evaluating(net: nn.Module) -> Iterator[None]:
@@ -180,5 +182,5 @@ def logits(net: nn.Module, images: Tensor, name: str = "images") -> Float[Tensor
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Has torch found no room, on whichever device?"""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    """Has torch found no room, on whichever device, or one of the libraries that it calls there?"""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)

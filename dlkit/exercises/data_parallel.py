@@ -2,32 +2,42 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from dlkit.exercises import Hint, exercise, given
-from dlkit.exercises.answers import close, first_wrong, near, number, refuse_mistakes, seeded, shaped, tensor
+from dlkit.exercises import Answer, Hint, exercise
+from dlkit.exercises.answers import close, first_wrong, floats, near, numbers, refuse_mistakes, seeded, shaped
+from dlkit.exercises.eight_workers import plan
 from dlkit.exercises.large_batches import learning_rate, smallest_batch
 
-__all__ = ["learning_rate", "smallest_batch", "waits", "whole_gradient"]
+__all__ = ["learning_rate", "plan", "smallest_batch", "waits", "whole_gradient"]
 
 Exchanges = list[list[tuple[float, float]]]  # for each rank, (begin, end) of each of its exchanges, in seconds
-same_seconds = partial(near, rel=0, absolute=1e-6)
+same_seconds = partial(near, rel=0, absolute=1e-5)
 
 
-@exercise("each part counts by its images, and then no one can tell how the batch was split")
-def whole_gradient(answer: Any) -> None:
+@exercise(
+    "each part counts by its images, and then no one can tell how the batch was split",
+    deeper="Two images with the mean 4 and one image with 1: the mean of the three is (4 + 4 + 1) / 3 = 3. How do you "
+    "get 3 from the means 4 and 1 and the counts 2 and 1?",
+)
+def whole_gradient(answer: Answer) -> None:
     """`answer(gradients, counts)`: the mean gradient of a batch, from the mean gradients of its parts.
 
     `counts` has the number of images in each part.
     """
     g = seeded(1)
-    for counts in ([8, 1, 7], [3, 9], [5, 5]):
-        parts = [torch.randn(4, 3, generator=g) for _ in counts]
+    for counts, shape in (
+        ([8, 1, 7], (4, 3)),
+        ([3, 9], (5,)),
+        ([5, 5], (2, 3, 2)),
+        ([6], (3, 1)),
+        ([2, 4, 1, 5, 3], (7,)),
+    ):
+        parts = [torch.randn(shape, generator=g) for _ in counts]
         right = weighted(parts, counts)
-        gradient = tensor(answer([part.clone() for part in parts], list(counts)))
+        gradient = floats(answer(parts, counts))
         if not close(gradient, right):
             _wrong_gradient(gradient, parts, counts, right)
 
@@ -40,7 +50,9 @@ def weighted(parts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 def _wrong_gradient(gradient: Tensor, parts: list[Tensor], counts: list[int], right: Tensor) -> None:
     """Raise the hint for a gradient that is not `right`."""
     total, world_size = sum(counts), len(counts)
-    refuse_mistakes(gradient, [(part, "That is one part's gradient: all parts count.") for part in parts])
+    if len(parts) > 1:
+        refuse_mistakes(gradient, [(part, "That is one part's gradient: all parts count.") for part in parts])
+    refuse_mistakes(gradient, [(0 * right, "That is 0 everywhere: does `//` cut a fraction off?")])
     plain = weighted(parts, [1] * world_size)
     variants = [
         (plain, "That is the plain mean: an image of a small part then counts more than one of a large part."),
@@ -57,13 +69,17 @@ def _wrong_gradient(gradient: Tensor, parts: list[Tensor], counts: list[int], ri
     refuse_mistakes(gradient, variants)
     shaped(gradient, tuple(right.shape), "like one part's gradient")
     raise Hint(
-        f"For parts of {' and '.join(map(str, counts))} images the first number should be {right[0, 0]:.3f}; yours is "
-        f"{gradient[0, 0]:.3f}. What does one image of a part weigh in the mean over all?"
+        f"For parts of {' and '.join(map(str, counts))} images the first number should be {right.flatten()[0]:.3f}; "
+        f"yours is {gradient.flatten()[0]:.3f}. What does one image of a part weigh in the mean over all?"
     )
 
 
-@exercise("whoever comes early waits for the last, and the sum over ranks is time that was paid for and not used")
-def waits(answer: Any) -> None:
+@exercise(
+    "whoever comes early waits for the last, and the sum over ranks is time that was paid for and not used",
+    deeper="One exchange of two ranks: rank 0 begins it at 1.0 s, rank 1 at 1.5 s, and both end it at 1.8 s. Rank 0 "
+    "waits 0.5 s, rank 1 does not wait. Which two of the times give 0.5?",
+)
+def waits(answer: Answer) -> None:
     """`answer(exchanges)`: the seconds that each rank waits.
 
     `exchanges[rank]` has (begin, end) of each of the rank's exchanges, in seconds; all ranks have the same exchanges.
@@ -72,9 +88,11 @@ def waits(answer: Any) -> None:
         [[(0.5, 2.0), (3.0, 4.0)], [(0.75, 2.1), (2.25, 4.1)], [(1.75, 2.2), (2.5, 4.2)]],
         [[(1.0, 2.1), (3.5, 3.9), (5.0, 5.5)], [(2.0, 2.2), (3.0, 4.0), (5.25, 5.6)]],
         [[(1.0, 1.75)], [(1.5, 1.8)]],
+        [[(rank * rank % 5 / 4, 2.0), (3 + rank * 3 % 5 / 8, 4.0)] for rank in range(5)],
+        [[(0.5, 0.75), (1.0, 1.25)]],
     ]
     for exchanges in cases:
-        seconds = _one_a_rank(answer([list(of_rank) for of_rank in exchanges]), len(exchanges))
+        seconds = _one_a_rank(answer(exchanges), exchanges)
         right = _waits(exchanges)
         if not same_seconds(seconds, right):
             _wrong_waits(seconds, exchanges, right)
@@ -101,6 +119,8 @@ def _wrong_waits(seconds: list[float], exchanges: Exchanges, right: list[float])
         ([-wait for wait in right], "Minus that: from when the rank comes until the last one has come."),
         ([sum(begin - min(others) for begin, others in zip(of_rank, begins, strict=True)) for of_rank in by_rank],
          "That is how much later than the *first* each comes: who is first does the waiting."),
+        ([max(map(max, begins)) * len(begins) - sum(of_rank) for of_rank in by_rank],
+         "That is until the very last begin of all: each exchange moves data when *its* last rank has come."),
         ([max(begins[-1]) - of_rank[-1] for of_rank in by_rank], "That is the last exchange only: add all of them up."),
         ([max(begins[0]) - of_rank[0] for of_rank in by_rank], "That is the first exchange only: add all of them up."),
         ([max(max(others) - begin for begin, others in zip(of_rank, begins, strict=True)) for of_rank in by_rank],
@@ -119,13 +139,11 @@ def _wrong_waits(seconds: list[float], exchanges: Exchanges, right: list[float])
     )
 
 
-def _one_a_rank(answer: Any, world_size: int) -> list[float]:
+def _one_a_rank(answer: object, exchanges: Exchanges) -> list[float]:
     """The answer, if it is a number for each rank. Raises Hint if not."""
-    numbers = given(answer)
-    if isinstance(numbers, Tensor):
-        numbers = numbers.tolist()
-    if not isinstance(numbers, Sequence) or isinstance(numbers, str):
-        raise Hint(f"Return a list, with a number for each rank; yours is of type {type(answer).__name__}.")
-    if len(numbers) != world_size:
-        raise Hint(f"Here are {world_size} ranks, and your list has {len(numbers)} numbers.")
-    return [number(value) for value in numbers]
+    if isinstance(answer, Sequence) and len(answer) == len(exchanges[0]) != len(exchanges):
+        raise Hint(
+            f"Yours has {len(answer)} numbers: {len(exchanges)} ranks have {len(exchanges[0])} exchanges each here, "
+            "and a number for each *rank* is wanted."
+        )
+    return numbers(answer, len(exchanges), "the seconds that each rank waits")

@@ -1,29 +1,35 @@
 """Two exercises of notebook 08: how large a batch a slow link wants, and a learning rate with a warm-up."""
 
 from functools import partial
-from math import ceil
+from math import ceil, floor
 from operator import eq
 from typing import Any
 
 from dlkit.distributed.links import GIGABIT, TEN_GIGABIT, Link
-from dlkit.exercises import Hint, exercise
+from dlkit.exercises import Answer, Hint, exercise
 from dlkit.exercises.answers import first_wrong, near, number, over_cases, refuse_mistakes
 
-same_rate = partial(near, rel=1e-6)
+same_rate = partial(near, rel=1e-5)
 
 
-@exercise("exchange does not grow with the batch, and computing does: a slow link wants a large batch")
-def smallest_batch(answer: Any) -> None:
+@exercise(
+    "exchange does not grow with the batch, and computing does: a slow link wants a large batch",
+    deeper="If an exchange takes 1 ms, the step may take 10 ms, and 9 of them are computing. How many images does a "
+    "rank compute in this time? And all ranks? Which way must that be rounded, so that the exchange stays within "
+    "a tenth?",
+)
+def smallest_batch(answer: Answer) -> None:
     """`answer(seconds, size, world_size, link)`: the fewest images in a batch whose exchange is a tenth of the step.
 
     `seconds` is the time to compute on one image, `size` the gradient's in bytes; the link has a `bandwidth` in bytes a
-    second and a `latency` in seconds.
+    second and a `latency` in seconds. A rank computes on batch / world_size images, also where that is no whole number.
     """
     cases = [
         (1e-4, 240_000, 2, GIGABIT),
         (2e-4, 1_590_040, 8, TEN_GIGABIT),
         (5e-4, 80_000, 5, Link(3e-3, 2e9, "far away")),
         (3e-5, 9_000_000, 16, Link(7e-6, 6.8e9, "near")),
+        (7e-4, 500_000, 3, Link(1e-4, 1e8, "slow")),
     ]
     batches = [number(answer(*case)) for case in cases]
     right = [ceil(_batch(*case)) for case in cases]
@@ -52,7 +58,8 @@ def _wrongly_rounded(*case: Any) -> list[tuple[float, str]]:
     right = _batch(*case)
     return [
         (right, "Right, but not rounded: a batch is a whole number of images. Which way do you round?"),
-        (ceil(right) - 1, "Rounded down, the exchange takes a little more than a tenth."),
+        (floor(right), "Rounded down, the exchange takes a little more than a tenth."),
+        (round(right), "Rounded to the nearest number, it is too small where that lies below: which way is safe?"),
         (ceil(right) + 1, "One image more than is needed: round up, and no further."),
     ]
 
@@ -68,6 +75,10 @@ def _wrong_batches(seconds: float, size: int, world_size: int, link: Link) -> li
         return 9 * world_size * exchange / seconds
 
     return [
+        (
+            world_size * ceil(right / world_size),
+            "Rounded up to whole images on each rank: here a rank may also compute on a fraction of an image.",
+        ),
         (right / world_size, "Those are the images of *one* rank: the batch is all of theirs."),
         (right * world_size, "Each image is computed on by one rank only: the ranks share the batch."),
         (right * 10 / 9, "That is a tenth of the *computing*: the step is computing and exchange together."),
@@ -87,15 +98,19 @@ def _wrong_batches(seconds: float, size: int, world_size: int, link: Link) -> li
     ]
 
 
-@exercise("from the lr that is known to be good, in a line, to the one in proportion to the batch")
-def learning_rate(answer: Any) -> None:
+@exercise(
+    "from the lr that is known to be good, in a line, to the one in proportion to the batch",
+    deeper="lr 0.1, batches of 1,024, a warm-up of 2 epochs: 0.1 at epoch 0, and 0.4 from epoch 2 on. Half-way, at "
+    "epoch 1, a straight line has done half of the way from 0.1 to 0.4.",
+)
+def learning_rate(answer: Answer) -> None:
     """`answer(epoch, lr, batch, warm_up)`: the learning rate at this epoch, by linear scaling after a gradual warm-up.
 
     `lr` is right for batches of 256 images; the warm-up takes `warm_up` epochs.
     """
     cases = [
         (epoch, lr, batch, warm_up)
-        for lr, batch, warm_up in [(0.2, 1024, 1.0), (0.1, 8192, 5.0), (0.05, 512, 2.5)]
+        for lr, batch, warm_up in _TRAININGS
         for epoch in (0.0, 0.3, 1.0, 2.0, 2.5, 4.5, 5.0, 60.0)
     ]
     rates = [number(answer(*case)) for case in cases]
@@ -111,12 +126,35 @@ def learning_rate(answer: Any) -> None:
     )
 
 
+_TRAININGS = [(0.2, 1024, 1.0), (0.1, 8192, 5.0), (0.05, 512, 2.5), (0.3, 384, 2.0), (0.1, 128, 3.0), (0.02, 1000, 0.5)]
+
+
 def _warmed_up(epoch: float, lr: float, batch: float, warm_up: float) -> float:
     """The right learning rate."""
     return lr + (lr * batch / 256 - lr) * min(epoch / warm_up, 1.0)
 
 
 _WRONG_RATES = [
+    (
+        lambda epoch, lr, batch, warm_up: _warmed_up(epoch, lr, batch // 256 * 256, warm_up),
+        "Right where the batch is a multiple of 256: `//` cuts the fraction off, and 384 is 1.5 times 256.",
+    ),
+    (
+        lambda epoch, lr, batch, warm_up: _warmed_up(epoch, lr, round(batch / 256) * 256, warm_up),
+        "Right where the batch is a multiple of 256: k need not be a whole number, and 384 is 1.5 times 256.",
+    ),
+    (
+        lambda epoch, lr, batch, warm_up: _warmed_up(epoch, lr, batch, 1.0),
+        "Your line ends at epoch 1: it should end at epoch `warm_up`.",
+    ),
+    (
+        lambda epoch, lr, batch, warm_up: _warmed_up(int(epoch), lr, batch, warm_up),
+        "That grows once an epoch. It should grow in every step: `epoch` may be a fraction.",
+    ),
+    (
+        lambda epoch, lr, batch, warm_up: _warmed_up(epoch, lr, max(batch, 256), warm_up),
+        "For a batch *below* 256 the rule holds as well: the rate then falls.",
+    ),
     (lambda epoch, lr, batch, warm_up: lr * batch / 256, "The warm-up is missing: at epoch 0 it is still lr."),
     (lambda epoch, lr, batch, warm_up: lr, "That never changes: after the warm-up it is in proportion to the batch."),
     (

@@ -119,4 +119,4 @@ def _same(value: Any, before: Any) -> bool:
         return value.keys() == before.keys() and all(_same(value[key], before[key]) for key in value)
     if isinstance(value, list | tuple):
         return len(value) == len(before) and all(_same(*pair) for pair in zip(value, before, strict=True))
-    return True
+    return value == before or not isinstance(value, int | float | str) or value != value

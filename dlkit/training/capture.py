@@ -1,7 +1,9 @@
 """A step's passes recorded once and replayed: on a GPU a small step takes as long as launching its kernels does."""
 
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -33,20 +35,48 @@ class CUDAGraph:
     def __init__(self, generator: torch.Generator):
         self.graph = torch.cuda.CUDAGraph()
         self.graph.register_generator_state(generator)
+        self.generator = generator
 
     def record(self, call: Callable[[], Metrics]) -> Metrics:
-        """Both the passes before and the recording are on streams of their own, as torch wants it."""
+        """Both the passes before and the recording are on streams of their own, as torch wants it.
+
+        RuntimeError if it cannot be recorded. Where the host waits for the GPU, which a recording does not stand, that
+        is found before: a recording that fails leaves torch on its stream, and generators that refuse to draw.
+        """
         here, beside = torch.cuda.current_stream(), torch.cuda.Stream()
         beside.wait_stream(here)
         with torch.cuda.stream(beside):
-            for _ in range(WARM_UP):
+            for _ in range(WARM_UP - 1):
+                call()
+            with _refused_to_wait():
                 call()
         here.wait_stream(beside)
-        with torch.cuda.graph(self.graph):
-            return call()
+        generators = [self.generator, torch.cuda.default_generators[here.device_index]]
+        states = [generator.clone_state() for generator in generators]
+        try:
+            with torch.cuda.graph(self.graph):
+                return call()
+        except BaseException:
+            torch.cuda.set_stream(here)
+            for generator, state in zip(generators, states, strict=True):
+                generator.graphsafe_set_state(state)
+            raise
 
     def replay(self) -> None:
         self.graph.replay()
+
+
+@contextmanager
+def _refused_to_wait() -> Iterator[None]:
+    """Context in which torch raises a RuntimeError where the host would wait for a GPU."""
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that it may not find all
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 class CapturedPass:

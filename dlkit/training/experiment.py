@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from functools import partial
 from operator import index
@@ -12,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
-from dlkit.core.exactness import exact
+from dlkit.core.exactness import exact, quick
 from dlkit.core.global_generators import seeded
 from dlkit.data.sources import describe, resolve
 from dlkit.training.arguments import check_arguments, check_count
@@ -21,7 +20,7 @@ from dlkit.training.devices import default_device, device_of
 from dlkit.training.first_model import make_model
 from dlkit.training.first_optimizer import make_optimizer
 from dlkit.training.learner import Learner
-from dlkit.training.refusals import told_out_of_memory
+from dlkit.training.refusals import told_no_room, told_out_of_memory
 from dlkit.training.run import Callback, Run
 from dlkit.training.schedules import Schedule, at
 from dlkit.training.shard import Strategy
@@ -110,8 +109,8 @@ class Experiment(Generic[M]):
         that comes back is on the CPU, whatever it trained on, as from a cluster; callbacks see it where it trains.
         rng_device: the device that draws random numbers, by default the run's; "cpu" gives a GPU the CPU's numbers, for
         which it waits at each draw.
-        fast: let a GPU choose its algorithms and compute in TF32: the same experiment then does not give the same bits
-        twice, and products have three digits in place of seven.
+        fast: let a GPU choose its algorithms, and compute products and convolutions in TF32: the same experiment then
+        does not give the same bits twice, and they have three digits in place of seven.
         capture: on a GPU replay the passes of small steps as a CUDA graph, where a trial shows that they give the same;
         `run.why_not_captured` says why they do not.
         checkpoint: a folder, written at the end and every `checkpoint_every` steps; with `resume` the run goes on
@@ -128,8 +127,9 @@ class Experiment(Generic[M]):
             )
         default = default_device() if strategy is None or torch.cuda.is_available() else "cpu"
         chosen = device_of(self, device, default, lambda: self._step_on_mps(rng_device))
-        with nullcontext() if fast else exact(chosen):
-            run = Run(self, steps, chosen, rng_device, strategy, capture=capture, kept=checkpoint is not None)
+        with quick(chosen, alone=strategy is None) if fast else exact(chosen):
+            with told_no_room(chosen):
+                run = Run(self, steps, chosen, rng_device, strategy, capture=capture, kept=checkpoint is not None)
             folder = Path(checkpoint) if checkpoint is not None else None
             if folder is None and (checkpoint_every or resume):
                 raise ValueError("checkpoint_every and resume need checkpoint=, the folder to keep the run in.")

@@ -86,6 +86,27 @@ def late_draws(run: Any) -> Iterator[None]:
 
 
 @contextmanager
+def told_no_room(device: torch.device) -> Iterator[None]:
+    """Context of what a run makes before its first step. MemoryError, with the mend, where memory is out."""
+    try:
+        yield
+        return
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        wanted = _asked_for(error)
+    raise MemoryError(
+        f"before its first step the run needs more memory than there is on {device}{wanted}: make the model smaller, "
+        "give fewer images, or end what else uses that memory."
+    )
+
+
+def _asked_for(error: RuntimeError) -> str:
+    asked = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
+    return f", which asked for {asked[1]} more" if asked else ""
+
+
+@contextmanager
 def told_out_of_memory(run: Any) -> Iterator[None]:
     """Context of a run's steps. MemoryError that says what the run holds, and a batch that fits, where memory is out.
 
@@ -97,8 +118,7 @@ def told_out_of_memory(run: Any) -> Iterator[None]:
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        asked = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
-        wanted = f", which asked for {asked[1]} more" if asked else ""
+        wanted = _asked_for(error)
     # Behind the except clause nothing holds what the failed step had made.
     size = run.experiment.batch_size
     fits = _largest_that_fits(run, size) if run.shard.world_size == 1 else None

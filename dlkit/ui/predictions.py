@@ -41,6 +41,9 @@ class Predictions:
         self.within: dict[str, float] = {}
         self.outcomes: dict[str, str | float] = {}
 
+    def __repr__(self) -> str:
+        return f"Predictions({len(self.file.records)} of {len(self.cards)} kept in {self.file.path.name})"
+
     def choice(self, key: str, question: str, *choices: str) -> PredictionCard:
         """Ask which of the choices it will be. ValueError for fewer than two, or two alike."""
         if len(set(choices)) < max(2, len(choices)):

@@ -35,3 +35,10 @@ def smallest_batch(seconds, size, world_size, link):
 def learning_rate(epoch, lr, batch, warm_up):
     k = batch / 256
     return lr * (1 + (k - 1) * min(epoch / warm_up, 1))
+
+
+# Open task. A meeting takes as long as computing on 824 images: with a meeting after every step either the workers
+# hardly compute, or the steps are few. With eight steps to a meeting 71 % of the time is computing. Batches of 256 make
+# 132 steps; batches of 512, with a higher rate, do about as well in 77.
+
+plan = {"batch": 256, "every": 8, "lr": 0.2, "steps": 132}

@@ -2,6 +2,9 @@
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+
+from dlkit.strategies import TensorParallel
 
 # 1. Gather or reduce. Columns of W are different units, and each rank has finished its own; rows of W are different
 #    inputs, and each rank has a part of the sum of every unit.
@@ -40,3 +43,12 @@ def microbatches(stages, most):
     while (stages - 1) / (count + stages - 1) >= most:
         count += 1
     return count
+
+
+# Open task. By data each rank holds all weights, and sends all gradients: neither fits. One wide hidden layer that is
+# split by columns, and its output layer by rows, holds a quarter of everything, and sends ten numbers an image.
+
+
+def design():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(784, 800), nn.ReLU(), nn.Linear(800, 10))
+    return net, TensorParallel(), 0.05

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from dlkit.core.exactness import exact
+from dlkit.core.exactness import exact, quick
 
 CUDA = torch.device("cuda", 0)  # none is used here: these settings are torch's own
 
@@ -18,6 +18,12 @@ def settings():
     return (*precisions, cudnn.benchmark, torch.are_deterministic_algorithms_enabled())
 
 
+def by_older_names():
+    """torch raises where these and the newer ones differ; what compiles a net reads them."""
+    backends = torch.backends
+    return torch.get_float32_matmul_precision(), backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32
+
+
 def test_a_gpu_computes_in_full_float32_by_deterministic_algorithms_meanwhile():
     before = settings()
     with exact(CUDA):
@@ -25,10 +31,52 @@ def test_a_gpu_computes_in_full_float32_by_deterministic_algorithms_meanwhile():
     assert settings() == before
 
 
+def test_one_that_is_to_be_fast_computes_in_tf32_by_whichever_algorithms_are():
+    before = settings()
+    torch.use_deterministic_algorithms(True)
+    try:
+        with quick(CUDA):
+            assert settings() == ("tf32", "tf32", "tf32", True, False)
+        with quick(CUDA, alone=False):  # trials may end otherwise on each rank
+            assert settings() == ("tf32", "tf32", "tf32", False, False)
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert settings() == before
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_what_torch_calls_these_settings_by_older_names_agrees_meanwhile_and_comes_back(precision):
+    torch.set_float32_matmul_precision(precision)
+    try:
+        before = settings(), by_older_names(), torch.backends.mkldnn.matmul.fp32_precision
+        for context, expected in ((exact, ("highest", False, False)), (quick, ("high", True, True))):
+            with context(CUDA):
+                assert by_older_names() == expected
+            assert (settings(), by_older_names(), torch.backends.mkldnn.matmul.fp32_precision) == before
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cuda.matmul.fp32_precision = torch.backends.mkldnn.matmul.fp32_precision = "none"
+
+
+def test_a_reader_s_newer_names_come_back_too():
+    torch.backends.cuda.matmul.fp32_precision = "tf32"  # the older ones cannot be read now
+    try:
+        for context in (exact, quick):
+            before = settings()
+            with context(CUDA):
+                assert torch.get_float32_matmul_precision() == ("high" if context is quick else "highest")
+            assert settings() == before
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cuda.matmul.fp32_precision = torch.backends.mkldnn.matmul.fp32_precision = "none"
+
+
 def test_a_cpu_is_left_alone():
     before = settings()
-    with exact(torch.device("cpu")):
-        assert settings() == before
+    for context in (exact, quick):
+        with context(torch.device("cpu")):
+            assert settings() == before
 
 
 def test_settings_of_the_reader_s_own_come_back_after_an_error():

@@ -97,6 +97,8 @@ def test_a_changed_input_of_a_function_without_names_is_told_by_its_position(cap
 
 CONTAINERS = {
     "a list": ([1, 2], lambda x: x.append(3) or 1),
+    "a list that is sorted": ([2, 1], lambda x: x.sort() or 1),
+    "a list with a number set": ([2.0, 1.0], lambda x: x.__setitem__(0, 5.0) or 1),
     "a list of tensors": ([torch.ones(2)], lambda x: x[0].zero_().sum()),
     "a tuple of tensors": ((torch.ones(2),), lambda x: x[0].zero_().sum()),
     "a dict": ({"a": 1}, lambda x: x.update(b=2) or 1),

@@ -2,14 +2,16 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from answers import solutions, verdict
+from answers import points, solutions, verdict
 
 from dlkit.distributed.links import Link
 from dlkit.distributed.recorder import Span
 from dlkit.distributed.timeline import Timeline
 from dlkit.exercises import data_parallel as check
+from dlkit.training import linear_schedule
 
 SOLUTIONS = solutions("08_data_parallel")
 NAMES = ["whole_gradient", "waits", "smallest_batch", "learning_rate"]
@@ -21,7 +23,44 @@ def test_nonsense_is_answered_in_a_line(capsys, name, nonsense):
     assert verdict(capsys, getattr(check, name), lambda *_: nonsense).startswith("✗ Not yet")
 
 
+def as_right(exercise, how):
+    """An answer that is right, in another style: the solution's result, after `how`."""
+    return lambda *given: how(SOLUTIONS[exercise](*given))
+
+
 # 1. An uneven batch.
+
+
+def in_a_loop(parts, counts):
+    total = torch.zeros_like(parts[0])
+    for part, count in zip(parts, counts, strict=True):
+        total += part * (count / sum(counts))
+    return total
+
+
+RIGHT_GRADIENTS = {
+    "a loop": in_a_loop,
+    "numpy": lambda parts, counts: np.average(np.stack(parts), axis=0, weights=counts),
+    "a product": lambda parts, counts: torch.tensordot(
+        torch.tensor(counts, dtype=torch.float32) / sum(counts), torch.stack(parts), 1
+    ),
+    "float64": lambda parts, counts: sum(p.double() * n for p, n in zip(parts, counts, strict=True)) / sum(counts),
+    "a list": as_right("whole_gradient", lambda gradient: gradient.tolist()),
+    "each image once": lambda parts, counts: torch.cat(
+        [part.expand(n, *part.shape) for part, n in zip(parts, counts, strict=True)]
+    ).mean(0),
+}
+
+
+@pytest.mark.parametrize("style", RIGHT_GRADIENTS)
+def test_a_gradient_may_be_put_together_in_any_style(capsys, style):
+    assert verdict(capsys, check.whole_gradient, RIGHT_GRADIENTS[style]).startswith("✓")
+
+
+def in_place(parts, counts):
+    for part, count in zip(parts, counts, strict=True):
+        part *= count
+    return sum(parts) / sum(counts)
 
 
 def mean_by(weight):
@@ -41,7 +80,14 @@ GRADIENTS = {
     "For parts of 8 and 1 and 7 images": mean_by(lambda counts, rank: 0.1),
     "For parts of 3 and 9 images": mean_by(lambda counts, rank: counts[rank] / 16),
     "yours has shape (12,)": lambda parts, counts: torch.cat([part.flatten() for part in parts])[:12],
-    "yours is of type list": lambda parts, counts: parts,
+    "yours has shape (3, 4, 3)": lambda parts, counts: parts,
+    "has changed `parts`": in_place,
+    "That is 0 everywhere": mean_by(lambda counts, rank: counts[rank] // sum(counts)),
+    "cannot be multiplied by weights": lambda parts, counts: SOLUTIONS["whole_gradient"](parts, counts) > 0,
+    "yours has shape (4, 1)": lambda parts, counts: SOLUTIONS["whole_gradient"](parts, counts).mean(-1, keepdim=True),
+    "For parts of 2 and 4 and 1 and 5 and 3 images": mean_by(  # of three parts at most
+        lambda counts, rank: counts[rank] / sum(counts[:3]) if rank < 3 else 0
+    ),
 }
 
 
@@ -99,9 +145,18 @@ WAITS = {
     "all ranks' waiting together": lambda exchanges: [sum(SOLUTIONS["waits"](exchanges))] * len(exchanges),
     "the other way round": lambda exchanges: SOLUTIONS["waits"](exchanges)[::-1],
     "Each exchange has a last rank of its own": sums_of_begins,
+    "until the very last begin of all": lambda exchanges: [
+        sum(max(begin for of_rank in exchanges for begin, _ in of_rank) - begin for begin, _ in of_rank)
+        for of_rank in exchanges
+    ],
+    "3 ranks have 2 exchanges each here": lambda exchanges: [
+        sum(max(begins) - begin for begin in begins)
+        for begins in ([begin for begin, _ in exchange] for exchange in zip(*exchanges, strict=True))
+    ],
     "rank 0 waits 1.25 s; yours says 7": lambda exchanges: [7.0] * len(exchanges),
-    "Here are 3 ranks, and your list has 1 numbers": lambda exchanges: [sum(SOLUTIONS["waits"](exchanges))],
-    "with a number for each rank; yours is of type float": lambda exchanges: sum(SOLUTIONS["waits"](exchanges)),
+    "3 numbers here; yours has 1": lambda exchanges: [sum(SOLUTIONS["waits"](exchanges))],
+    "3 numbers in a list; yours is of type float": lambda exchanges: sum(SOLUTIONS["waits"](exchanges)),
+    "has changed `exchanges`": lambda exchanges: [of_rank.pop()[0] for of_rank in exchanges],
     "yours is of type str": lambda exchanges: ["a"] * len(exchanges),
 }
 
@@ -111,9 +166,34 @@ def test_a_wrong_wait_gets_its_hint(capsys, hint):
     assert hint in verdict(capsys, check.waits, WAITS[hint])
 
 
-@pytest.mark.parametrize("kind", [tuple, torch.tensor])
-def test_waits_may_be_of_another_type(capsys, kind):
-    assert verdict(capsys, check.waits, lambda exchanges: kind(SOLUTIONS["waits"](exchanges))).startswith("✓")
+def by_arrays(exchanges):
+    begins = np.array(exchanges)[:, :, 0]
+    return (begins.max(0) - begins).sum(1)
+
+
+def by_rank(exchanges):
+    waited = []
+    for of_rank in exchanges:
+        total = 0
+        for i, (begin, _) in enumerate(of_rank):
+            total += max(other[i][0] for other in exchanges) - begin
+        waited.append(total)
+    return waited
+
+
+RIGHT_WAITS = {
+    "an array": by_arrays,
+    "loops": by_rank,
+    "a tuple": as_right("waits", tuple),
+    "a tensor of float32": as_right("waits", torch.tensor),
+    "numpy's numbers": as_right("waits", lambda seconds: [np.float32(value) for value in seconds]),
+    "tensors": as_right("waits", lambda seconds: [torch.tensor(value) for value in seconds]),
+}
+
+
+@pytest.mark.parametrize("style", RIGHT_WAITS)
+def test_waits_may_be_added_up_in_any_style(capsys, style):
+    assert verdict(capsys, check.waits, RIGHT_WAITS[style]).startswith("✓")
 
 
 def test_the_solution_waits_as_the_timeline_says():
@@ -145,6 +225,8 @@ def ring(moved, latency, n):
 BATCHES = {
     "Which way do you round": from_exchange(ring, rounded=float),
     "Rounded down": from_exchange(ring, rounded=math.floor),
+    "Rounded to the nearest": from_exchange(ring, rounded=round),
+    "whole images on each rank": lambda *x: -(-from_exchange(ring, rounded=float)(*x) // x[2]) * x[2],
     "One image more": from_exchange(ring, rounded=lambda batch: math.floor(batch) + 2),
     "the images of *one* rank": from_exchange(lambda m, a, n: ring(m, a, n) / n),
     "computed on by one rank only": from_exchange(lambda m, a, n: ring(m, a, n) * n),
@@ -169,6 +251,34 @@ BATCHES = {
 @pytest.mark.parametrize("hint", BATCHES)
 def test_a_wrong_batch_gets_its_hint(capsys, hint):
     assert hint in verdict(capsys, check.smallest_batch, BATCHES[hint])
+
+
+def by_trying(seconds, size, world_size, link):
+    exchange = link.seconds("all-reduce", size, world_size)
+    batch = int(9 * world_size * exchange / seconds) // 2
+    while exchange > 0.1 * (exchange + seconds * batch / world_size):
+        batch += 1
+    return batch
+
+
+def one_message_after_another(seconds, size, world_size, link):
+    messages = 2 * (world_size - 1)
+    exchange = sum(link.latency + size / world_size / link.bandwidth for _ in range(messages))
+    return -(-(10 * exchange - exchange) * world_size // seconds)
+
+
+RIGHT_BATCHES = {
+    "tried one after the other": by_trying,
+    "a sum of messages, rounded by //": one_message_after_another,
+    "numpy's ceil": from_exchange(ring, rounded=np.ceil),
+    "a tensor": from_exchange(ring, rounded=lambda batch: torch.tensor(batch, dtype=torch.float64).ceil().long()),
+    "int and one more": from_exchange(ring, rounded=lambda batch: int(batch) + 1),
+}
+
+
+@pytest.mark.parametrize("style", RIGHT_BATCHES)
+def test_a_batch_may_be_found_in_any_style(capsys, style):
+    assert verdict(capsys, check.smallest_batch, RIGHT_BATCHES[style]).startswith("✓")
 
 
 def test_the_solution_s_batch_is_the_smallest_that_does():
@@ -205,6 +315,17 @@ RATES = {
     "yours gets shorter": line(lambda lr, k: lr, lambda lr, k: lr / k),
     "ends too high": line(lambda lr, k: lr, lambda lr, k: lr + lr * k),
     "the line is curved": lambda epoch, lr, batch, warm_up: lr * (batch / 256) ** min(epoch / warm_up, 1),
+    "`//` cuts the fraction off": lambda epoch, lr, batch, warm_up: (
+        lr + (lr * (batch // 256) - lr) * min(epoch / warm_up, 1)
+    ),
+    "k need not be a whole number": lambda epoch, lr, batch, warm_up: (
+        lr + (lr * round(batch / 256) - lr) * min(epoch / warm_up, 1)
+    ),
+    "Your line ends at epoch 1": lambda epoch, lr, batch, warm_up: SOLUTIONS["learning_rate"](epoch, lr, batch, 1),
+    "grows once an epoch": lambda epoch, *x: SOLUTIONS["learning_rate"](math.floor(epoch), *x),
+    "For a batch *below* 256": lambda epoch, lr, batch, warm_up: max(
+        lr, SOLUTIONS["learning_rate"](epoch, lr, batch, warm_up)
+    ),
     "At epoch 0.3 of a warm-up of 1": lambda epoch, lr, batch, warm_up: (
         lr * (1 + (batch / 256 - 1) * min(epoch / warm_up, 1) ** 2)
     ),
@@ -218,5 +339,53 @@ def test_a_wrong_rate_gets_its_hint(capsys, hint):
     assert hint in verdict(capsys, check.learning_rate, RATES[hint])
 
 
-def test_a_rate_may_be_a_tensor(capsys):
-    assert verdict(capsys, check.learning_rate, lambda *x: torch.tensor(SOLUTIONS["learning_rate"](*x))).startswith("✓")
+def by_cases(epoch, lr, batch, warm_up):
+    target = lr * batch / 256
+    if epoch >= warm_up:
+        return target
+    return (1 - epoch / warm_up) * lr + epoch / warm_up * target
+
+
+RIGHT_RATES = {
+    "by cases": by_cases,
+    "numpy's interp": lambda epoch, lr, batch, warm_up: np.interp(epoch, [0, warm_up], [lr, lr * batch / 256]),
+    "a tensor": as_right("learning_rate", torch.tensor),
+    "clip": lambda epoch, lr, batch, warm_up: lr * (1 + (batch / 256 - 1) * np.clip(epoch / warm_up, 0, 1)),
+    "float32": as_right("learning_rate", np.float32),
+    "the kit's schedule": lambda epoch, lr, batch, warm_up: linear_schedule(lr, lr * batch / 256, warm_up)(epoch),
+}
+
+
+@pytest.mark.parametrize("style", RIGHT_RATES)
+def test_a_rate_may_be_computed_in_any_style(capsys, style):
+    assert verdict(capsys, check.learning_rate, RIGHT_RATES[style]).startswith("✓")
+
+
+# The open task: (plan, points, and what is said).
+
+ONE_BY_ONE = {"batch": 256, "every": 1, "lr": 0.2, "steps": 44}
+PLANS = {
+    "the solution": (SOLUTIONS["plan"], 10, "10 of 10 points"),
+    "a schedule": ({"batch": 512, "every": 8, "lr": lambda step: 0.1 + 0.02 * min(step, 10), "steps": 77}, 10, ""),
+    "numpy's numbers": ({name: np.float64(value) for name, value in ONE_BY_ONE.items()}, 6, "compute 24% of the time"),
+    "too many steps": (ONE_BY_ONE | {"steps": 400}, 3, "after 44 steps, when the time is up"),
+    "the example": ({"batch": 64, "every": 1, "lr": 0.1, "steps": 10}, 3, "19% of the time is used"),
+    "far too long steps": (ONE_BY_ONE | {"lr": 1e9, "steps": 5}, 3, "100.0 % of the held-out digits"),
+    "not shared evenly": (ONE_BY_ONE | {"batch": 100}, 0, "a multiple of 8"),
+    "one step too long": (ONE_BY_ONE | {"batch": 80_000}, 0, "takes longer than 0.3 s"),
+    "half a step": (ONE_BY_ONE | {"steps": 4.5}, 0, "steps: It should be a whole number"),
+    "no meeting": (ONE_BY_ONE | {"every": 0}, 0, "1 or more"),
+    "no rate": ({"batch": 256, "every": 1, "steps": 44}, 0, "batch, every, lr and steps"),
+    "a rate that is none": (ONE_BY_ONE | {"lr": lambda step: None}, 0, "lr at step 0"),
+    "a rate that raises": (ONE_BY_ONE | {"lr": lambda step: 1 / step}, 0, "Your code raised ZeroDivisionError"),
+    "nonsense": ("fast", 0, "A plan is a dict"),
+    "untouched": (..., 0, "Not answered yet"),
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_plan_gets_its_points(capsys, name):
+    plan, most, said = PLANS[name]
+    given, printed = points(capsys, check.plan, plan)
+    assert given == most
+    assert said in printed

@@ -1,6 +1,7 @@
 """Drawing functions, and widgets with some of what their controls do; they take tensors and models from anywhere."""
 
 import io
+import tempfile
 
 import numpy as np
 import rehearsal
@@ -147,6 +148,15 @@ NO_TENSORS |= {
     "figure": "sizes",
     "show": "a figure",
 }
+
+
+def predictions(on):
+    with tempfile.TemporaryDirectory() as folder:
+        asked = ui.Predictions("a notebook", folder)
+        asked.number("mean", "How many pixels are on?")
+        return repr(asked.was("mean", on.inputs(rows()).mean()))
+
+
 CASES = {
     "CodeMap": {"of two": on_the_cpu(lambda on: code_map(on, 2)), "of more": on_the_cpu(lambda on: code_map(on, 4))},
     "ConvolutionStepper": on_the_cpu(stepper),
@@ -156,6 +166,7 @@ CASES = {
     "GibbsPlayer": on_the_cpu(player),
     "MapExplorer": on_the_cpu(explorer),
     "Occluder": on_the_cpu(occluder),
+    "Predictions": on_the_cpu(predictions),
     "Splitter": on_the_cpu(splitter),
     "StackExplorer": on_the_cpu(stack),
     "TrainingMonitor": {"CD": monitored(CD()), "PCD": monitored(PCD())},

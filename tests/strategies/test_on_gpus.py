@@ -11,7 +11,9 @@ from splitting import difference, experiments, run, same_bits
 from torch import nn
 
 from dlkit import Experiment
+from dlkit.distributed import Recorder
 from dlkit.strategies import DataParallel, Hybrid, ModelAveraging, TensorParallel
+from dlkit.strategies.pipeline import stage
 from dlkit.training import CrossEntropy
 
 
@@ -93,6 +95,29 @@ def test_a_rank_waits_for_its_gpu_once_a_step_and_in_the_step(strategy):
         return moments
 
     assert team(2).call(run_and_look) == [[True] * 3] * 2
+
+
+def test_a_stage_s_spans_begin_when_its_input_is_on_the_gpu_and_end_when_its_output_is(monkeypatch):
+    clock, pending = [0.0], {"computing": 0.0, "exchange": 0.0}
+
+    def pass_time(kind):
+        def wait(device):
+            assert device == torch.device("cuda", 0)
+            clock[0] += pending[kind]
+            pending[kind] = 0.0
+
+        return wait
+
+    monkeypatch.setattr(stage, "wait_for_gpu", pass_time("computing"))
+    monkeypatch.setattr(stage, "wait_for_exchange", pass_time("exchange"))
+    monkeypatch.setattr(stage, "now", lambda: clock[0])
+    log = stage.Log(Recorder(), torch.device("cuda", 0))
+    pending.update(exchange=2.0)
+    begin = log.arrival()
+    pending.update(computing=3.0)
+    log.computed("F0", begin)
+    span = log.recorder.spans[-1]
+    assert (span.begin, span.end) == (2.0, 5.0)
 
 
 def freed_in_a_step(experiment, strategy, folder):

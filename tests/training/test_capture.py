@@ -1,5 +1,6 @@
 """Passes recorded once and replayed, by a stand-in that does in Python what a CUDA graph does on a GPU."""
 
+from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
 
@@ -182,6 +183,102 @@ def test_a_run_says_why_it_does_not_replay():
     seen = []
     run(experiment(*CASES["CD"]), steps=1, on_step=seen.append)
     assert seen[0].why_not_captured == "only a GPU replays steps"
+
+
+class Drawn(torch.Generator):
+    """A generator of CUDA's, and what is asked of it."""
+
+    state = None
+
+    def __repr__(self):
+        return str(id(self))
+
+    def clone_state(self):
+        return f"as {self} was"
+
+    def graphsafe_set_state(self, state):
+        self.state = state
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """torch.cuda, pretended: what happens, in order, and on which stream that is."""
+    now = SimpleNamespace(log=[], stream="here", mode=0, own=Drawn(), shared=Drawn())
+
+    class Stream:
+        device_index = 0
+
+        def __init__(self, name="beside"):
+            self.name = name
+
+        def wait_stream(self, other):
+            now.log.append(f"{self.name} waits for {other.name}")
+
+    @contextmanager
+    def on(stream):
+        before, now.stream = now.stream, stream.name
+        yield
+        now.stream = before
+
+    @contextmanager
+    def graph(recorded):
+        now.stream = "recording"
+        now.log.append("record")
+        yield
+        now.stream = "here"  # torch leaves it as it is where this fails
+
+    graphs = SimpleNamespace(register_generator_state=lambda generator: now.log.append(generator))
+    replaced = {
+        "CUDAGraph": lambda: graphs,
+        "Stream": Stream,
+        "current_stream": lambda: Stream("here"),
+        "default_generators": (now.shared,),
+        "get_sync_debug_mode": lambda: now.mode,
+        "graph": graph,
+        "set_stream": lambda stream: setattr(now, "stream", stream.name),
+        "set_sync_debug_mode": lambda mode: setattr(now, "mode", mode),
+        "stream": on,
+    }
+    for name, value in replaced.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    return now
+
+
+def test_a_pass_is_made_beside_before_it_is_recorded_and_once_so_that_it_may_not_wait(cuda):
+    def call():
+        cuda.log.append((cuda.stream, cuda.mode))
+        return {"loss": torch.ones(())}
+
+    assert list(capture.CUDAGraph(cuda.own).record(call)) == ["loss"]
+    passes = [("beside", 0), ("beside", 0), ("beside", "error")]
+    order = [cuda.own, "beside waits for here", *passes, "here waits for beside", "record", ("recording", 0)]
+    assert cuda.log == order
+    assert cuda.own.state is cuda.shared.state is None
+
+
+def test_a_pass_for_which_the_host_waits_is_found_before_torch_records(cuda):
+    def call():
+        if cuda.mode == "error" or cuda.stream == "recording":
+            raise RuntimeError("called a synchronizing CUDA operation")
+
+    with pytest.raises(RuntimeError, match="called a synchronizing CUDA operation"):
+        capture.CUDAGraph(cuda.own).record(call)
+    assert "record" not in cuda.log
+    assert cuda.mode == 0
+
+
+def test_a_recording_that_fails_leaves_stream_and_generators_as_they_were(cuda):
+    """torch itself leaves the recording's stream the current one, and generators that refuse to draw."""
+
+    def call():
+        if cuda.stream == "recording":
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
+        capture.CUDAGraph(cuda.own).record(call)
+    assert cuda.stream == "here"
+    assert cuda.own.state == f"as {cuda.own} was"
+    assert cuda.shared.state == f"as {cuda.shared} was"
 
 
 def test_memory_that_is_out_in_the_trial_of_a_graph_is_left_for_the_first_step_to_tell(monkeypatch):

@@ -459,14 +459,15 @@ def test_a_run_is_exact_on_its_device_unless_it_is_to_be_fast(monkeypatch):
     asked = []
 
     @contextmanager
-    def noted(device):
-        asked.append(device)
+    def noted(how, device, alone=None):
+        asked.append((how, device, alone))
         yield
 
-    monkeypatch.setattr("dlkit.training.experiment.exact", noted)
+    for how in ("exact", "quick"):
+        monkeypatch.setattr(f"dlkit.training.experiment.{how}", partial(noted, how))
     run(small(), device="cpu")
     run(small(), device="cpu", fast=True)
-    assert asked == [torch.device("cpu")]
+    assert asked == [("exact", torch.device("cpu"), None), ("quick", torch.device("cpu"), True)]
 
 
 class Hungry(nn.Linear):
@@ -489,6 +490,25 @@ def test_out_of_memory_is_told_with_what_the_run_holds_and_a_batch_that_fits():
     assert run(replace(hungry, batch_size=5)).step > 0
     with pytest.raises(MemoryError, match=f"{said} .*: not even one image fits"):
         run(replace(hungry, model=partial(Hungry, 0)))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9 GB). Tried to allocate 2.00 GiB on private pool."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_so_is_memory_that_is_out_before_the_first_step(error, monkeypatch):
+    def start(*_):
+        raise error
+
+    monkeypatch.setattr(CD, "start", start)
+    asked = ", which asked for 2.00 GiB more" if "GiB" in str(error) else ""
+    said = f"before its first step the run needs more memory than there is on cpu{asked}: make the model smaller"
+    with pytest.raises(MemoryError, match=said):
+        run(small())
 
 
 def test_fewer_images_than_a_batch_are_refused():

@@ -34,6 +34,15 @@ def test_the_probability_picture_has_a_row_a_unit_and_a_column_an_image():
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("image", "hidden unit")
 
 
+def test_the_probability_picture_names_the_classes_of_sorted_images():
+    p, labels = torch.rand(4, 9, generator=seeded(0)), torch.tensor([0, 0, 0, 0, 3, 3, 7, 7, 7])
+    ax = draw_probabilities(p, labels).axes[0]
+    assert [(tick.get_text(), x) for tick, x in zip(ax.get_xticklabels(), ax.get_xticks(), strict=True)] == [
+        ("0", 1.5), ("3", 4.5), ("7", 7.0)
+    ]  # fmt: skip
+    assert [line.get_xdata()[0] for line in ax.lines] == [3.5, 5.5]
+
+
 def test_the_histograms_hold_every_weight_and_every_update():
     rbm = random_rbm(6, 4)
     sgd = torch.optim.SGD(rbm.parameters(), lr=0.001)

@@ -27,15 +27,16 @@ def main(arguments: Sequence[str] | None = None, checks: Sequence[Check] = CHECK
     parser.add_argument("--json", type=Path, default=Path("gpu_check.json"), help="where the results go")
     parser.add_argument("--only", default="", help="only checks with this in their name")
     parser.add_argument("--device", choices=("cpu",), help=argparse.SUPPRESS)  # the checks' own code, without a GPU
-    parser.add_argument("--seconds", type=float, default=TOTAL, help="for all checks together (%(default)g)")
+    parser.add_argument("--seconds", type=float, help=f"for all checks together ({TOTAL:g}; the rehearsal has longer)")
     wanted = parser.parse_args(arguments)
     gpus = [""] * 4 if wanted.device else gpus_here()
+    seconds, title = TOTAL, "dlkit on this machine's GPUs" if gpus else "dlkit on a pretended GPU"
     if not gpus:
-        print("torch finds no GPU here: in place of the checks, the rehearsal on a pretended one (tests/rehearsal.py).")
-        checks, gpus = [REHEARSAL], [""]
+        print("torch finds no GPU here: in place of the checks, the rehearsal on a pretended one (tests/pretended.py).")
+        checks, gpus, seconds = [REHEARSAL], [""], REHEARSAL.limit
     checks = [check for check in checks if wanted.only in check.name]
-    rows = run_all(checks, wanted.device or "cuda", gpus, wanted.seconds)
-    show(rows)
+    rows = run_all(checks, wanted.device or "cuda", gpus, wanted.seconds or seconds)
+    show(rows, title)
     machine = {"host": socket.gethostname(), "system": platform.platform(), "python": sys.version.split()[0]}
     wanted.json.write_text(json.dumps({**machine, "rows": [asdict(row) for row in rows]}, indent=2) + "\n")
     print(f"With tracebacks: {wanted.json}")
@@ -75,8 +76,8 @@ def gpus_here() -> list[str]:
     return gpus_here()
 
 
-def show(rows: Sequence[Row]) -> None:
-    table = Table(title="dlkit on this machine's GPUs", title_justify="left", show_lines=True)
+def show(rows: Sequence[Row], title: str) -> None:
+    table = Table(title=title, title_justify="left", show_lines=True)
     for name in ("check", "outcome", "seconds", "why, and what was measured"):
         table.add_column(name, justify="right" if name == "seconds" else "left", overflow="fold")
     for row in rows:

@@ -24,4 +24,4 @@ CHECKS = [
     Check("10 speeds", "gpu_check.speeds:parts", 60, alone=True),
     Check("10 memory", "gpu_check.memory:parts", 40, alone=True),
 ]
-REHEARSAL = Check("the rehearsal", "gpu_check.suites:rehearsal", 470, needs=TESTS)
+REHEARSAL = Check("the rehearsal", "gpu_check.suites:rehearsal", 1200, needs=TESTS)  # a CPU that others use is slow

@@ -13,6 +13,7 @@ from gpu_check.setting import Parts, Setting
 
 TESTS = ROOT / "tests"
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal
+REHEARSED = ("test_rehearsal.py", "test_rehearsed_strategies.py")
 NOTEBOOKS = ("02_*", "03_*", "04_*", "08_*", "09_*")
 
 
@@ -27,7 +28,8 @@ def passed(last: str, setting: Setting) -> str:
 
 
 def rehearsal(setting: Setting) -> Parts:
-    yield "tests/test_rehearsal.py", lambda: pytest(str(TESTS / "test_rehearsal.py"))
+    for name in REHEARSED:
+        yield f"tests/{name}", lambda name=name: pytest(str(TESTS / name))
 
 
 def pytest(*arguments: str) -> str:

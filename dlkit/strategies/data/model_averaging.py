@@ -23,8 +23,9 @@ RANK = "rank "  # and its number, before what it has by itself
 class ModelAveraging:
     """Each rank trains alone on its part of each batch; after `every` steps all take the mean of their parameters.
 
-    Not what one process computes, unless `every` is 1 and the optimizer plain SGD: between meetings the ranks drift
-    apart. Optimizers keep their momentum to themselves.
+    Not what one process computes, unless `every` is 1 and an optimizer's steps are linear in its gradients, as SGD's
+    are with and without momentum, and Adam's are not: between meetings the ranks drift apart. Each rank's optimizer
+    keeps its momentum to itself.
     Source: McDonald, Hall, Mann 2010, Distributed training strategies for the structured perceptron, §4.
     """
 

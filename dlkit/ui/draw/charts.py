@@ -5,7 +5,7 @@ from html import escape
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -98,14 +98,22 @@ def bars(values: Sequence[float], title: str, width: int = 300, height: int = 13
     )
 
 
-def draw_probabilities(p: Float[Tensor, "hidden images"]) -> Figure:
+def draw_probabilities(p: Float[Tensor, "hidden images"], labels: Int[Tensor, " images"] | None = None) -> Figure:
     """Hidden probabilities in grey: a row for each unit, a column for each image; white is 1.
 
+    With `labels`, of images that are sorted by them, the axis names the classes, and lines part them.
     Source: Hinton 2010, A practical guide to training restricted Boltzmann machines, §15.
     """
     fig, ax = figure(7, 3.2)
     shown = ax.imshow(p.cpu().numpy(), cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     ax.set(xlabel="image", ylabel="hidden unit")
+    if labels is not None:
+        classes, counts = labels.cpu().unique_consecutive(return_counts=True)
+        ends = counts.cumsum(0)
+        for end in ends[:-1].tolist():
+            ax.axvline(end - 0.5, color=VERMILION, linewidth=1)
+        ax.set_xticks((ends - counts / 2 - 0.5).tolist(), [str(label) for label in classes.tolist()])
+        ax.set_xlabel(f"class of the image ({p.shape[1]} images)")
     fig.colorbar(shown, ax=ax, label="p(h = 1)")
     return fig
 

@@ -166,7 +166,21 @@ def grid(
     columns: int | None = None,
     zoom: int = 2,
     symmetric: bool = False,
+    labels: Sequence[str] = (),
 ) -> Picture:
-    """The images in a grid, as a Picture; `zoom` and `symmetric` as for `png` and `tile`."""
+    """The images in a grid, as a Picture; `zoom` and `symmetric` as for `png` and `tile`.
+
+    `labels`: names for the rows, written to their left; fewer labels than rows name blocks of equally many rows.
+    """
     pixels = tile(images, columns, symmetric=symmetric)
-    return Picture(png(pixels, zoom), alt, width=pixels.shape[1] * zoom)
+    if not labels:
+        return Picture(png(pixels, zoom), alt, width=pixels.shape[1] * zoom)
+    picture = Image.fromarray(pixels).resize((pixels.shape[1] * zoom, pixels.shape[0] * zoom), Image.Resampling.NEAREST)
+    font = ImageFont.load_default(12)
+    margin = 2 * GAP + math.ceil(max(font.getlength(label) for label in labels))
+    sheet = Image.new("L", (margin + picture.width, picture.height), "white")
+    sheet.paste(picture, (margin, 0))
+    for i, label in enumerate(labels):
+        middle = (i + 0.5) * picture.height / len(labels)
+        ImageDraw.Draw(sheet).text((margin - GAP, middle), label, fill="black", font=font, anchor="rm")
+    return Picture(png(np.array(sheet)), alt, width=sheet.width)

@@ -184,12 +184,21 @@ def test_replicas_that_differ_are_not_taken_for_one_run(tmp_path):
 # Averaging
 
 
-def test_averaging_after_each_step_of_plain_sgd_is_data_parallel_training():
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_averaging_after_each_step_of_sgd_is_data_parallel_training(momentum):
     images, labels = digits(1000)
-    experiment = Experiment(nn_classifier, (images.flatten(1), labels), CrossEntropy(), lr=0.1)
+    experiment = Experiment(nn_classifier, (images.flatten(1), labels), CrossEntropy(), lr=0.1, momentum=momentum)
     every_step, seldom = (team(2).call(run, experiment, ModelAveraging(every))[0] for every in (1, 10))
     assert difference(run(experiment).model, every_step.model) < 1e-5
     assert difference(run(experiment).model, seldom.model) > 1e-3
+
+
+def test_averaging_after_each_step_of_adam_is_another_algorithm():
+    images, labels = digits(1000)
+    data = images.flatten(1), labels
+    experiment = Experiment(nn_classifier, data, CrossEntropy(), lr=0.01, momentum=None, optimizer=torch.optim.Adam)
+    every_step = team(2).call(run, experiment, ModelAveraging(every=1))[0]
+    assert difference(run(experiment).model, every_step.model) > 1e-2
 
 
 def test_averages_are_those_of_two_runs_on_half_the_data_each():
