@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from dlkit.analysis import exact
-from dlkit.data import Batch, bars_and_stripes
+from dlkit.data import bars_and_stripes
 from dlkit.exercises import Answer, Hint, Points, exercise, given, task
 from dlkit.exercises.answers import close, number, numbers, refuse_mistakes, seeded, tensor, whole
 from dlkit.exercises.gibbs_steps import gibbs_step
 from dlkit.exercises.rbm_energies import energy, free_energy, parameters_of, random_states
 from dlkit.exercises.students_code import Raised
 from dlkit.models import RBM
-from dlkit.training import CD
 
 __all__ = ["cd_statistics", "energy", "free_energy", "gibbs_step", "plan", "smallest_k"]
 
@@ -140,7 +139,7 @@ def plan(answer: Any) -> Iterator[Points]:
             f"{MOST_UPDATES:,} are allowed."
         )
     yield Points(2, 2, f"{steps:,} Gibbs steps of at most {MOST_STEPS:,}, in {updates:,} updates")
-    reached = sum(_trained(phases, seed) for seed in (0, 1)) / 2
+    reached = sum(_trained(phases, seed) for seed in range(4)) / 4
     for goal, points in GOALS:
         got = f"{reached:.2f} nats an image" if isfinite(reached) else "no finite log-likelihood: the rate is too high"
         yield Points(points * (reached >= goal), points, f"{got}, where {goal:g} or more is asked for")
@@ -162,14 +161,26 @@ def _phases(answer: Any) -> list[tuple[int, int, int, float]]:
 
 
 def _trained(phases: list[tuple[int, int, int, float]], seed: int) -> float:
-    """The log-likelihood that the plan reaches, in nats an image; NaN if the weights grow beyond all bounds."""
-    v, generator = bars_and_stripes(4).flatten(1).double(), seeded(seed)
-    rbm = RBM(16, 8, std=0.1, generator=generator).double()
-    optimizer = torch.optim.SGD(rbm.parameters())
+    """The log-likelihood that the plan reaches, in nats an image; NaN if the weights grow beyond all bounds.
+
+    In plain products: the library's learner does more for each step than a machine this small takes.
+    """
+    patterns, generator = bars_and_stripes(4).flatten(1).double(), seeded(seed)
+    rbm = RBM(16, 8, std=0.1, generator=generator).double().requires_grad_(False)
+    W, a, b = rbm.W, rbm.a, rbm.b
+
+    def draw(p: Tensor) -> Tensor:
+        return (torch.rand(p.shape, generator=generator, dtype=p.dtype) < p).double()
+
     for updates, k, chains, rate in phases:
-        learner, batch = CD(k=k, sample_visible=True), Batch(v.repeat(chains, 1))
-        optimizer.param_groups[0]["lr"] = rate
+        data = patterns.repeat(chains, 1)
         for _ in range(updates):
-            learner.fill_grad(rbm, batch, generator)
-            optimizer.step()
-    return exact.log_likelihood(rbm, v) if all(torch.isfinite(p).all() for p in rbm.parameters()) else nan
+            v, positive = data, torch.sigmoid(data @ W + b)
+            negative = positive
+            for _ in range(k):
+                v = draw(torch.sigmoid(draw(negative) @ W.T + a))
+                negative = torch.sigmoid(v @ W + b)
+            W += rate * (data.T @ positive - v.T @ negative) / len(data)
+            a += rate * (data - v).mean(0)
+            b += rate * (positive - negative).mean(0)
+    return exact.log_likelihood(rbm, patterns) if all(torch.isfinite(p).all() for p in (W, a, b)) else nan

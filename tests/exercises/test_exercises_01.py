@@ -342,8 +342,8 @@ def test_wrong_statistics_get_their_hint(capsys, hint):
 
 @pytest.fixture(scope="module")
 def machine():
-    """One on which CD-k needs more than one step, on the patterns of the notebook."""
-    return random_rbm(16, 3, std=2.0), bars_and_stripes(4).flatten(1)
+    """One on which CD-k needs more than one step, on patterns of 3 x 3 pixels."""
+    return random_rbm(9, 3, seed=1, std=5.0), bars_and_stripes(3).flatten(1)
 
 
 def test_the_solution_of_the_smallest_k_is_right_and_one_less_and_one_more_are_not(capsys, machine):
