@@ -26,7 +26,8 @@ SOLVED_BY = {"mean_three": "mean_image", "saliency_map": "saliency", "integrated
 GIVEN = {"patterns": "v_data"}  # what a solution takes, as its notebook calls it
 SHORTER = {  # what stands in a cell, and what is run in its place
     "range(3001)": "(0, 500, 1000, 3000)",
-    "range(200)": "range(3)",
+    "range(1, 201)": "(1, 20, 200)",
+    "range(1, 101)": "(1, 10, 100)",
     "run.step % 50 == 0": "run.step % 10 == 0",
     "likelihood[2500]": "likelihood[20]",
     "error[1000]": "error[10]",

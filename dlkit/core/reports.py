@@ -22,14 +22,17 @@ class BenchRow:
 
 @dataclass(frozen=True)
 class PaperRow:
-    """A published value with its source, and the value measured here with its `spread` and the `seconds` it took."""
+    """A published value with its source, and the value measured here with its `spread`.
+
+    seconds: how long the training took; None for a row that trained nothing.
+    """
 
     name: str
     published: str
     source: str
     measured: str
     spread: str
-    seconds: float
+    seconds: float | None
 
 
 Row = BenchRow | PaperRow

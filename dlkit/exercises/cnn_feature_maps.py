@@ -1,6 +1,9 @@
-"""The exercises of notebook 05: a convolution, how much it has to learn, sub-sampling, and how far a unit sees."""
+"""The exercises of notebook 05: a convolution, what it has to learn, sub-sampling, how far a unit sees, a small net.
 
-from collections.abc import Sequence
+`dlkit.exercises.small_net` measures the last one.
+"""
+
+from collections.abc import Iterator, Sequence
 from math import prod
 from operator import eq
 from typing import Any
@@ -9,33 +12,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlkit.exercises import Hint, exercise, given
+from dlkit.exercises import Answer, Hint, Points, ReturnsNothing, exercise, task
 from dlkit.exercises.answers import (
     close,
     first_wrong,
+    floats,
     largest_error,
     over_cases,
     refuse_mistakes,
     seeded,
     shaped,
-    tensor,
     whole,
     windowed,
 )
+from dlkit.exercises.small_net import CONNECTIONS, DIGITS, PARAMETERS, STEPS, counted, error_after_training
 from dlkit.models.convnet import LENET_TABLE, SURVEY_TABLE
 
 SQUASHES = (torch.tanh, torch.sigmoid, torch.relu)
 Layers = list[tuple[int, int]]  # (size, stride) of each layer's window, from the lowest layer up
 
 
-@exercise("one small kernel, moved over the whole image: a map says where the image looks like it")
-def convolve(answer: Any) -> None:
+@exercise(
+    "one small kernel, moved over the whole image: a map says where the image looks like it",
+    deeper="Image [[1, 2], [3, 4]], kernel [[1, 0], [0, 10]], bias 5: the kernel has one place in it, and the map one "
+    "value, 1·1 + 2·0 + 3·0 + 4·10 + 5 = 46.",
+)
+def convolve(answer: Answer) -> None:
     """`answer(image, kernel, bias)`: the map (H - k + 1, W - k + 1) of an image (H, W) under a kernel (k, k)."""
     g = seeded(1)
-    for size in (3, 2):
-        image, kernel = torch.randn(6, 9, generator=g), torch.randn(size, size, generator=g)
+    for height, width, size in ((6, 9, 3), (6, 9, 2), (5, 7, 5), (8, 4, 3)):
+        image, kernel = torch.randn(height, width, generator=g), torch.randn(size, size, generator=g)
         bias = torch.randn((), generator=g) + 2
-        feature_map = windowed(answer(image.clone(), kernel.clone(), bias.clone()), (6, 9), size)
+        feature_map = windowed(floats(answer(image, kernel, bias)), (height, width), size)
 
         def slid(kernel: Tensor, image: Tensor = image) -> Tensor:
             """The kernel moved over the image, without a bias."""
@@ -50,6 +58,7 @@ def convolve(answer: Any) -> None:
             (right - 2 * bias, "The bias is *added*: plus."),
             (right + (size**2 - 1) * bias, "The bias is added once a window, not once a product."),
             (slid(kernel) / size**2 + bias, "That is the mean of the products: a convolution takes their sum."),
+            ((right - bias) * bias, "The bias is added to the sum, not multiplied by it."),
         ]
         refuse_mistakes(feature_map, sums)
         squashed = [(squash(right), "Right, but squashed: the exercise ends before that.") for squash in SQUASHES]
@@ -80,13 +89,18 @@ def windows_of(image: Tensor, size: int) -> Tensor:
     return image.unfold(0, size, 1).unfold(1, size, 1).flatten(0, 1)
 
 
-@exercise("a kernel is learnt once and used everywhere, so the size of the image does not count, only the connections")
-def parameters(answer: Any) -> None:
+@exercise(
+    "a kernel is learnt once and used everywhere, so the size of the image does not count, only the connections",
+    deeper="Two maps, of which one sees maps 0 and 1 and the other map 1 only, and kernels of 2x2: three connections "
+    "with 4 numbers each make 12, and two maps with a bias each make 2 more: 14.",
+)
+def parameters(answer: Answer) -> None:
     """`answer(table, size)`: how many numbers a convolution with kernels of size x size learns.
 
     `table[o]` has the indices of the maps below that map o sees.
     """
-    cases = [(LENET_TABLE, 5), (SURVEY_TABLE, 5), (((0, 2), (1,), (0, 1, 2), (1, 2), (0, 1, 2)), 3)]
+    odd = ((0, 2), (1,), (0, 1, 2), (1, 2), (0, 1, 2))
+    cases: list[tuple[Sequence[Sequence[int]], int]] = [(LENET_TABLE, 5), (SURVEY_TABLE, 5), (odd, 3), (((0,),), 7)]
     counts = [whole(answer(table, size)) for table, size in cases]
     right = [sum(len(row) for row in table) * size**2 + len(table) for table, size in cases]
     if counts == right:
@@ -122,18 +136,24 @@ def _wrong_parameters(table: Sequence[Sequence[int]], size: int) -> list[tuple[i
     ]
 
 
-@exercise("half as high and half as wide: a map keeps what it saw, and forgets exactly where")
-def sub_sample(answer: Any) -> None:
+@exercise(
+    "half as high and half as wide: a map keeps what it saw, and forgets exactly where",
+    deeper="One map of 2x4 pixels, [[1, 2, 10, 20], [3, 6, 30, 60]]: the windows are 1, 2, 3, 6 and 10, 20, 30, 60. "
+    "Their averages are 3 and 30, their largest values 6 and 60.",
+)
+def sub_sample(answer: Answer) -> None:
     """`answer(maps, kind)`: maps (maps, height, width) half as high and half as wide.
 
     Windows of 2x2 lie side by side; `kind` says what each gives: "average" or "max".
     """
-    maps = torch.randn(4, 6, 10, generator=seeded(3)) - 0.5
-    answers = {kind: answer(maps.clone(), kind) for kind in ("average", "max")}
-    missing = [kind for kind, halved in answers.items() if halved is None or halved is ...]
-    if len(missing) == 1:
-        raise Hint(f'kind="{missing[0]}" gives nothing yet: the other kind does.')
-    average, largest = (_halved(halved) for halved in answers.values())
+    g = seeded(3)
+    for shape in ((4, 6, 10), (3, 8, 6), (1, 2, 4)):
+        _judge_halves(answer, torch.randn(shape, generator=g) - 0.5)
+
+
+def _judge_halves(answer: Answer, maps: Tensor) -> None:
+    """Raises Hint if the maps are not halved right by both kinds."""
+    average, largest = (_halved(_of_kind(answer, maps, kind), maps.shape) for kind in ("average", "max"))
     windows = maps.unfold(1, 2, 2).unfold(2, 2, 2).flatten(3)
     right = {"average": windows.mean(3), "max": windows.amax(3)}
     if close(average, right["max"]) and close(largest, right["average"]):
@@ -142,8 +162,9 @@ def sub_sample(answer: Any) -> None:
         for kind, value in right.items():
             if close(average, value):
                 raise Hint(f"Both kinds give the {kind}: look at what `kind` is.")
-    in_a_row = maps.reshape(4, 3, 5, 4)
-    far_apart = maps.reshape(4, 2, 3, 2, 5).permute(0, 2, 4, 1, 3).flatten(3)
+    count, high, wide, _ = windows.shape
+    in_a_row = maps.reshape(count, high, wide, 4)
+    far_apart = maps.reshape(count, 2, high, 2, wide).permute(0, 2, 4, 1, 3).flatten(3)
     for kind, halved, value in (("average", average, right["average"]), ("max", largest, right["max"])):
         if close(halved, value):
             continue
@@ -165,33 +186,52 @@ def sub_sample(answer: Any) -> None:
         raise Hint(f"{kind}: a window of {four} should give {value[0, 0, 0]:.2f}; yours gives {halved[0, 0, 0]:.2f}.")
 
 
-def _halved(answer: Any) -> Tensor:
-    """The answer, if it has the shape of 4 maps of 6 x 10 pixels, halved. Raises Hint if not."""
-    if isinstance(given(answer), tuple):
+def _of_kind(answer: Answer, maps: Tensor, kind: str) -> Any:
+    """What the answer gives for this kind. Raises Hint if that is nothing."""
+    try:
+        return answer(maps, kind)
+    except ReturnsNothing:
+        raise Hint(f'kind="{kind}" gives nothing yet: each of the two kinds has to return maps.') from None
+
+
+def _halved(answer: Any, before: Sequence[int]) -> Tensor:
+    """The answer, if it has the shape of maps that were (maps, height, width) before, halved. Raises Hint if not."""
+    if isinstance(answer, tuple) and hasattr(answer, "indices"):
         raise Hint("Return one tensor. (`maps.max(dim)` gives the places too; `maps.amax(dim)` only the values.)")
-    shape = tuple(tensor(answer).shape)
-    if shape == (4, 5, 9):
+    halves = floats(answer)
+    shape, (count, height, width) = tuple(halves.shape), before
+    high, wide = height // 2, width // 2
+    if shape == (count, high, wide):
+        return halves
+    if shape == (count, height - 1, width - 1):
         raise Hint("Your windows overlap: they lie side by side, so the next begins two pixels on, not one.")
-    if shape == (4, 6, 10):
+    if shape == (count, height, width):
         raise Hint("Your maps are as large as before: one value for each window of 2x2.")
-    if shape in [(4, 3, 10), (4, 6, 5)]:
-        raise Hint(f"Yours are {shape[1]}x{shape[2]}, from 6x10: both height and width are halved.")
-    if shape == (4, 5, 3):
+    if shape in [(count, high, width), (count, height, wide)]:
+        raise Hint(f"Yours are {shape[1]}x{shape[2]}, from {height}x{width}: both height and width are halved.")
+    if shape == (count, wide, high):
         raise Hint("Your maps are transposed: height first, then width, as they came.")
-    if len(shape) == 3 and shape[0] != 4:
-        raise Hint(f"4 maps went in and {shape[0]} came out: each map is halved for itself, dimensions 1 and 2 only.")
-    return shaped(answer, (4, 3, 5), "4 maps, half as high and half as wide")
+    if len(shape) == 3 and shape[0] != count:
+        raise Hint(
+            f"{count} maps went in and {shape[0]} came out: each map is halved for itself, dimensions 1 and 2 only."
+        )
+    return shaped(halves, (count, high, wide), f"{count} maps, half as high and half as wide")
 
 
-@exercise("each layer adds its own size less one, in steps of all the strides below it")
-def receptive_field(answer: Any) -> None:
+@exercise(
+    "each layer adds its own size less one, in steps of all the strides below it",
+    deeper="[(3, 2), (3, 1)]: a unit of the first layer sees 3 pixels, and the next one begins 2 pixels further on. "
+    "Three of them in a row see 3 + 2 + 2 = 7 pixels.",
+)
+def receptive_field(answer: Answer) -> None:
     """`answer(layers)`: how many pixels wide a unit of the last layer sees.
 
     `layers` are (size, stride) of each layer's window, the lowest first.
     """
     lenet = [(5, 1), (2, 2), (5, 1), (2, 2), (5, 1)]
-    cases: list[Layers] = [lenet[:1], lenet[:2], lenet[:3], lenet, [(3, 2), (4, 3), (2, 1), (3, 1)]]
-    widths = [whole(answer(list(layers))) for layers in cases]
+    odd = [(3, 2), (4, 3), (2, 1), (3, 1)]
+    cases: list[Layers] = [lenet[:1], lenet[:2], lenet[:3], lenet, odd, [(4, 4), (3, 1)], [(7, 4)]]
+    widths = [whole(answer(layers)) for layers in cases]
     right = [field(layers) for layers in cases]
     if widths == right:
         return
@@ -249,3 +289,25 @@ def _wrong_fields(layers: Layers) -> list[tuple[int, str]]:
         (grown(apart) ** 2, "That is the area: how many pixels *wide* is it?"),
         (sizes[-1], "That is what it sees of the layer right below: go on down to the pixels."),
     ]
+
+
+@task
+def small_net(answer: Any) -> Iterator[Points]:
+    """`answer()`: a net from images (batch, 28, 28) to ten logits, as small as PARAMETERS and CONNECTIONS allow.
+
+    Judged: its size, and its errors after STEPS steps of training, which the check takes.
+    """
+    net = counted(answer)
+    for name, count, most in (
+        ("parameters", net.parameters, PARAMETERS),
+        ("connections", net.connections, CONNECTIONS),
+    ):
+        if count > most:
+            raise Hint(
+                f"Your net has {count:,} {name}; {most:,} are allowed. `counts(net, test.images[:1])` says where."
+            )
+    wrong = error_after_training(net.net)
+    yield Points(1, 1, f"{net.parameters:,} parameters, of {PARAMETERS:,}")
+    yield Points(1, 1, f"{net.connections:,} connections, of {CONNECTIONS:,}")
+    points = 2 * sum(wrong <= most for most in (30, 20, 14, 10))
+    yield Points(points, 8, f"after {STEPS} steps it reads {wrong:.1f} % of {DIGITS:,} validation digits wrong")

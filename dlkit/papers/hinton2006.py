@@ -78,9 +78,10 @@ def measure(folder: Path, quick: bool) -> list[PaperRow]:
     rows += [row(f"then {second} epochs of up-down", reading, tuned) for reading in READINGS]
     name = f"or {third} epochs of up-down with persistent chains"
     rows += [row(name, reading, persistent, "") for reading in READINGS]
-    for name, result in (("greedy", greedy), ("after up-down", tuned), ("after up-down, persistent", persistent)):
+    for stage, result in (("greedy", greedy), ("after up-down", tuned), ("after up-down, persistent", persistent)):
+        name = f"{stage}: dreams not read as their label"
         spread = "120 dreams from noise, of twelve chains a label, after 200 steps"
-        rows.append(PaperRow(f"{name}: dreams not read as their label", "", "", f"{result['dreams']:.2f}", spread, 0.0))
+        rows.append(PaperRow(name, "", "", f"{result['dreams']:.2f}", spread, None))
     return rows
 
 

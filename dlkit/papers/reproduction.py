@@ -60,6 +60,12 @@ def measured_table(name: str) -> str:
     return "\n".join([f"**{title.removeprefix('# ')}**", *lines])
 
 
+def measured(name: str) -> dict[str, float]:
+    """The column `measured` of that table, by the names of its rows. ValueError if there is no paper of that name."""
+    rows = [line.split(" | ") for line in measured_table(name).splitlines()[4:]]
+    return {row[0].removeprefix("| "): float(row[3]) for row in rows}
+
+
 def check(name: str) -> None:
     """ValueError if there is no paper of that name."""
     if name not in NAMES:

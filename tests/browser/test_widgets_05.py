@@ -116,7 +116,7 @@ def test_another_net_and_another_image(reader, pad):
     with change(sheet(reader)):
         press(reader, "Read a test digit")
     expect(reader).not_to_contain_text("As drawn")
-    press(reader, "the survey's")
+    press(reader, "the survey's net")
 
 
 @pytest.fixture

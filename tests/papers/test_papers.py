@@ -160,6 +160,12 @@ def test_each_paper_has_its_measured_table(name):
     assert lines[0].endswith("**")
     assert lines[2].split(" | ")[1:4] == ["published", "source", "measured"]
     assert all(line.count(" | ") == 5 and float(line.split(" | ")[3]) for line in lines[4:])
+    assert not [line for line in lines if line.endswith(" 0.00 |")]  # a row that trained nothing has no seconds
+    assert len(papers.measured(name)) == len(lines) - 4
+
+
+def test_a_measured_value_is_found_by_the_name_of_its_row():
+    assert papers.measured("scherer2010")["max"] == 0.91
 
 
 def test_a_kept_result_that_is_damaged_is_told_and_measured_again_when_deleted(tmp_path):

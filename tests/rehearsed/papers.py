@@ -63,6 +63,7 @@ def estimate():
 
 NO_TENSORS = {
     "NAMES": "names",
+    "measured": "a name",
     "measured_table": "a name",
     "run": "a name; papers train on the CPU",
 }

@@ -160,27 +160,40 @@ def text_html(text: str) -> str:
     return f'<div style="line-height: 1.5">{text}</div>'
 
 
+def named(
+    pixels: UInt8[np.ndarray, "height width"], rows: Sequence[str] = (), heads: Sequence[str] = ()
+) -> UInt8[np.ndarray, "rows columns"]:
+    """A tile on white, the names of its rows on the left, and those of its columns above.
+
+    Fewer names than rows are of blocks of equally many rows; so for columns. The name of rows may have several lines.
+    """
+    font = ImageFont.load_default(13)
+    lines = [line for name in rows for line in name.splitlines()]
+    left = math.ceil(max((font.getlength(line) + 2 * GAP for line in lines), default=0))
+    top, (height, width) = LINE * bool(heads), pixels.shape
+    sheet = Image.new("L", (left + width, top + height), "white")
+    sheet.paste(Image.fromarray(pixels), (left, top))
+    pen = ImageDraw.Draw(sheet)
+    for i, name in enumerate(rows):
+        middle = top + (i + 0.5) * height / len(rows)
+        pen.text((left - GAP, middle), name, fill="black", font=font, anchor="rm", align="right")
+    for i, name in enumerate(heads):
+        pen.text((left + (i + 0.5) * width / len(heads), 1), name, fill="black", font=font, anchor="mt")
+    return np.array(sheet)
+
+
 def grid(
     images: Float[Tensor, "images height width"],
     alt: str,
     columns: int | None = None,
     zoom: int = 2,
     symmetric: bool = False,
-    labels: Sequence[str] = (),
+    rows: Sequence[str] = (),
+    heads: Sequence[str] = (),
 ) -> Picture:
-    """The images in a grid, as a Picture; `zoom` and `symmetric` as for `png` and `tile`.
-
-    `labels`: names for the rows, written to their left; fewer labels than rows name blocks of equally many rows.
-    """
-    pixels = tile(images, columns, symmetric=symmetric)
-    if not labels:
-        return Picture(png(pixels, zoom), alt, width=pixels.shape[1] * zoom)
-    picture = Image.fromarray(pixels).resize((pixels.shape[1] * zoom, pixels.shape[0] * zoom), Image.Resampling.NEAREST)
-    font = ImageFont.load_default(12)
-    margin = 2 * GAP + math.ceil(max(font.getlength(label) for label in labels))
-    sheet = Image.new("L", (margin + picture.width, picture.height), "white")
-    sheet.paste(picture, (margin, 0))
-    for i, label in enumerate(labels):
-        middle = (i + 0.5) * picture.height / len(labels)
-        ImageDraw.Draw(sheet).text((margin - GAP, middle), label, fill="black", font=font, anchor="rm")
-    return Picture(png(np.array(sheet)), alt, width=sheet.width)
+    """The images in a grid, as a Picture; `zoom` and `symmetric` as for `png` and `tile`, `rows` and `heads` as for
+    `named`."""
+    pixels = tile(images, columns, symmetric=symmetric).repeat(zoom, 0).repeat(zoom, 1)
+    if rows or heads:
+        pixels = named(pixels, rows, heads)
+    return Picture(png(pixels), alt, width=pixels.shape[1])
