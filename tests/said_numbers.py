@@ -1,5 +1,7 @@
 """Numbers in the notebooks' texts that no cell shows, by notebook and reason."""
 
 SAID: dict[str, dict[str, list[str]]] = {
+    "00_start_here": {"a pixel in the file is at most": ["255"], "goals of the open task": ["86", "88"]},
+    "01_energy_and_sampling": {"a goal of the open task": ["−4.25"]},
     "08_data_parallel": {"the largest batch that Goyal and others 2017 scaled to": ["8,192"]},
 }

@@ -157,3 +157,17 @@ def largest_error(answer: Tensor, right: Tensor) -> tuple[int, int]:
     """Row and column where the answer, a matrix, differs most from what is right."""
     row, column = divmod(int((answer - right).abs().argmax()), right.shape[1])
     return row, column
+
+
+def refuse_fixed_draws(draw: Callable[[torch.Generator], Tensor], drawn: Tensor) -> None:
+    """Raise Hint if what is drawn depends on more than the generator, or not on it: `drawn` came of `seeded(0)`."""
+    if not torch.equal(draw(seeded(0)).double(), drawn.double()):
+        raise Hint("Two calls with the same seed differ: draw with `generator=generator`, and with nothing else.")
+    generator = seeded(1)
+    another, next_one = (draw(generator).double() for _ in range(2))
+    if torch.equal(another, drawn.double()):
+        raise Hint(
+            "Generators of different seeds give the same draw: you set a seed of your own. Hand `generator` on instead."
+        )
+    if torch.equal(another, next_one):
+        raise Hint("A second draw from the same generator is the first again: do not set its seed, only draw from it.")

@@ -1,5 +1,6 @@
 """What a check is: it prints a line, ✓, ✗ with a hint or ○, and returns whether the answer is right."""
 
+import inspect
 from collections.abc import Callable, Collection
 from functools import update_wrapper
 from typing import Any
@@ -25,7 +26,7 @@ class Check:
 
     def __call__(self, *answers: Any) -> bool:
         try:
-            self.check(*(asked(answer, self.changes) for answer in answers))
+            self.check(*asked_all(self.check, answers, self.changes))
         except Hint as hint:
             self.wrong_tries += 1
             print(f"✗ Not yet. {hint}")
@@ -56,6 +57,15 @@ def asked(answer: Any, changes: Collection[int] = ()) -> Any:
         raise NotAnswered
     is_function = callable(answer) and not isinstance(answer, type | nn.Module)
     return Answer(answer, changes) if is_function else answer
+
+
+def asked_all(check: Callable[..., Any], answers: Collection[Any], changes: Collection[int] = ()) -> list[Any]:
+    """All answers as the check gets them. Raises Hint if one is no function where the check wants an `Answer`."""
+    found = [asked(answer, changes) for answer in answers]
+    for answer, parameter in zip(found, inspect.signature(check).parameters.values(), strict=False):
+        if parameter.annotation is Answer and not callable(answer):
+            raise Hint(f"Hand in the function itself, by its name; yours is of type {type(answer).__name__}.")
+    return found
 
 
 def said_of(error: Exception) -> str:

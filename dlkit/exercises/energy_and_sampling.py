@@ -1,230 +1,121 @@
-"""The exercises of notebook 01: energy, free energy, a Gibbs step, CD's statistics, and how long a chain CD needs."""
+"""The exercises of notebook 01: energies and a Gibbs step (beside this), CD's statistics, the k it needs, a plan."""
 
+from collections.abc import Iterator
+from math import isfinite, nan
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dlkit.analysis import exact
-from dlkit.analysis.likelihood import states
-from dlkit.exercises import Hint, exercise, given
-from dlkit.exercises.answers import close, refuse_mistakes, seeded
+from dlkit.data import bars_and_stripes
+from dlkit.exercises import Answer, Hint, Points, exercise, given, task
+from dlkit.exercises.answers import close, number, numbers, refuse_mistakes, seeded, tensor, whole
+from dlkit.exercises.gibbs_steps import gibbs_step
+from dlkit.exercises.rbm_energies import energy, free_energy, parameters_of, random_states
+from dlkit.exercises.students_code import Raised
 from dlkit.models import RBM
 
+__all__ = ["cd_statistics", "energy", "free_energy", "gibbs_step", "plan", "smallest_k"]
 
-def _parameters() -> tuple[Tensor, Tensor, Tensor]:
-    """W (3, 2), a (3,) and b (2,) of an RBM in which every usual mistake shows: the seed was chosen for that."""
-    generator = seeded(16)
-    W, a, b = (2 * torch.randn(size, generator=generator, dtype=torch.float64) for size in ((3, 2), (3,), (2,)))
-    return W, a, b
+MOST_STEPS, MOST_UPDATES, PATTERNS = 300_000, 3_000, 30
+GOALS = ((-5.0, 3), (-4.5, 3), (-4.25, 2))  # nats an image, and the points for them
 
 
-@exercise("low energy is high probability, and each bias and each weight counts only where its units are on")
-def energy(answer: Any) -> None:
-    """`answer(v, h, W, a, b)`: the energy of one state of v (visible,) and h (hidden,)."""
-    W, a, b = _parameters()
-    cases = [(v, h) for v in states(3) for h in states(2)]
-    energies = [given(answer(v.clone(), h.clone(), W, a, b)) for v, h in cases]
-    if any(isinstance(value, Tensor) and value.numel() != 1 for value in energies):
-        raise Hint("One state has one energy: your function returns more than one number.")
-    energies = torch.tensor([float(value) for value in energies], dtype=torch.float64)
-    v, h = (torch.stack(side) for side in zip(*cases, strict=True))
-    visible, hidden, pairs = v @ a, h @ b, ((v @ W) * h).sum(1)
-    refuse_mistakes(
-        energies,
-        [
-            (visible + hidden + pairs, "Right but for the sign: the energy is *minus* all three sums."),
-            (-hidden - pairs, "The visible biases are missing: - Σ a_i v_i."),
-            (-visible - pairs, "The hidden biases are missing: - Σ b_j h_j."),
-            (-visible - hidden, "The weights are missing: - Σ v_i W_ij h_j, over all pairs."),
-            (-pairs, "The weights are right; both biases are missing."),
-            (-visible - hidden + pairs, "The weights' sum has the wrong sign."),
-            (visible + hidden - pairs, "The biases' sums have the wrong sign."),
-            (
-                -visible - hidden - (v @ W).sum(1),
-                "A weight counts only if *both* its units are on: where is h_j?",
-            ),
-            (-visible - hidden - h @ W.sum(0), "A weight counts only if *both* its units are on: where is v_i?"),
-            (-a.sum() - b.sum() - pairs, "A bias counts only if its unit is on: a_i times v_i, b_j times h_j."),
-            ((-visible - hidden - pairs).exp(), "That is exp of the energy: no exponential yet."),
-            ((visible + hidden + pairs).exp(), "That is exp(-E): the probability but for Z. Here, the energy itself."),
-        ],
-    )
-    right = -visible - hidden - pairs
-    if not close(energies, right):
-        row = int((energies - right).abs().argmax())
-        state = f"v = {v[row].int().tolist()}, h = {h[row].int().tolist()}"
-        raise Hint(f"At {state} it should be {right[row]:.3f} for the RBM of this check; yours is {energies[row]:.3f}.")
-
-
-@exercise("a hidden unit that is summed out leaves a softplus behind, and 2^hidden states cost only `hidden` terms")
-def free_energy(answer: Any) -> None:
-    """`answer(v, W, a, b)`: the free energy (batch,) of each row of v (batch, visible)."""
-    W, a, b = _parameters()
-    v = states(3)
-    energies = given(answer(v.clone(), W, a, b))
-    if not isinstance(energies, Tensor) or energies.shape != (8,):
-        shape = tuple(energies.shape) if isinstance(energies, Tensor) else type(energies).__name__
-        raise Hint(f"For v of shape (8, 3), eight states, there should be eight free energies; yours is {shape}.")
-    x = v @ W + b
-    visible = v @ a
-    p = x.sigmoid()
-    joint = visible[:, None] + x @ states(2).T
-    refuse_mistakes(
-        energies,
-        [
-            (visible + F.softplus(x).sum(1), "Right but for the sign: the free energy is *minus* the logarithm."),
-            (-F.softplus(x).sum(1), "The visible biases are missing: - Σ a_i v_i does not depend on h."),
-            (-visible + F.softplus(x).sum(1), "The hidden units' part has the wrong sign."),
-            (
-                -visible - F.softplus(v @ W).sum(1),
-                "The hidden biases are missing: a unit's input is b_j + Σ v_i W_ij.",
-            ),
-            (-visible - F.relu(x).sum(1), "That is the energy of the *best* h: the free energy sums over all of them."),
-            (-visible - (p * x).sum(1), "That is the mean energy, with h = p(h|v): the sum is of exp(-E), not of E."),
-            (-joint.mean(1), "That is the mean of the energies over h: sum exp(-E) over h, then take -log."),
-            (-joint.sum(1), "That is the sum of the energies: sum exp(-E) over h, then take -log."),
-            (joint.exp().sum(1), "That is Σ exp(-E): its logarithm is missing, and a minus."),
-            (-visible - x.sum(1), "Each hidden unit may be on or off: log(1 + exp(x)), not x."),
-            (
-                -visible - F.softplus(x.sum(1)),
-                "Take the softplus of each hidden unit's input, then the sum.",
-            ),
-        ],
-    )
-    right = -torch.logsumexp(joint, 1)
-    if not close(energies, right):
-        row = int((energies - right).abs().argmax())
-        raise Hint(
-            f"At v = {v[row].int().tolist()} it should be {right[row]:.3f} for the RBM of this check; "
-            f"yours is {energies[row]:.3f}. Sum exp(-E) over all h by hand if in doubt."
-        )
-    large = answer(torch.ones(1, 3, dtype=torch.float64), 300 * torch.ones(3, 2, dtype=torch.float64), a, b)
-    if not torch.isfinite(large).all():
-        raise Hint("Right, until a weight is large: then exp overflows. `F.softplus(x)` is a safe log(1 + exp(x)).")
-
-
-@exercise("a step samples all hidden units, then all visible units: alternating the two is the whole chain")
-def gibbs_step(answer: Any) -> None:
-    """`answer(v, W, a, b, generator)`: v (chains, visible) after one Gibbs step of each chain."""
-    W, a, b = _parameters()
-    chains = 40_000
-    start = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64).repeat(chains, 1)
-    after = given(answer(start.clone(), W, a, b, seeded(0)))
-    if not isinstance(after, Tensor) or after.shape != start.shape:
-        shape = tuple(after.shape) if isinstance(after, Tensor) else type(after).__name__
-        raise Hint(f"For v of shape {tuple(start.shape)} the next v has that shape too; yours is {shape}.")
-    after = after.double()
-    if not ((after == 0) | (after == 1)).all():
-        raise Hint("The new v holds values between 0 and 1: those are probabilities. Sample the visible units too.")
-    if torch.equal(after, start):
-        raise Hint("The chains have not moved: return the new visible units, not those that came in.")
-    if (after == after[0]).all():
-        raise Hint("All chains do the same: draw a random number for each unit of each chain.")
-    h = states(2)
-    x = (start[:1] @ W + b).expand(4, -1)
-    p_h = torch.where(h == 1, x.sigmoid(), (-x).sigmoid()).prod(1)
-
-    def visible(h: Tensor, bias: Tensor = a) -> Tensor:
-        """p(v'|h) of all eight v': a row for each h, a column for each v'."""
-        on = (h @ W.T + bias).sigmoid()[:, None, :]
-        return torch.where(states(3)[None] == 1, on, 1 - on).prod(2)
-
-    right = p_h @ visible(h)
-    unbiased = (start[:1] @ W).expand(4, -1)
-    p_unbiased = torch.where(h == 1, unbiased.sigmoid(), (-unbiased).sigmoid()).prod(1)
-    variants = [
-        (
-            visible(x[:1].sigmoid())[0],
-            "The hidden units enter as probabilities: sample them before going down.",
-        ),
-        (visible((x[:1] > 0).double())[0], "The hidden units are set by a threshold: they are on with probability p."),
-        (p_h @ visible(h, torch.zeros_like(a)), "The visible biases are missing on the way down: a + W h."),
-        (p_unbiased @ visible(h), "The hidden biases are missing on the way up: b + Wᵀ v."),
-        (p_unbiased @ visible(h, torch.zeros_like(a)), "Both biases are missing: b on the way up, a on the way down."),
-        (p_h @ visible(1 - h), "The hidden units are on when they should be off: turn the comparison round."),
-        (right.flip(0), "The visible units are on when they should be off: turn the comparison round."),
-    ]
-    measured = exact.empirical_distribution(after)
-    distances = [exact.total_variation(measured, p) for p in (right, *(p for p, _ in variants))]
-    if distances[0] > 0.02:
-        nearest = min(range(1, len(distances)), key=lambda i: distances[i])
-        if distances[nearest] < 0.02:
-            raise Hint(variants[nearest - 1][1])
-        raise Hint(
-            f"The new states are not distributed as they should be: total variation {distances[0]:.2f} from p(v'|v). "
-            "First h from p(h|v), then v from p(v|h), each unit by its own random number."
-        )
-    again = answer(start.clone(), W, a, b, seeded(0))
-    if not torch.equal(again.double(), after):
-        raise Hint("Two calls with the same seed differ: hand the generator on to torch.")
-
-
-@exercise("CD compares how often two units are on together in the data with how often in the chain")
-def cd_statistics(answer: Any) -> None:
+@exercise(
+    "CD compares how often two units are on together in the data with how often in the chain",
+    deeper="For one image v = (1, 0) and probabilities p = (0.9, 0.2) the products v_i p_j are the matrix with the "
+    "rows (0.9, 0.2) and (0, 0): an outer product. For a batch, `v.T @ p` adds these up over the images; then divide.",
+)
+def cd_statistics(answer: Answer) -> None:
     """`answer(v_data, v_chain, W, b)`: the positive and the negative statistics, each (visible, hidden).
 
     They are the means over the batch of v_i p(h_j=1|v), of the data and of the chains.
     """
-    W, _, b = _parameters()
-    generator = seeded(2)
-    data, chain = ((torch.rand(5, 3, generator=generator) < 0.5).double() for _ in range(2))
-    pair_of_statistics = given(answer(data.clone(), chain.clone(), W, b))
-    if not isinstance(pair_of_statistics, tuple | list) or len(pair_of_statistics) != 2:
-        raise Hint("Return two tensors: the positive statistics, and the negative ones.")
-    for half in pair_of_statistics:
-        given(half)
-        if not isinstance(half, Tensor) or half.shape not in ((3, 2), (2, 3)):
-            shape = tuple(half.shape) if isinstance(half, Tensor) else type(half).__name__
-            raise Hint(f"Each should have W's shape, (3, 2) here, a number a pair of units; yours is {shape}.")
-    if any(half.shape == (2, 3) for half in pair_of_statistics):
-        raise Hint("These are (hidden, visible): W is (visible, hidden), so vᵀ p, not pᵀ v.")
-    statistics = torch.stack([half.double() for half in pair_of_statistics])
+    W, _, b = parameters_of()
+    data, chain = random_states(10, 3).chunk(2)
+    statistics = _statistics(answer, data, chain, W, b)
 
     def up(v: Tensor, bias: Tensor = b) -> Tensor:
         """p(h = 1 | v)."""
         return (v @ W + bias).sigmoid()
 
-    def statistics_with(bias: Tensor = b) -> Tensor:
-        """The positive and negative statistics, (2, visible, hidden), with this hidden bias."""
-        return torch.stack([data.T @ up(data, bias), chain.T @ up(chain, bias)]) / 5
-
-    right = statistics_with()
-    positive, negative = right
-
     def both(first: Tensor, second: Tensor) -> Tensor:
         return torch.stack([first, second])
 
+    right = both(data.T @ up(data), chain.T @ up(chain)) / 5
+    unbiased = both(data.T @ up(data, 0 * b), chain.T @ up(chain, 0 * b)) / 5
+    positive, negative = right
     x, y = data @ W + b, chain @ W + b
     refuse_mistakes(
         statistics,
         [
             (right.flip(0), "The two are swapped: positive is from the data, negative from the chain."),
             (5 * right, "Those are sums over the batch: divide by the number of images."),
+            (right / 3, "You divided by the pixels too: the mean is over the batch only."),
+            (right * 5 / 3, "You divided by the number of visible units: divide by the number of images."),
+            (right * 5 / 2, "You divided by the number of hidden units: divide by the number of images."),
             (-right, "Both have the wrong sign: these are averages of what is on together. The minus comes later."),
             (both(positive, -negative), "The negative half is an average too: the minus comes later."),
             (both(positive, positive), "Both are from the data: the negative half is from v_chain."),
             (both(positive, data.T @ up(chain) / 5), "The negative half pairs the chain's h with the *data's* v."),
             (both(positive, chain.T @ up(data) / 5), "The negative half pairs the chain's v with the *data's* h."),
-            (statistics_with(torch.zeros_like(b)), "The hidden biases are missing: p(h|v) = σ(b + Wᵀ v)."),
+            (unbiased, "The hidden biases are missing: p(h|v) = σ(b + Wᵀ v)."),
             (both(data.T @ x, chain.T @ y) / 5, "The sigmoid is missing: h enters as its probability."),
+            (
+                both(torch.outer(data.mean(0), up(data).mean(0)), torch.outer(chain.mean(0), up(chain).mean(0))),
+                "That is the product of two means: multiply v_i and p_j for each image first, then take the mean.",
+            ),
         ],
     )
     if not close(statistics, right):
-        sampled = (5 * statistics - (5 * statistics).round()).abs().max() < 1e-6
-        if sampled:
+        if (5 * statistics - (5 * statistics).round()).abs().max() < 1e-6:
             raise Hint("You sampled h: its probabilities have the same mean and less noise. Use those at both ends.")
         which = "positive" if not close(statistics[0], right[0]) else "negative"
         raise Hint(f"The {which} half is not the mean over the batch of v_i times p(h_j = 1 | v).")
+    for batch, visible, hidden in ((1, 4, 5), (7, 2, 3), (8, 4, 4)):
+        W, _, b = parameters_of(visible, hidden)
+        data, chain = random_states(2 * batch, visible).chunk(2)
+        right = torch.stack([v.T @ (v @ W + b).sigmoid() / batch for v in (data, chain)])
+        try:
+            found = _statistics(answer, data, chain, W, b)
+        except Raised as raised:
+            raise Hint(f"Right for 5 images of 3 pixels; with {batch} of {visible}, y{str(raised)[1:]}") from raised
+        if not close(found, right):
+            raise Hint(
+                f"Right for 5 images of 3 pixels, not for {batch} of {visible}: is there a number in your code that "
+                "should come from a shape?"
+            )
 
 
-@exercise("what k you need depends on how far the machine has learnt, not on the data alone")
+def _statistics(answer: Answer, data: Tensor, chain: Tensor, W: Tensor, b: Tensor) -> Tensor:
+    """Both halves, (2, visible, hidden). Raises Hint if they are not of that shape."""
+    halves = answer(data, chain, W, b)
+    if not hasattr(halves, "__len__") or isinstance(halves, str | dict) or len(halves) != 2:
+        raise Hint("Return two tensors: the positive statistics, and the negative ones.")
+    halves = [tensor(half) for half in halves]
+    shape = tuple(W.shape)
+    if W.shape[0] != W.shape[1] and any(tuple(half.shape) == shape[::-1] for half in halves):
+        raise Hint("These are (hidden, visible): W is (visible, hidden), so vᵀ p, not pᵀ v.")
+    for half in halves:
+        if half.shape != shape:
+            raise Hint(
+                f"Each should have W's shape, {shape} here, a number a pair of units; yours is {tuple(half.shape)}."
+            )
+    return torch.stack([half.double() for half in halves])
+
+
+@exercise(
+    "what k you need depends on how far the machine has learnt, not on the data alone",
+    deeper="In the table of cosines find the row of 1,000 updates: between which two k does it pass 0.9? Compute all k "
+    "from one to the other, `exact.cd_gradients(half, v_data, range(...))`, and take the first that is good enough.",
+)
 def smallest_k(answer: Any, rbm: RBM, patterns: Tensor) -> None:
     """`answer` is the smallest k for which the mean gradient of CD-k has a cosine of 0.9 or more with the exact one."""
-    if isinstance(answer, bool | str | list) or float(answer) != int(answer) or int(answer) < 1:
-        raise Hint(f"k is a whole number of Gibbs steps, 1 or more; yours is {answer!r}.")
-    k = int(answer)
+    value = number(answer)
+    if value % 1 or value < 1:
+        raise Hint(f"k is a whole number of Gibbs steps, 1 or more; yours is {value:.4g}.")
+    k = whole(answer)
     if k > 200:
         raise Hint(f"{k} steps are far more than this machine needs: look at the table above.")
     true = exact.gradient(rbm, patterns)
@@ -234,3 +125,62 @@ def smallest_k(answer: Any, rbm: RBM, patterns: Tensor) -> None:
         raise Hint(f"CD-{k} is not there yet: its cosine is {cosines[k]:.3f} on this machine. Take a larger k.")
     if k > 1 and cosines[k - 1] >= 0.9:
         raise Hint(f"CD-{k} will do, its cosine is {cosines[k]:.3f}; but so will CD-{k - 1}. Take the smallest.")
+
+
+@task
+def plan(answer: Any) -> Iterator[Points]:
+    """`answer`: phases (updates, k, chains a pattern, rate) of a training by CD-k on the 30 bars and stripes."""
+    phases = _phases(answer)
+    steps = sum(PATTERNS * chains * k * updates for updates, k, chains, _ in phases)
+    updates = sum(phase[0] for phase in phases)
+    if steps > MOST_STEPS or updates > MOST_UPDATES:
+        raise Hint(
+            f"Your plan costs {steps:,} Gibbs steps and {updates:,} updates: at most {MOST_STEPS:,} and "
+            f"{MOST_UPDATES:,} are allowed."
+        )
+    yield Points(2, 2, f"{steps:,} Gibbs steps of at most {MOST_STEPS:,}, in {updates:,} updates")
+    reached = sum(_trained(phases, seed) for seed in range(4)) / 4
+    for goal, points in GOALS:
+        got = f"{reached:.2f} nats an image" if isfinite(reached) else "no finite log-likelihood: the rate is too high"
+        yield Points(points * (reached >= goal), points, f"{got}, where {goal:g} or more is asked for")
+
+
+def _phases(answer: Any) -> list[tuple[int, int, int, float]]:
+    """The phases of a plan. Raises Hint if they are none."""
+    if not hasattr(given(answer), "__len__") or isinstance(answer, str | dict) or not len(answer):
+        raise Hint("A plan is a list of phases, each (updates, k, chains, rate).")
+    if any(not hasattr(phase, "__len__") for phase in answer):
+        raise Hint("Each phase is four numbers in brackets of its own: [(updates, k, chains, rate)].")
+    phases = [numbers(phase, 4, "a phase as (updates, k, chains, rate)") for phase in answer]
+    for updates, k, chains, rate in phases:
+        if any(value % 1 or value < 1 for value in (updates, k, chains)):
+            raise Hint(f"Updates, k and chains are whole numbers, 1 or more; yours are {updates:g}, {k:g}, {chains:g}.")
+        if rate <= 0:
+            raise Hint(f"A rate is above 0; yours is {rate:g}.")
+    return [(int(updates), int(k), int(chains), rate) for updates, k, chains, rate in phases]
+
+
+def _trained(phases: list[tuple[int, int, int, float]], seed: int) -> float:
+    """The log-likelihood that the plan reaches, in nats an image; NaN if the weights grow beyond all bounds.
+
+    In plain products: the library's learner does more for each step than a machine this small takes.
+    """
+    patterns, generator = bars_and_stripes(4).flatten(1).double(), seeded(seed)
+    rbm = RBM(16, 8, std=0.1, generator=generator).double().requires_grad_(False)
+    W, a, b = rbm.W, rbm.a, rbm.b
+
+    def draw(p: Tensor) -> Tensor:
+        return (torch.rand(p.shape, generator=generator, dtype=p.dtype) < p).double()
+
+    for updates, k, chains, rate in phases:
+        data = patterns.repeat(chains, 1)
+        for _ in range(updates):
+            v, positive = data, torch.sigmoid(data @ W + b)
+            negative = positive
+            for _ in range(k):
+                v = draw(torch.sigmoid(draw(negative) @ W.T + a))
+                negative = torch.sigmoid(v @ W + b)
+            W += rate * (data.T @ positive - v.T @ negative) / len(data)
+            a += rate * (data - v).mean(0)
+            b += rate * (positive - negative).mean(0)
+    return exact.log_likelihood(rbm, patterns) if all(torch.isfinite(p).all() for p in (W, a, b)) else nan

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from functools import update_wrapper
 from typing import Any, NamedTuple
 
-from dlkit.exercises.checks import asked, said_of
+from dlkit.exercises.checks import asked_all, said_of
 from dlkit.exercises.hints import Hint
 
 
@@ -32,7 +32,7 @@ class Task:
 
     def __call__(self, *answers: Any) -> float:
         try:
-            criteria = list(self.measure(*(asked(answer) for answer in answers)))
+            criteria = list(self.measure(*asked_all(self.measure, answers)))
         except Hint as hint:
             print(f"✗ No points yet. {hint}")
         except Exception as error:

@@ -8,6 +8,7 @@ CELLS = {
     "asks": 'from dlkit.ui import Predictions\n\npredict = Predictions("small")\n'
     'predict.choice("halves", "Is `a + b` the same?", "for both", "for one", "for neither")',
     "asks-number": 'predict.number("bytes", "How many bytes does each rank send?", unit="bytes")',
+    "asks-too": 'predict.choice("thirds", "And of three?", "for both", "for one")',
     "shows": 'predict.was("halves", "for one")',
     "shows-number": 'predict.was("bytes", 420_000)',
     "tally": "predict.tally()",
@@ -22,7 +23,7 @@ def small(lab):
     notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
     lab.write("small.ipynb", notebook)
     with lab.open_notebook("small.ipynb") as opened:
-        run(opened, "asks", "asks-number")
+        run(opened, "asks", "asks-number", "asks-too")
         yield opened
 
 
@@ -47,6 +48,11 @@ def test_by_mouse(small):
     card.get_by_label("How sure are you?").select_option("80")
     card.get_by_role("button", name="Keep my prediction").click()
     expect(status(card)).to_contain_text("Kept: you say “for both”, 80 % sure.")
+
+
+def test_a_choice_on_another_card_leaves_this_one_alone(small):
+    small.cell_output("asks-too").get_by_role("radio", name="for one").click()
+    expect(small.cell_output("asks").get_by_role("radio", name="for both")).to_be_checked()
 
 
 def test_by_keyboard(small):
@@ -81,7 +87,7 @@ def test_the_result_says_what_was_said_there_and_on_the_card(small):
     expect(card.get_by_role("radio").first).to_be_disabled()
     expect(status(small.cell_output("shows-number"))).to_contain_text("It was 420,000 bytes: right.")
     run(small, "tally")
-    expect(small.cell_output("tally")).to_contain_text("You predicted 2 of 2 results. Right: 1 of 2 (50 %)")
+    expect(small.cell_output("tally")).to_contain_text("You predicted 2 of 3 results. Right: 1 of 2 (50 %)")
 
 
 def test_it_is_there_after_the_cell_has_been_run_again(small):

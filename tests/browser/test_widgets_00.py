@@ -36,3 +36,13 @@ def test_the_class_can_be_chosen_with_the_keyboard(area):
     with change(area.inner_text):
         keys(area.get_by_label("Class"), "3")
     expect(area.get_by_text("labelled 3")).to_be_visible()
+
+
+def test_the_link_to_the_primer_jumps_there_and_its_parts_open(notebook):
+    page = notebook.page
+    page.get_by_role("link", name="Primer", exact=True).first.click()
+    expect(page.get_by_role("heading", name="Primer")).to_be_in_viewport()
+    part = page.locator("details").filter(has_text="Backpropagation:")
+    expect(part.get_by_text("0.718")).to_be_hidden()
+    part.locator("summary").click()
+    expect(part.get_by_text("0.718")).to_be_visible()

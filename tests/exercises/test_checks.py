@@ -8,7 +8,7 @@ import torch
 from answers import points, verdict
 from torch import nn
 
-from dlkit.exercises import Hint, Points, exercise, students_code, task
+from dlkit.exercises import Answer, Hint, Points, exercise, students_code, task
 from dlkit.exercises.answers import close, floats, number, numbers, shaped, tensor
 
 
@@ -59,6 +59,20 @@ def test_a_function_that_returns_nothing_is_told_so(capsys, answer):
 
 
 # What it is given
+
+
+@pytest.mark.parametrize("answer", [3, "three", torch.ones(2), [1, 2]])
+def test_what_is_no_function_where_one_is_wanted_is_told_so(capsys, answer):
+    @exercise("a function")
+    def check(answer: Answer):
+        answer(1)
+
+    @task
+    def measured(answer: Answer):
+        yield Points(answer(1), 1, "")
+
+    assert "Hand in the function itself" in verdict(capsys, check, answer)
+    assert "Hand in the function itself" in points(capsys, measured, answer)[1]
 
 
 def adds_in_place(x):

@@ -1,5 +1,3 @@
-let cards = 0; // radio buttons of one card share a name
-
 const element = (tag, properties = {}, ...children) => {
   const made = Object.assign(document.createElement(tag), properties);
   made.append(...children);
@@ -10,7 +8,8 @@ const element = (tag, properties = {}, ...children) => {
 const marked = (text) => text.split("`").map((part, index) => (index % 2 ? element("code", {}, part) : part));
 
 function render({ model, el }) {
-  const name = `prediction-${(cards += 1)}`;
+  // Radio buttons of one card share a name. Each card loads this file anew, so a counter would give all the same one.
+  const name = `prediction-${Math.random().toString(36).slice(2)}`;
   const choices = model.get("choices");
   const answers = element("div");
   for (const choice of choices) {
