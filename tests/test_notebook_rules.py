@@ -203,6 +203,16 @@ def test_its_code_has_no_unused_imports_or_trailing_semicolons(path):
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+def test_the_readme_says_as_the_notebook_how_long_it_takes_to_work_through(path):
+    (row,) = [
+        row
+        for row in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+        if f"({path.parent.name}/{path.name})" in row
+    ]
+    minutes = re.findall(r"(\d+) minutes", cells(path)[0].source)
+    assert minutes == re.findall(r"\| (\d+) min \|", row)
+
+
 def test_the_readme_lists_the_notebooks_that_there_are():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     if not readme:
