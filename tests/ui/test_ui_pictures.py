@@ -15,7 +15,9 @@ def pixels(picture):
 
 def test_the_labels_of_rows_stand_at_the_left_of_the_same_grid():
     images = torch.rand(6, 20, 20)
-    plain, labelled = (pixels(grid(images, "six", columns=3, rows=rows)) for rows in ((), ("seven", "map 1:\n0.25")))
+    plain, labelled = (
+        pixels(grid(images, "six", columns=3, labels=labels)) for labels in ((), ("seven", "map 1:\n0.25"))
+    )
     left = labelled.shape[1] - plain.shape[1]
     assert (labelled[:, left:] == plain).all()
     for half in np.split(labelled[:, :left], [plain.shape[0] // 2]):
@@ -24,6 +26,6 @@ def test_the_labels_of_rows_stand_at_the_left_of_the_same_grid():
 
 
 def test_a_grid_is_as_wide_as_it_says():
-    picture = grid(torch.rand(2, 5, 7), "two", columns=2, zoom=3, rows=["both"])
+    picture = grid(torch.rand(2, 5, 7), "two", columns=2, zoom=3, labels=["both"])
     assert pixels(picture).shape[1] == picture.width
     assert picture.width > 3 * 15

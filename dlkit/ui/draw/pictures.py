@@ -166,24 +166,24 @@ def grid(
     columns: int | None = None,
     zoom: int = 2,
     symmetric: bool = False,
-    rows: Sequence[str] = (),
+    labels: Sequence[str] = (),
 ) -> Picture:
     """The images in a grid, as a Picture; `zoom` and `symmetric` as for `png` and `tile`.
 
-    rows: a label for each row, which stands at its left.
+    labels: names for the rows, written to their left; fewer labels than rows name blocks of equally many rows.
     """
     pixels = tile(images, columns, symmetric=symmetric).repeat(zoom, 0).repeat(zoom, 1)
-    if rows:
-        pixels = np.hstack([_labels(rows, len(pixels)), pixels])
+    if labels:
+        pixels = np.hstack([_margin(labels, len(pixels)), pixels])
     return Picture(png(pixels), alt, width=pixels.shape[1])
 
 
-def _labels(rows: Sequence[str], height: int) -> UInt8[np.ndarray, "height columns"]:
+def _margin(labels: Sequence[str], height: int) -> UInt8[np.ndarray, "height columns"]:
     """A column of labels, black on white, each in the middle of its share of the height."""
     font = ImageFont.load_default(13)
-    width = math.ceil(max(font.getlength(line) for row in rows for line in row.splitlines())) + 2 * GAP
+    width = math.ceil(max(font.getlength(line) for label in labels for line in label.splitlines())) + 2 * GAP
     sheet = Image.new("L", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
-    for i, row in enumerate(rows):
-        draw.text((width - GAP, height * (i + 0.5) / len(rows)), row, "black", font, anchor="rm", align="right")
+    for i, label in enumerate(labels):
+        draw.text((width - GAP, height * (i + 0.5) / len(labels)), label, "black", font, anchor="rm", align="right")
     return np.array(sheet)
