@@ -2,7 +2,7 @@
 SINCE ?= HEAD
 
 help:
-	@echo "make lab        set up what is missing, then open JupyterLab on the first notebook"
+	@echo "make lab        set up what is missing, then open JupyterLab on your copies of the notebooks, in work/"
 	@echo "make test       set up what is missing, then run every check: style, types, tests, notebooks"
 	@echo "make test-changed SINCE=commit   style, types, and the tests that stand on what has changed since (HEAD)"
 	@echo "make setup      only make .venv and install the pinned packages (PYTHON=... chooses the Python)"

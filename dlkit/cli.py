@@ -1,20 +1,17 @@
 """The command line: dlkit doctor | lab | bench | reproduce."""
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
-from pathlib import Path
 from typing import Annotated, NoReturn
+from urllib.parse import quote
 
 import typer
 
-from dlkit.core.installation import FROM_WHEEL, REINSTALL, ROOT, restore
-
-FIRST = Path("notebooks", "00_start_here.ipynb")
+from dlkit.core.installation import REINSTALL
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -74,49 +71,21 @@ def doctor(as_json: Json = False) -> None:
         raise typer.Exit(int(any(row.state == "fail" for row in rows)))
 
 
-def copy_notebooks() -> Path:
-    """Folder with a copy of the notebooks to work in: the current one if it has them, else dlkit-notebooks in it.
+def lab_command(port: int | None, browser: bool, fresh: bool = False) -> list[str]:
+    """What starts JupyterLab on the student's copy of the first notebook; older copies are in folders beside.
 
-    Only what is not there yet is copied. Raises RuntimeError where the folder cannot be written.
-    """
-    source, here = ROOT / FIRST.parent, Path.cwd()
-    folder = here if (here / FIRST.name).is_file() else here / "dlkit-notebooks"
-    names = [path.relative_to(source) for path in source.rglob("*") if path.is_file() and path.suffix != ".pyc"]
-    missing = [name for name in names if not (folder / name).exists()]
-    try:
-        for name in missing:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            partial = (folder / name).with_suffix(".partial")
-            shutil.copyfile(source / name, partial)
-            partial.replace(folder / name)
-    except OSError as error:
-        raise RuntimeError(
-            f"the notebooks cannot be copied to {folder} ({error.strerror}): "
-            "start `dlkit lab` in a folder of yours, on a disk that is not full."
-        ) from None
-    typer.echo(
-        f"The notebooks are in {folder}: {len(missing)} of {len(names)} files were copied now, "
-        "and the others are as you left them."
-    )
-    return folder
-
-
-def lab_command(port: int | None, browser: bool) -> list[str]:
-    """What starts JupyterLab on the first notebook: in the checkout, or in a copy of what a wheel brought.
-
-    Raises FileNotFoundError if JupyterLab or the notebook is missing, and what `copy_notebooks` raises.
+    Raises FileNotFoundError if JupyterLab is missing, and what `open_copies` raises.
     """
     from importlib.util import find_spec
 
+    from dlkit import copies
+
     if not find_spec("jupyterlab"):
         raise FileNotFoundError(f"JupyterLab is not installed: {REINSTALL} installs it.")
-    if not (ROOT / FIRST).is_file():
-        raise FileNotFoundError(
-            f"{ROOT / FIRST} is missing: it is part of the repository; {restore(ROOT / FIRST.parent)}."
-        )
-    folder, first = (copy_notebooks(), FIRST.name) if FROM_WHEEL else (ROOT, FIRST.as_posix())
-    command = [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={folder}"]
-    command += [f"--LabApp.default_url=/lab/tree/{first}"]
+    folder, told = copies.open_copies(fresh)
+    typer.echo("\n".join(told))
+    command = [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={folder.parent}"]
+    command += [f"--LabApp.default_url=/lab/tree/{quote(folder.name)}/{copies.FIRST}"]
     if port is not None:
         command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
     if not browser:
@@ -130,10 +99,11 @@ def lab_command(port: int | None, browser: bool) -> list[str]:
 def lab(
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: 8888, or the next that is free.")] = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser.")] = True,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Make new copies, in a folder beside the old ones.")] = False,
 ) -> None:
-    """Open JupyterLab on the first notebook."""
+    """Open JupyterLab on your copy of the first notebook; copies are made the first time."""
     with errors_as_sentences():
-        command = lab_command(port, browser)
+        command = lab_command(port, browser, fresh)
         if os.name == "posix":
             os.execv(command[0], command)  # the server takes this process's place, and its signals
         raise typer.Exit(subprocess.call(command))

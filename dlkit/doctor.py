@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 from rich.markup import escape
 from rich.table import Table
 
+from dlkit import copies
 from dlkit.browser import find_browser
 from dlkit.core.installation import FROM_WHEEL, REINSTALL, ROOT, restore
 
@@ -162,13 +163,25 @@ def data() -> Iterator[Row]:
 
 
 def notebooks() -> Iterator[Row]:
-    """The walk itself."""
-    folder = ROOT / "notebooks"
-    count = len(list(folder.glob("*.ipynb")))
-    if count:
-        yield Row("notebooks", f"{count} in {folder}")
-    else:
+    """The walk itself, and the student's copies of it."""
+    try:
+        kit = copies.read_kit(folder := ROOT / "notebooks")
+    except ValueError as error:
+        yield Row("notebooks", "not whole", "fail", str(error))
+        return
+    if not (count := sum(name.endswith(".ipynb") for name in kit)):
         yield Row("notebooks", f"none in {folder}", "fail", restore(folder))
+        return
+    parent, mine = copies.home()[0], copies.newest()
+    text = f"{count}, copied to {mine}" if mine else f"{count}, to be copied to a folder in {parent}"
+    changed = copies.changed(kit, mine) if mine else []
+    if not os.access(mine or parent, os.W_OK):
+        yield Row("notebooks", text, "fail", "it cannot be written to: work in a folder of yours")
+    elif changed is None or changed:
+        what = f"changed in the kit since: {', '.join(changed)}" if changed else "not known whether the kit has changed"
+        yield Row("notebooks", f"{text}; {what}", "warn", "`dlkit lab --fresh` makes new copies beside these")
+    else:
+        yield Row("notebooks", text)
 
 
 def browser() -> Iterator[Row]:

@@ -13,9 +13,23 @@ def solutions(notebook: str) -> dict[str, Any]:
 
 
 def verdict(capsys, exercise, *answers) -> str:
-    """The line that the check prints. It must be one line, and the check return True only if that begins with ✓."""
+    """The line that the check prints on a first try.
+
+    It must be one line, the check return True only if that begins with ✓, and never fail itself.
+    """
+    exercise.wrong_tries = 0
     right = exercise(*answers)
     line = capsys.readouterr().out
     assert right is line.startswith("✓")
     assert line.count("\n") == 1
+    assert "The check itself failed" not in line
     return line
+
+
+def points(capsys, task, *answers) -> tuple[float, str]:
+    """The points that an open task gives, and all that it prints; it must never fail itself."""
+    sum_of_points = task(*answers)
+    printed = capsys.readouterr().out
+    assert "The check itself failed" not in printed
+    assert printed.startswith(("●", "○", "✗"))
+    return sum_of_points, printed

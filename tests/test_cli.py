@@ -13,7 +13,7 @@ from ports import free_port
 from typer.testing import CliRunner
 
 import dlkit
-from dlkit import cli, doctor
+from dlkit import cli, copies, doctor
 
 
 def call(*arguments):
@@ -103,19 +103,28 @@ def test_a_missing_package_is_named(stand_in):
 
 @pytest.fixture
 def project(monkeypatch, tmp_path):
+    """A checkout with one notebook."""
     for folder in (".git", "dlkit", "notebooks"):
         (tmp_path / folder).mkdir()
-    (tmp_path / cli.FIRST).touch()
-    monkeypatch.setattr(cli, "ROOT", tmp_path)
+    (tmp_path / "notebooks" / copies.FIRST).write_text('{"cells": [], "metadata": {}}')
+    monkeypatch.setattr(copies, "ROOT", tmp_path)
     return tmp_path
 
 
-def test_lab_opens_the_first_notebook_on_this_machine_only(project):
+def test_lab_opens_the_copy_of_the_first_notebook_on_this_machine_only(project, capsys):
     command = cli.lab_command(None, True)
     assert f"--ServerApp.root_dir={project}" in command
-    assert "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb" in command
+    assert "--LabApp.default_url=/lab/tree/work/00_start_here.ipynb" in command
     assert "--ServerApp.ip=127.0.0.1" in command
     assert "--no-browser" not in command
+    said = f"Your copies of the notebooks are in {project / 'work'}, without outputs. "
+    assert capsys.readouterr().out == f"{said}What you write there is never overwritten.\n"
+
+
+def test_lab_makes_new_copies_when_asked_and_opens_them(project):
+    cli.lab_command(None, True)
+    assert "--LabApp.default_url=/lab/tree/work-2/00_start_here.ipynb" in cli.lab_command(None, True, fresh=True)
+    assert "--LabApp.default_url=/lab/tree/work-2/00_start_here.ipynb" in cli.lab_command(None, True)
 
 
 def test_lab_takes_the_port_that_was_asked_for_or_none(project):
@@ -131,10 +140,10 @@ def test_lab_runs_as_root_and_as_a_user(project, monkeypatch, user, allowed):
 
 
 def test_lab_without_its_notebook_says_so(project):
-    (project / cli.FIRST).unlink()
+    (project / "notebooks" / copies.FIRST).unlink()
     done = call("lab")
     assert done.exit_code == 1
-    assert f"{project / cli.FIRST} is missing" in done.stderr
+    assert f"{project / 'notebooks' / copies.FIRST} is missing" in done.stderr
     assert f'`git -C "{project}" checkout notebooks/` brings it back' in done.stderr
 
 
@@ -144,55 +153,23 @@ def test_lab_without_jupyterlab_says_so(project, monkeypatch):
     assert done.exit_code == 1
     assert "JupyterLab is not installed" in done.stderr
     assert '-m pip install -c constraints.txt -e ".[lab]"` in the project folder installs it.' in done.stderr
+    assert not (project / "work").exists()
 
 
-@pytest.fixture
-def wheel(project, monkeypatch):
-    """As if dlkit came from a wheel that brought one notebook and its solution; in an empty current folder."""
-    (project / "notebooks/solutions").mkdir()
-    (project / "notebooks/solutions/00_start_here.py").write_text("answer = 42\n")
-    (project / "notebooks/solutions/__pycache__").mkdir()
-    (project / "notebooks/solutions/__pycache__/00_start_here.cpython-311.pyc").touch()  # pip makes it
-    (project / cli.FIRST).write_text("{}")
-    work = project / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-    monkeypatch.setattr(cli, "FROM_WHEEL", True)
-    return work
-
-
-def test_lab_from_a_wheel_opens_a_copy_of_the_notebooks(wheel, capsys):
+def test_lab_from_a_wheel_opens_copies_in_the_current_folder(project, monkeypatch):
+    (project / "my course").mkdir()
+    monkeypatch.chdir(project / "my course")
+    monkeypatch.setattr(copies, "FROM_WHEEL", True)
     command = cli.lab_command(None, True)
-    folder = wheel / "dlkit-notebooks"
-    assert f"--ServerApp.root_dir={folder}" in command
-    assert "--LabApp.default_url=/lab/tree/00_start_here.ipynb" in command
-    assert (folder / "00_start_here.ipynb").read_text() == "{}"
-    assert (folder / "solutions/00_start_here.py").read_text() == "answer = 42\n"
-    said = f"The notebooks are in {folder}: 2 of 2 files were copied now, and the others are as you left them.\n"
-    assert capsys.readouterr().out == said
+    assert f"--ServerApp.root_dir={project / 'my course'}" in command
+    assert "--LabApp.default_url=/lab/tree/dlkit-notebooks/00_start_here.ipynb" in command
 
 
-def test_lab_leaves_what_a_student_wrote_and_brings_what_is_missing(wheel, monkeypatch):
-    cli.copy_notebooks()
-    folder = wheel / "dlkit-notebooks"
-    (folder / "00_start_here.ipynb").write_text("my work")
-    (folder / "solutions/00_start_here.py").unlink()
-    assert cli.copy_notebooks() == folder
-    monkeypatch.chdir(folder)
-    assert cli.copy_notebooks() == folder  # and not a copy within the copy
-    files = {str(path.relative_to(wheel)): path.read_text() for path in wheel.rglob("*") if path.is_file()}
-    assert files == {
-        "dlkit-notebooks/00_start_here.ipynb": "my work",
-        "dlkit-notebooks/solutions/00_start_here.py": "answer = 42\n",
-    }
-
-
-def test_lab_where_nothing_can_be_copied_says_so(wheel):
-    (wheel / "dlkit-notebooks").touch()  # a file where the folder should be
+def test_lab_where_nothing_can_be_copied_says_so(project):
+    (project / "work").touch()  # a file where the folder should be
     done = call("lab")
     assert done.exit_code == 1
-    assert "dlkit: the notebooks cannot be copied to" in done.stderr
-    assert "start `dlkit lab` in a folder of yours" in done.stderr
+    assert "dlkit: the notebooks cannot be copied to a folder in" in done.stderr
 
 
 def listening(pid):
@@ -204,7 +181,7 @@ def listening(pid):
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere the server is a child")
 def test_lab_listens_on_loopback_only_and_ends_with_its_process(project):
     port = free_port()
-    start = f"import pathlib; from dlkit import cli; cli.ROOT = pathlib.Path({str(project)!r}); cli.app()"
+    start = f"import pathlib; from dlkit import cli, copies; copies.ROOT = pathlib.Path({str(project)!r}); cli.app()"
     server = subprocess.Popen(
         [sys.executable, "-c", start, "lab", "--no-browser", "--port", str(port)], stderr=subprocess.PIPE, text=True
     )
@@ -215,7 +192,7 @@ def test_lab_listens_on_loopback_only_and_ends_with_its_process(project):
             if f":{port}/" in line:
                 break
         shown = "".join(printed)
-        assert f"http://127.0.0.1:{port}/lab/tree/notebooks/00_start_here.ipynb?token=" in shown
+        assert f"http://127.0.0.1:{port}/lab/tree/work/00_start_here.ipynb?token=" in shown
         deadline = time.monotonic() + 20
         while not (addresses := listening(server.pid)) and time.monotonic() < deadline:
             time.sleep(0.1)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from dlkit import browser, doctor
+from dlkit import browser, copies, doctor
 from dlkit.doctor import GIB, ROOT
 
 
@@ -141,12 +141,41 @@ def test_missing_data_are_told(data_copy):
     assert "missing" in photos.mend
 
 
-def test_missing_notebooks_are_told(monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor, "ROOT", tmp_path)
-    assert only(doctor.notebooks()).state == "fail"
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "notebooks" / "00_start_here.ipynb").touch()
+@pytest.fixture
+def walk(monkeypatch, tmp_path):
+    """The first notebook of a checkout that has no other."""
+    for module in (doctor, copies):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    path = tmp_path / "notebooks" / copies.FIRST
+    path.parent.mkdir()
+    path.write_text('{"cells": [], "metadata": {}}')
+    return path
+
+
+def test_missing_and_damaged_notebooks_are_told(walk):
     assert only(doctor.notebooks()).state == "ok"
+    walk.write_text("{")
+    assert only(doctor.notebooks()).state == "fail"
+    walk.unlink()
+    assert only(doctor.notebooks()).state == "fail"
+
+
+def test_copies_that_are_older_than_the_kit_are_told(walk):
+    copies.open_copies()
+    row = only(doctor.notebooks())
+    assert (row.state, row.found) == ("ok", f"1, copied to {walk.parents[1] / 'work'}")
+    walk.write_text('{"cells": [{"cell_type": "markdown", "source": "new"}], "metadata": {}}')
+    row = only(doctor.notebooks())
+    assert row.state == "warn"
+    assert "changed in the kit since: 00_start_here" in row.found
+    assert "`dlkit lab --fresh`" in row.mend
+    (walk.parents[1] / "work" / copies.MANIFEST).unlink()
+    assert only(doctor.notebooks()).state == "warn"
+
+
+def test_a_place_where_no_copies_can_be_written_is_told(walk, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != walk.parents[1])
+    assert only(doctor.notebooks()).state == "fail"
 
 
 def test_what_a_wheels_user_is_told_needs_no_checkout(monkeypatch, tmp_path):

@@ -4,10 +4,14 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from importlib import import_module
 from pathlib import Path
 
 import nbformat
 import pytest
+
+from dlkit.exercises.checks import Check
+from dlkit.exercises.tasks import Task
 
 ROOT = Path(__file__).resolve().parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -105,6 +109,52 @@ def test_it_has_three_exercises_each_with_a_check_that_speaks(path):
     assert len(exercises) >= 3
     for i in exercises:
         assert any(re.search("^[○✓✗] ", text(cell), re.MULTILINE) for cell in code[i : i + 2]), code[i].source
+
+
+ASKS = re.compile(r"""\bpredict\.(?:choice|number)\(\s*"([^"]+)\"""")
+TELLS = re.compile(r"""\bpredict\.was\(\s*"([^"]+)\"""")
+
+
+def test_predictions_are_asked_before_a_result_and_told_after_it(path):
+    code = cells(path, "code")
+    asked = {key: i for i, cell in enumerate(code) for key in ASKS.findall(cell.source)}
+    told = {key: i for i, cell in enumerate(code) for key in TELLS.findall(cell.source)}
+    assert len(asked) >= 6
+    assert asked.keys() == told.keys()
+    assert [key for key in asked if asked[key] >= told[key]] == []
+    assert all("prediction" in code[i].metadata.get("tags", []) for i in asked.values())
+    (tally,) = [i for i, cell in enumerate(code) if "predict.tally()" in cell.source]
+    assert tally > max(told.values())
+    assert f'Predictions("{path.stem}")' in code[0].source
+
+
+def test_no_question_before_a_result_is_left_unrecorded(path):
+    for cell in cells(path, "markdown"):
+        bold = [text for text in re.findall(r"\*\*([^*]+)\*\*", cell.source) if "?" in text]
+        assert bold == []
+
+
+# What only the result can tell; of a text that is computed, the words in the source are not looked at.
+TOLD = re.compile(
+    r"\b(higher|lower|better|worse|faster|slower|larger|smaller|rises?|falls?|grows?|best|worst|never|always)\b"
+)
+
+
+def test_no_alt_text_gives_the_result_away_in_the_cell_that_asks_for_it(path):
+    for cell in cells(path, "code"):
+        for call in re.findall(r"(?:\balt=|\bshow\(\w+,\s*|\bgrid\([^)]*?,\s*)(\"[^\"]*\")", cell.source):
+            assert not TOLD.search(call), call
+
+
+def test_all_checks_are_asked_for_and_one_is_an_open_task_with_points(path):
+    checks = vars(import_module(f"dlkit.exercises.{path.stem[3:]}")).items()
+    code = "".join(cell.source for cell in cells(path, "code"))
+    named = {name: check for name, check in checks if isinstance(check, Check | Task)}
+    assert [name for name in named if f"check.{name}(" not in code] == []
+    assert [name for name, check in named.items() if isinstance(check, Check) and not check.deeper] == []
+    assert any(isinstance(check, Task) for check in named.values())
+    rubric = [cell for cell in cells(path, "markdown") if re.search(r"\bpoints?\b", cell.source)]
+    assert rubric
 
 
 def test_it_has_a_widget(path):

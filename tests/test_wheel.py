@@ -142,10 +142,10 @@ def test_lab_opens_notebook_00_in_the_students_folder_and_it_runs(student):
     with lab(student) as url:
         page = get(student, f"{url}/")
         assert page.status == 200
-        assert page.url.partition("?")[0] == f"{url}/lab/tree/{FIRST}"
-        assert json.load(get(student, f"{url}/api/contents/{FIRST}"))["writable"]
+        assert page.url.partition("?")[0] == f"{url}/lab/tree/dlkit-notebooks/{FIRST}"
+        assert json.load(get(student, f"{url}/api/contents/dlkit-notebooks/{FIRST}"))["writable"]
     folder = student.work / "dlkit-notebooks"
-    wanted = {name.removeprefix("notebooks/") for name in tracked("notebooks")}
+    wanted = {name.removeprefix("notebooks/") for name in tracked("notebooks")} | {".dlkit-copies.json"}
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == wanted
     student.run("python", "-m", "nbconvert", "--to", "notebook", "--execute", "--output", "executed", folder / FIRST)
     assert list(student.work.iterdir()) == [folder]

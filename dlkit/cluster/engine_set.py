@@ -114,10 +114,11 @@ class EngineSet(Engines):
         except BaseException:  # an interrupt, a lost engine, or what `on_poll` raised
             self.free()
             raise
-        if any(has_failed(result) for result in pending):
+        have_failed = any(has_failed(result) for result in pending)
+        if have_failed or freed:
             with contextlib.suppress(ClusterError):  # the failure is what is to be told
                 self.regroup()
-        if stuck and not failed:
+        if stuck and have_failed and not failed:  # if none has failed, they did go on
             raise ClusterError(f"{stuck}: {REMEDY}.")
         return self._results(pending, failed)
 

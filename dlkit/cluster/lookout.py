@@ -29,14 +29,51 @@ class Still:
 
     def begin(self) -> None:
         """Count the seconds anew."""
-        self.since = time.monotonic()
+        self.seconds = 0.0
 
-    def for_long(self, used: dict[int, float], changed: bool) -> bool:
-        """used: seconds of a core that each rank has used so far. changed: are they other ranks than before?"""
+    def for_long(self, used: dict[int, float], changed: bool, seconds: float) -> bool:
+        """used: seconds of a core that each rank has used so far. changed: are they other ranks than before?
+
+        seconds: that have gone by since the last call.
+        """
+        self.seconds += seconds
         if changed or any(used[rank] - self.before[rank] > IDLE for rank in used):
             self.before = used
             self.begin()
-        return time.monotonic() - self.since > self.patience
+        return self.seconds > self.patience
+
+
+class Clock:
+    """Seconds in which the ranks could have computed: on a busy machine, where they wait for a core, it goes slower."""
+
+    def __init__(self) -> None:
+        self.time = time.monotonic()
+        self.before: dict[int, tuple[float, float]] = {}
+
+    def tick(self, pids: dict[int, int]) -> float:
+        """The seconds since the last tick, times the share of the time when they wanted a core in which they had one.
+
+        That of the worst off; pids: of the ranks' processes.
+        """
+        now, before = time.monotonic(), self.before
+        elapsed, self.time = now - self.time, now
+        self.before = {rank: core_and_queue(pid) for rank, pid in pids.items()}
+        share = 1.0
+        for rank, (core, queue) in self.before.items():
+            if rank in before:
+                core, queue = core - before[rank][0], queue - before[rank][1]
+                share = min(share, core / (core + queue) if core >= 0 and queue > 0 else 1.0)  # < 0: threads have ended
+        return elapsed * share
+
+
+def core_and_queue(pid: int) -> tuple[float, float]:
+    """Seconds that all threads of a process have computed, and that they have waited for a core; 0 if unknown."""
+    core = queue = 0
+    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):  # Linux only
+        with contextlib.suppress(OSError, ValueError):
+            computed, waited = path.read_text().split()[:2]
+            core, queue = core + int(computed), queue + int(waited)
+    return core / 1e9, queue / 1e9
 
 
 class Lookout:
@@ -46,15 +83,18 @@ class Lookout:
         self.engines = engines
         self.unfinished: list[int] = []
         self.still = {"process": Still(PATIENCE), "thread": Still(SPIN_PATIENCE)}
+        self.clock = Clock()
         self.asked = 0  # the number of the request that is to be answered, or 0
 
     def look(self, pending: Sequence[Any]) -> str | None:
         """To be called now and then: who waits for whom, without the remedy, if none of the ranks can go on."""
         unfinished = [rank for rank, result in enumerate(pending) if not result.ready()]
         changed, self.unfinished = unfinished != self.unfinished, unfinished
+        processes = self.engines.launcher.processes
+        seconds = self.clock.tick({rank: processes[rank].pid for rank in unfinished if rank in processes})
         used = {rank: self._seconds_of_a_core(rank) for rank in unfinished}
         quiet = [
-            still.for_long({rank: seconds[name] for rank, seconds in used.items()}, changed)
+            still.for_long({rank: taken[name] for rank, taken in used.items()}, changed, seconds)
             for name, still in self.still.items()
         ]
         if not unfinished or not any(quiet):

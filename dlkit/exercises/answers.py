@@ -38,22 +38,64 @@ def near(numbers: Sequence[float], others: Sequence[float], rel: float = 1e-4, a
 
 
 def tensor(answer: Any) -> Tensor:
-    """The answer, if it is a tensor. Raises Hint if not."""
-    if not isinstance(given(answer), Tensor):
-        raise Hint(f"Return a tensor; yours is of type {type(answer).__name__}.")
-    return answer.detach()
+    """The answer as a tensor: it may be an array, or a list of numbers, tensors or lists. Raises Hint if it is none."""
+    try:
+        if isinstance(given(answer), Tensor):
+            found = answer.detach()
+        elif isinstance(answer, np.ndarray):
+            found = torch.from_numpy(answer.copy())
+        elif isinstance(answer, list | tuple) and answer:
+            found = torch.stack([_part(part) for part in answer])
+        else:
+            raise TypeError
+    except (TypeError, ValueError):  # an array of objects, lists of words
+        raise Hint(f"Return a tensor; yours is of type {type(answer).__name__}.") from None
+    except RuntimeError:  # rows of different lengths
+        raise Hint("The parts of your list have different shapes: they do not make one tensor.") from None
+    if found.is_complex():
+        raise Hint("Yours holds complex numbers: real ones are wanted.")
+    return found
+
+
+def _part(value: Any) -> Tensor:
+    return tensor(value) if isinstance(value, Tensor | np.ndarray | list | tuple) else torch.as_tensor(value)
+
+
+def floats(answer: Any) -> Tensor:
+    """The answer as a tensor of float32 or float64. Raises Hint for integers and booleans, which no product takes."""
+    found = tensor(answer)
+    if found.dtype not in (torch.float32, torch.float64):
+        raise Hint(
+            f"Yours is of dtype {str(found.dtype).removeprefix('torch.')}, and cannot be multiplied by weights, which "
+            "comes next: make it float, as what your function was given is."
+        )
+    return found
 
 
 def number(answer: Any) -> float:
     """The answer, if it is one finite number. Raises Hint if not."""
     value = given(answer)
-    if isinstance(value, Tensor | np.ndarray) and prod(value.shape) == 1:
+    if isinstance(value, Tensor | np.ndarray | np.generic) and prod(value.shape) == 1:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, Real):
         raise Hint(f"A number is wanted; yours is of type {type(answer).__name__}.")
     if not isfinite(value):
         raise Hint(f"A number is wanted; yours is {float(value)}, not a finite number.")
     return float(value)
+
+
+def numbers(answer: Any, count: int, what: str) -> list[float]:
+    """The answer, if it is so many finite numbers in a list, tuple, array or tensor; `what` says what they are.
+
+    Raises Hint if not.
+    """
+    if isinstance(given(answer), Tensor | np.ndarray):
+        answer = answer.tolist()
+    if not isinstance(answer, Sequence) or isinstance(answer, str):
+        raise Hint(f"Return {what}, {count} numbers in a list; yours is of type {type(answer).__name__}.")
+    if len(answer) != count:
+        raise Hint(f"Return {what}: {count} numbers here; yours has {len(answer)}.")
+    return [number(value) for value in answer]
 
 
 def whole(answer: Any) -> int:
@@ -65,9 +107,10 @@ def whole(answer: Any) -> int:
 
 def shaped(answer: Any, shape: tuple[int, ...], what: str) -> Tensor:
     """The answer, if it is a tensor of this shape; `what` says in words what it should be. Raises Hint if not."""
-    if tuple(tensor(answer).shape) != shape:
-        raise Hint(f"It should be {what}, of shape {shape} here; yours has shape {tuple(answer.shape)}.")
-    return answer.detach()
+    found = tensor(answer)
+    if tuple(found.shape) != shape:
+        raise Hint(f"It should be {what}, of shape {shape} here; yours has shape {tuple(found.shape)}.")
+    return found
 
 
 def windowed(answer: Any, image: tuple[int, int], size: int) -> Tensor:

@@ -1,56 +1,70 @@
-"""What a check is: it prints one line, ✓, ✗ with a hint or ○, and returns whether the answer is right."""
+"""What a check is: it prints a line, ✓, ✗ with a hint or ○, and returns whether the answer is right."""
 
-import traceback
-from collections.abc import Callable
-from functools import wraps
+from collections.abc import Callable, Collection
+from functools import update_wrapper
 from typing import Any
 
+from torch import nn
 
-class Hint(Exception):
-    """The answer is wrong; the message says what to think about next, not what to write."""
+from dlkit.exercises.hints import Hint, NotAnswered
+from dlkit.exercises.students_code import Answer, Raised
 
-
-class NotAnswered(Exception):
-    """The stub is still there."""
-
-
-def given(value: Any) -> Any:
-    """The value. Raises NotAnswered if it is what an untouched stub gives: None or `...`."""
-    if value is None or value is ...:
-        raise NotAnswered
-    return value
+NOT_ANSWERED = "○ Not answered yet: replace the ... above and run the cell again."
 
 
-def exercise(learned: str) -> Callable[[Callable[..., None]], Callable[..., bool]]:
-    """Turn a function that raises Hint into a check, which prints one line and returns whether the answer is right.
+class Check:
+    """The check of an exercise: called with the answer, it prints a line and returns whether that is right.
 
-    learned: what the check prints of a right answer; a short sentence on what the exercise teaches.
+    Made by `exercise`, which says what its arguments are. wrong_tries: how many since the last right one.
     """
 
-    def decorate(check: Callable[..., None]) -> Callable[..., bool]:
-        @wraps(check)
-        def report(*answers: Any) -> bool:
-            try:
-                for answer in answers:
-                    given(answer)
-                check(*answers)
-            except NotAnswered:
-                print("○ Not answered yet: replace the ... above and run the cell again.")
-            except Hint as hint:
-                print(f"✗ Not yet. {hint}")
-            except Exception as error:
-                print(f"✗ Your code raised {type(error).__name__}{_line(error)}: {error}")
-            else:
-                print(f"✓ Right: {learned}.")
-                return True
-            return False
+    def __init__(self, check: Callable[..., None], learned: str, deeper: str, changes: Collection[int]):
+        self.check, self.learned, self.deeper, self.changes = check, learned, deeper, changes
+        self.wrong_tries = 0
+        update_wrapper(self, check)
 
-        return report
+    def __call__(self, *answers: Any) -> bool:
+        try:
+            self.check(*(asked(answer, self.changes) for answer in answers))
+        except Hint as hint:
+            self.wrong_tries += 1
+            print(f"✗ Not yet. {hint}")
+            if self.deeper and self.wrong_tries > 1:
+                print(f"  A step further: {self.deeper}")
+        except Exception as error:
+            print(said_of(error))
+        else:
+            self.wrong_tries = 0
+            print(f"✓ Right: {self.learned}.")
+            return True
+        return False
 
-    return decorate
+
+def exercise(learned: str, deeper: str = "", changes: Collection[int] = ()) -> Callable[[Callable[..., None]], Check]:
+    """Turn a function that raises Hint into a check.
+
+    learned: what the check prints of a right answer; a short sentence on what the exercise teaches.
+    deeper: what it prints below the hint from the second wrong try on: a smaller case, or the step where most go wrong.
+    changes: positions of the arguments that an answer, a function, is meant to change: see Answer.
+    """
+    return lambda check: Check(check, learned, deeper, changes)
 
 
-def _line(error: Exception) -> str:
-    """Where the error is, as " in line N of your cell"; nothing if it did not come from a cell."""
-    cells = [f for f in traceback.extract_tb(error.__traceback__) if "ipykernel" in f.filename or f.filename[:1] == "<"]
-    return f" in line {cells[-1].lineno} of your cell" if cells else ""
+def asked(answer: Any, changes: Collection[int] = ()) -> Any:
+    """The answer as a check gets it: a function as an Answer. Raises NotAnswered if it is the stub's."""
+    if answer is None or answer is ...:
+        raise NotAnswered
+    is_function = callable(answer) and not isinstance(answer, type | nn.Module)
+    return Answer(answer, changes) if is_function else answer
+
+
+def said_of(error: Exception) -> str:
+    """The line on a check that ended in neither a hint nor a pass."""
+    if isinstance(error, NotAnswered):
+        return NOT_ANSWERED
+    if isinstance(error, Raised):
+        return f"✗ {error}"
+    return (
+        f"✗ The check itself failed ({type(error).__name__}: {error}). That is a fault of the kit, not of your answer: "
+        "please report it, with your answer."
+    )

@@ -1,34 +1,30 @@
-"""The exercises of notebook 10: when two splits cost the same, the cheaper one, the groups of a rank, bytes sent."""
+"""The exercises of notebook 10: when two splits cost the same, the cheaper one, the groups of a rank, bytes sent.
+
+`hybrid_plan` has the open task.
+"""
 
 from collections.abc import Sequence
 from operator import eq
 from typing import Any
 
-from dlkit.exercises import Hint, exercise, given
-from dlkit.exercises.answers import first_wrong, near, number, over_cases, refuse_mistakes
+import numpy as np
 
-Layer = tuple[int, int]  # the number of its weights, and of the inputs that it takes for an image
-NUMBER = 4  # bytes of a float32
+from dlkit.exercises import Answer, Hint, exercise
+from dlkit.exercises.answers import first_wrong, near, number, over_cases, refuse_mistakes, whole
+from dlkit.exercises.hybrid_plan import listed, plan
+from dlkit.exercises.layer_bills import ALEXNET, Layer, by_data, by_neurons, bytes_sent, groups_of
 
-
-def by_data(weights: float, world_size: int) -> float:
-    """Bytes that a rank sends for a layer in a step split by data: the sum of the gradients goes round a ring twice."""
-    return NUMBER * 2 * (world_size - 1) / world_size * weights
+__all__ = ["cheaper", "crossing_batch", "groups", "hybrid_bytes", "plan"]
 
 
-def by_neurons(inputs: float, batch: float, world_size: int) -> float:
-    """Bytes that a rank sends for a layer in a step split by neurons.
-
-    Forward, the layer's inputs are gathered. Backward, each rank has a part of the sum that is their gradient: adding
-    the parts up sends twice as much.
-    """
-    return NUMBER * 3 * (world_size - 1) / world_size * inputs * batch
-
-
-@exercise("the weights over the inputs decide, however many ranks there are: their number cancels")
-def crossing_batch(answer: Any) -> None:
+@exercise(
+    "the weights over the inputs decide, however many ranks there are: their number cancels",
+    deeper="A smaller case: 2 ranks, 6 weights, 1 input. By data 4 * 2 * 1/2 * 6 = 24 bytes; by neurons "
+    "4 * 3 * 1/2 * 1 = 6 bytes for each image. How many images make 24 bytes?",
+)
+def crossing_batch(answer: Answer) -> None:
     """`answer(weights, inputs, world_size)`: the batch for which a layer sends as much by data as by neurons."""
-    cases = [(307_456, 69_984, 2), (37_752_832, 9_216, 4), (1_000, 70, 3)]
+    cases = [(307_456, 69_984, 2), (37_752_832, 9_216, 4), (1_000, 70, 3), (48_120, 400, 7)]
     batches = [number(answer(*case)) for case in cases]
     right = [2 * weights / (3 * inputs) for weights, inputs, _ in cases]
     if near(batches, right):
@@ -48,7 +44,7 @@ def _wrong_batches(weights: int, inputs: int, world_size: int) -> list[tuple[flo
     """The usual wrong crossing batches, with their hints."""
     right, passes = 2 * weights / (3 * inputs), (world_size - 1) / world_size
     return [
-        (weights / inputs, "Almost: both are sent more than once, and not equally often. What are the factors?"),
+        (weights / inputs, "That sends both equally often. By the rules above gradients go twice, inputs three times."),
         (2 * weights / inputs, "What is taken in travels back too, as gradients, and those are sums: a factor of 3."),
         (weights / (3 * inputs), "A sum goes round the ring twice: once to add up, once to hand round."),
         (1 / right, "Upside down: the more weights, the *larger* the batch from which data is the cheaper split."),
@@ -62,14 +58,18 @@ def _wrong_batches(weights: int, inputs: int, world_size: int) -> list[tuple[flo
     ]
 
 
-@exercise("no net is split best in one way: each layer has its own, and the batch has a say")
-def cheaper(answer: Any) -> None:
+@exercise(
+    "the net has no one best split: it depends on the layer, and on the batch",
+    deeper="Take one layer, and leave out 4 (n - 1) / n, which both have. By data 600 weights make 2 * 600 = 1,200. By "
+    "neurons 10 inputs and a batch of 8 make 3 * 10 * 8 = 240. That is less: neurons.",
+)
+def cheaper(answer: Answer) -> None:
     """`answer(layers, batch, world_size)`: for each layer (weights, inputs) the split that sends less.
 
     Each split is a word, "data" or "neurons".
     """
-    net = [(34_944, 0), (307_456, 69_984), (663_936, 64_896), (37_752_832, 9_216), (4_097_000, 4_096)]
-    cases = [(net, 128, 4), (net, 4096, 2), (_layers(), 60, 3), (_layers()[::-1], 500, 8)]
+    net = [ALEXNET[name] for name in ("conv1", "conv2", "conv4", "fc6", "fc8")]
+    cases = [(net, 128, 4), (net, 4096, 2), (_layers(), 60, 3), (_layers()[::-1], 500, 8), (net[3:4], 1, 5)]
     choices = [_words(answer(list(layers), *rest), len(layers)) for layers, *rest in cases]
     right = [_cheaper(layers, batch) for layers, batch, _ in cases]
     if choices != right:
@@ -80,7 +80,7 @@ def _layers() -> list[Layer]:
     """Layers whose crossing batches lie on both sides of 60 and of 500 images."""
     inputs = [50, 37, 512, 80, 1_200, 9, 260, 64, 300, 700]
     factors = [1, 20, 45, 75, 110, 190, 330, 470, 600, 900]
-    return [(factor * count, count) for factor, count in zip(factors, inputs, strict=True)]
+    return [Layer(factor * count, count) for factor, count in zip(factors, inputs, strict=True)]
 
 
 def _cheaper(layers: Sequence[Layer], batch: float) -> list[str]:
@@ -116,21 +116,20 @@ def _wrong_choice(choices: list[list[str]], right: list[list[str]], cases: list[
     )
 
 
-@exercise("a rank is in two groups: one that makes up a replica with it, and one that has the same part of the others")
-def groups(answer: Any) -> None:
+@exercise(
+    "a rank is in two groups: its model group holds one replica; its data group has the same part of each replica",
+    deeper="Draw the mesh of 2 x 3: ranks 0 1 2 are its first row, 3 4 5 its second. Rank 4 has the row 3 4 5 and the "
+    "column 1 4. Which of the two holds one replica?",
+)
+def groups(answer: Answer) -> None:
     """`answer(rank, data, model)`: the ranks of its data group and of its model group, itself among them."""
-    cases = [(rank, *mesh) for mesh in ((3, 2), (2, 2), (2, 4), (1, 3), (4, 1)) for rank in range(mesh[0] * mesh[1])]
+    meshes = [(3, 2), (2, 2), (2, 4), (1, 3), (4, 1), (3, 5)]
+    cases = [(rank, *mesh) for mesh in meshes for rank in range(mesh[0] * mesh[1])]
     for rank, data, model in cases:
         answered = _two_groups(answer(rank, data, model))
-        right = _groups(rank, data, model)
+        right = groups_of(rank, data, model)
         if answered != right:
             _wrong_groups(answered, right, rank, data, model)
-
-
-def _groups(rank: int, data: int, model: int) -> tuple[list[int], list[int]]:
-    """The right answer."""
-    row, column = divmod(rank, model)
-    return list(range(column, data * model, model)), list(range(row * model, (row + 1) * model))
 
 
 def _wrong_groups(
@@ -159,14 +158,18 @@ def _wrong_groups(
     )
 
 
-@exercise("gradients of a part of the weights, and inputs of a part of the batch: both bills get smaller")
-def hybrid_bytes(answer: Any) -> None:
+@exercise(
+    "gradients of a part of the weights, inputs of a part of the batch, and each among fewer ranks",
+    deeper="A smaller case: a mesh of 2 x 2, a layer of 100 weights that takes in 10 numbers, batch 8. Gradients of 50 "
+    "weights among 2 ranks: 4 * 2 * 1/2 * 50 = 200 bytes. Now its inputs: for how many images, among how many ranks?",
+)
+def hybrid_bytes(answer: Answer) -> None:
     """`answer(layers, batch, data, model)`: bytes that a rank of a mesh of data x model ranks sends in a step.
 
     `layers` are (weights, inputs); `batch` is the number of images over all ranks.
     """
-    layers = [(34_944, 0), (307_456, 69_984), (37_752_832, 9_216)]
-    cases = [(layers, 128, 2, 2), (layers[1:], 60, 3, 4), ([(1_000, 50)], 12, 6, 1), ([(1_000, 50)], 12, 1, 6)]
+    layers, small = [ALEXNET[name] for name in ("conv1", "conv2", "fc6")], [Layer(1_050, 50)]
+    cases = [(layers, 128, 2, 2), (layers[1:], 60, 3, 4), (small, 35, 5, 7), (small, 12, 6, 1), (small, 12, 1, 6)]
     sizes = [number(answer(list(layers), *rest)) for layers, *rest in cases]
     right = [bytes_sent(*case) for case in cases]
     if near(sizes, right):
@@ -179,15 +182,10 @@ def hybrid_bytes(answer: Any) -> None:
     if data == 1:
         raise Hint("With data=1 there are no gradients to add up: it is a split by neurons.")
     raise Hint(
-        f"For {layers}, batch {batch}, {data} x {model} ranks it is {right[i]:,.0f}; yours is "
-        f"{sizes[i]:,.0f}. Among how many ranks is each exchange, and what do they have: which part of the "
-        "weights, and which part of the batch?"
+        f"For {[tuple(layer) for layer in layers]}, batch {batch}, {data} x {model} ranks it is {right[i]:,.0f}; yours "
+        f"is {sizes[i]:,.0f}. Among how many ranks is each exchange, and what do they have: which part of the weights, "
+        "and which part of the batch?"
     )
-
-
-def bytes_sent(layers: Sequence[Layer], batch: int, data: int, model: int) -> float:
-    """Bytes that a rank of a mesh of data x model ranks sends in a step."""
-    return sum(by_data(w / model, data) + by_neurons(inputs, batch / data, model) for w, inputs in layers)
 
 
 def _wrong_sizes(layers: Sequence[Layer], batch: int, data: int, model: int) -> list[tuple[float, str]]:
@@ -200,6 +198,10 @@ def _wrong_sizes(layers: Sequence[Layer], batch: int, data: int, model: int) -> 
         ((gradients + values) / 4, "Those are numbers: each has four bytes."),
         (gradients, "That is what it sends for gradients. Within a replica the ranks exchange what layers take in."),
         (values, "That is what it sends within a replica. Between replicas gradients are added up."),
+        (
+            gradients + 2 / 3 * values,
+            "Almost: by the rules above a layer's inputs are sent three times: once forward, twice backward.",
+        ),
         (gradients + by_neurons(inputs, batch, model), replica),
         (by_data(weights, data) + values, part),
         (by_data(weights, data) + by_neurons(inputs, batch, model), f"{part} And: {replica[0].lower()}{replica[1:]}"),
@@ -219,29 +221,27 @@ def _wrong_sizes(layers: Sequence[Layer], batch: int, data: int, model: int) -> 
 
 def _words(answer: Any, count: int) -> list[str]:
     """The answer, if it is a word for each layer. Raises Hint if not."""
-    if not isinstance(given(answer), list | tuple):
+    if not isinstance(answer, list | tuple | np.ndarray):
         raise Hint(
             f'Return a list with a word for each layer, "data" or "neurons"; yours is a {type(answer).__name__}.'
         )
     if len(answer) != count:
-        raise Hint(f"{count} layers want {count} words; yours are {len(answer)}.")
+        raise Hint(f"Return a word for each layer: {count} here; your list has {len(answer)}.")
     for word in answer:
-        if not isinstance(word, str) or word not in ("data", "neurons"):
+        if not isinstance(word, str) or word.strip().lower() not in ("data", "neurons"):
             raise Hint(f'Each word is "data" or "neurons"; one of yours is {word!r}.')
-    return list(answer)
+    return [word.strip().lower() for word in answer]
 
 
 def _two_groups(answer: Any) -> tuple[list[int], list[int]]:
     """The answer, if it is two groups of ranks, in any order. Raises Hint if not."""
-    if not isinstance(given(answer), list | tuple) or len(answer) != 2:
+    pair = listed(answer)
+    if pair is None or len(pair) != 2:
         raise Hint("Return two lists of ranks: the data group, and the model group.")
-    if all(group is ... or group is None for group in answer):
-        given(answer[0])
     groups = []
-    for group in answer:
-        if not isinstance(group, list | tuple | range | set):
+    for group in pair:
+        ranks = listed(group)
+        if ranks is None:
             raise Hint(f"Return two lists of ranks; one of yours is of type {type(group).__name__}.")
-        if not all(isinstance(rank, int) and not isinstance(rank, bool) for rank in group):
-            raise Hint("Ranks are whole numbers, from 0 on.")
-        groups.append(sorted(group))
+        groups.append(sorted(whole(rank) for rank in ranks))
     return groups[0], groups[1]

@@ -24,6 +24,7 @@ from .live import LiveCluster as LiveCluster
 from .maps import MapExplorer as MapExplorer
 from .monitor import TrainingMonitor as TrainingMonitor
 from .occluder import Occluder as Occluder
+from .predictions import Predictions as Predictions
 from .reader import DigitReader as DigitReader
 from .splitter import Splitter as Splitter
 from .stack import StackExplorer as StackExplorer

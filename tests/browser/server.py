@@ -3,7 +3,6 @@
 import json
 import os
 import secrets
-import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import psutil
 from playwright.sync_api import Browser, sync_playwright
+
+from dlkit import copies
 
 STARTING = 120  # seconds that a busy machine may take to start Lab, open a page or start a kernel
 ENDING = 60  # seconds after which what still runs is killed
@@ -49,12 +50,12 @@ FLAGS = (
 
 @contextmanager
 def jupyter_server(notebooks: Path, folder: Path) -> Iterator[tuple[str, str]]:
-    """URL and token of a JupyterLab that serves a copy of `notebooks`; `folder` takes the copy, settings and log.
+    """URL and token of a JupyterLab that serves a student's copies; `folder` takes these, settings and log.
 
     Raises RuntimeError with what the server said if it does not start.
     """
     served, log = folder / "notebooks", folder / "server.log"
-    shutil.copytree(notebooks, served, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.cfg"))
+    copies.make(copies.read_kit(notebooks), served)
     overrides = folder / "config/labconfig/default_setting_overrides.json"
     overrides.parent.mkdir(parents=True)
     overrides.write_text(json.dumps(SETTINGS))
