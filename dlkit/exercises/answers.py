@@ -120,6 +120,8 @@ def windowed(answer: Any, image: tuple[int, int], size: int) -> Tensor:
     """
     shape, (high, wide) = tuple(tensor(answer).shape), (length - size + 1 for length in image)
     case = f"a window of {size}x{size} has {high}x{wide} places in {image[0]}x{image[1]} pixels"
+    if shape == (high, wide):
+        return tensor(answer)
     if shape == (wide, high):
         raise Hint(f"Yours is transposed, {shape[0]}x{shape[1]}: rows first, as in the image, {high}x{wide}.")
     if shape == image:

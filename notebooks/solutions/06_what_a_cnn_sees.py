@@ -46,3 +46,20 @@ def ascend(gradient, start, steps, rate, decay):
         g = gradient(x)
         x = ((1 - decay) * (x + rate * g / g.norm())).clamp(0, 1)
     return x
+
+
+# 5. Explain with thirty pixels (10 of 10 points). Integrated gradients of the whole digit often leave out what would be
+#    enough. So ask both questions again and again as the mask grows: which pixel would help the kept ones most, and
+#    which would the rest miss most? Two images a step make sixty in all. Saliency alone fails: its largest pixels are
+#    black, and keeping or blackening a black pixel changes nothing; hence the factor `image`.
+
+
+def explain(net, image, label):
+    mask = torch.zeros_like(image, dtype=torch.bool)
+    for _ in range(30):
+        pair = torch.stack([image * mask, image * ~mask]).requires_grad_()
+        log_p = net(pair).log_softmax(1)[:, label]
+        (slopes,) = torch.autograd.grad(log_p.sum(), pair)
+        gain = (image * slopes.sum(0)).masked_fill(mask, -torch.inf)
+        mask.flatten()[gain.argmax()] = True
+    return mask

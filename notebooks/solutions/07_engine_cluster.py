@@ -33,3 +33,18 @@ def broadcast(world_size):
         rounds.append([(rank, rank + have) for rank in range(have) if rank + have < world_size])
         have *= 2
     return rounds
+
+
+# 5. A broadcast over a slow cable (10 of 10 points). The cable is needed for 8 ms, so it must start early, never wait,
+#    and carry each byte once. Pieces keep it busy while the rest goes on: with p of them the cable takes
+#    8 + 0.1 p ms, and what is left to do when the last one has come over is shorter the more pieces there are, so
+#    neither one nor a hundred is best. Rank 0 does not send over the cable itself: rank 1 does that, so that each of
+#    the two has time for what it does. On the far side rank 4 hands on what has come while the next piece comes.
+
+
+def broadcast_plan():
+    pieces, sends = 8, []
+    for piece in range(pieces):
+        edges = [(0, 1), (1, 4), (0, 2), (2, 3), (4, 5), (4, 6), (5, 7)]
+        sends += [(source, target, piece) for source, target in edges]
+    return pieces, sends

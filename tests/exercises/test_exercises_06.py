@@ -1,10 +1,13 @@
 """Notebook 06: each usual mistake has a hint of its own, and no answer is an error message."""
 
+import numpy as np
 import pytest
 import torch
-from answers import solutions, verdict
+import torch.nn.functional as F
+from answers import points, solutions, verdict
 from torch import nn
 
+from dlkit.analysis import integrated_gradients, saliency
 from dlkit.exercises import what_a_cnn_sees as check
 
 SOLUTIONS = solutions("06_what_a_cnn_sees")
@@ -26,7 +29,7 @@ def occluded(paint=None, take=lambda whole, covered: whole - covered, places=Non
         copy[r : r + size, c : c + size] = 0
 
     def answer(score, image, size):
-        high, wide = places(size) if places else (7 - size, 10 - size)
+        high, wide = (length - size + (1 if places is None else places) for length in image.shape)
         losses = torch.zeros(high, wide)
         for r in range(high):
             for c in range(wide):
@@ -68,7 +71,7 @@ OCCLUSIONS = {
     "keep what is below 0": occluded(take=lambda whole, left: (whole - left).relu()),
     "Your square is grey": occluded(painted(0.5)),
     "The squares add up": on_one_copy,
-    "The image itself has changed": in_place,
+    "has changed `image`": in_place,
     "blacks out all but the square": occluded(all_but_the_square),
     "the score of the square alone": occluded(all_but_the_square, take=lambda whole, left: left),
     "Your square is white": occluded(painted(1.0)),
@@ -76,16 +79,17 @@ OCCLUSIONS = {
     "Your square is 1x1, and size=3": occluded(painted(side=lambda size: 1)),
     "Your square is 4x4, and size=3": occluded(painted(side=lambda size: size + 1)),
     "Your square is 3x3, and size=2": occluded(painted(side=lambda size: 3)),
-    "as large as the image": occluded(painted(shift=lambda size: 1), places=lambda size: (6, 9)),
-    "Off by one: a window of 3x3 has 4x7 places in 6x9 pixels; yours is 3x6": occluded(
-        places=lambda size: (6 - size, 9 - size)
-    ),
-    "side by side": lambda score, image, size: torch.zeros(6 // size, 9 // size),
+    "as large as the image": lambda score, image, size: torch.zeros_like(image),
+    "Off by one: a window of 3x3 has 4x7 places in 6x9 pixels; yours is 3x6": occluded(places=0),
+    "side by side": lambda score, image, size: torch.zeros(len(image) // size, image.shape[1] // size),
     "Yours is transposed, 7x4": lambda *given: SOLUTIONS["occlude"](*given).T,
     "takes a batch, (batch, 6, 9) here, such as `image[None]`; it got (6, 9)": lambda score, image, size: score(image),
     "takes whole images; it got (1, 3, 3)": lambda score, image, size: score(image[None, :size, :size]),
     "takes a batch, (batch, 6, 9) here, such as `image[None]`; it got list": lambda score, image, size: score([image]),
-    "At [": occluded(take=lambda whole, left: (whole - left) / whole),
+    "That is the share of the score": occluded(take=lambda whole, left: (whole - left) / whole),
+    "At [": occluded(take=lambda whole, left: (whole - left).round(decimals=1)),
+    "make it one of floats": lambda *given: SOLUTIONS["occlude"](*given).long(),
+    "That is one number": lambda *given: SOLUTIONS["occlude"](*given).sum(),
 }
 
 
@@ -106,8 +110,66 @@ def test_a_sign_is_told_after_what_else_is_wrong(capsys):
     assert "Your square is white" in verdict(capsys, check.occlude, answer)
 
 
-def test_one_place_at_a_time_is_right_too(capsys):
-    assert verdict(capsys, check.occlude, occluded()).startswith("✓")
+def for_a_fixed_size(score, image, size):
+    """Right for the case of 6x9 pixels alone."""
+    losses = torch.zeros(7 - size, 10 - size)
+    for r in range(7 - size):
+        for c in range(10 - size):
+            copy = image.clone()
+            copy[r : r + size, c : c + size] = 0
+            losses[r, c] = score(image[None]) - score(copy[None])
+    return losses
+
+
+def test_an_answer_for_one_size_of_image_is_not_right(capsys):
+    assert "this image has 7x5: take the sizes from `image.shape`" in verdict(capsys, check.occlude, for_a_fixed_size)
+
+
+def as_a_list(score, image, size):
+    def lost(r, c):
+        copy = image.clone()
+        copy[r : r + size, c : c + size] = 0
+        return score(image.unsqueeze(0)).item() - score(copy.unsqueeze(0)).item()
+
+    return [[lost(r, c) for c in range(image.shape[1] - size + 1)] for r in range(image.shape[0] - size + 1)]
+
+
+def by_masks(score, image, size):
+    """All at once: each pixel's mask is where a window of ones, laid at each place, is 0."""
+    places = [(r, c) for r in range(image.shape[0] - size + 1) for c in range(image.shape[1] - size + 1)]
+    masks = torch.ones(len(places), *image.shape)
+    for mask, (r, c) in zip(masks, places, strict=True):
+        mask[r : r + size, c : c + size] = 0
+    return (score(image[None]) - score(image * masks)).view(image.shape[0] - size + 1, -1)
+
+
+def restored(score, image, size):
+    """Paints the image itself, and puts back what was there."""
+    losses, whole = [], score(image[None])
+    for r in range(len(image) - size + 1):
+        for c in range(image.shape[1] - size + 1):
+            kept = image[r : r + size, c : c + size].clone()
+            image[r : r + size, c : c + size] = 0
+            losses.append(whole - score(image[None]))
+            image[r : r + size, c : c + size] = kept
+    return torch.cat(losses).view(len(image) - size + 1, -1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        occluded(),
+        as_a_list,
+        by_masks,
+        restored,
+        lambda *given: np.array(as_a_list(*given), dtype=np.float32),
+        lambda *given: by_masks(*given).double(),
+        lambda *given: by_masks(*given).requires_grad_(),
+        lambda *given: [list(row) for row in by_masks(*given)],
+    ],
+)
+def test_other_ways_to_cover_are_right_too(capsys, answer):
+    assert verdict(capsys, check.occlude, answer).startswith("✓")
 
 
 # 2. Saliency.
@@ -149,6 +211,19 @@ def painted_over(net, image, label):
     return result
 
 
+def nudged(net, image, label):
+    result = sloped()(net, image, label)
+    with torch.no_grad():
+        net.W += 0.1
+    return result
+
+
+def backward_then_zero(net, image, label):
+    result = backward(net, image, label)
+    net.zero_grad()
+    return result
+
+
 SALIENCIES = {
     "a pixel that lowers the logit matters too": sloped(made=lambda g: g),
     "That is minus the gradient": sloped(made=lambda g: -g),
@@ -165,7 +240,11 @@ SALIENCIES = {
     "now requires gradients": on_the_image_itself,
     ".grad of the net's parameters is filled": backward,
     "the net can no longer learn": frozen,
-    "but the image has changed": painted_over,
+    "has changed `image`": painted_over,
+    "its weights are not what they were": lambda net, image, label: nudged(net, image, label),
+    "Right but for the sign: an absolute value": sloped(made=lambda g: -g.abs()),
+    "leave the gradient at its own size": sloped(made=lambda g: g.abs() / g.norm()),
+    "Your function returns nothing": lambda net, image, label: print(end=""),
     "take the image out, `[0]`": lambda *given: sloped()(*given)[None],
     "`net` takes a batch, such as `image[None]`; it got (6, 9)": lambda net, image, label: net(image),
     "a value for each pixel, of shape (6, 9) here; yours has shape (9,)": sloped(made=lambda g: g.abs().sum(0)),
@@ -175,6 +254,51 @@ SALIENCIES = {
 @pytest.mark.parametrize("hint", SALIENCIES)
 def test_a_wrong_saliency_gets_its_hint(capsys, hint):
     assert hint in verdict(capsys, check.saliency, SALIENCIES[hint])
+
+
+def test_gradients_that_a_net_had_are_not_to_be_deleted(capsys):
+    assert "this net had gradients in its .grad" in verdict(capsys, check.saliency, backward_then_zero)
+
+
+def test_an_answer_for_one_label_is_not_right(capsys):
+    wrong = verdict(capsys, check.saliency, sloped(lambda logits, label: logits[2]))
+    assert "the label given is 0" in wrong
+
+
+def flat(net, image, label):
+    pixels = image.flatten().requires_grad_()
+    (slope,) = torch.autograd.grad(net(pixels.view(1, *image.shape)).squeeze(0)[label], pixels)
+    return torch.where(slope < 0, -slope, slope).view(image.shape)
+
+
+def of_a_batch(net, image, label):
+    batch = image[None].detach().clone().requires_grad_(True)
+    return torch.autograd.grad(net(batch)[:, label].sum(), [batch])[0].abs().max(0).values
+
+
+def by_jacobian(net, image, label):
+    return torch.autograd.functional.jacobian(lambda x: net(x[None])[0], image)[label].abs()
+
+
+def graph_kept(net, image, label):
+    pixels = image.clone().requires_grad_()
+    return torch.autograd.grad(net(pixels[None])[0, label], pixels, create_graph=True)[0].abs()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        flat,
+        of_a_batch,
+        by_jacobian,
+        graph_kept,
+        lambda *given: sloped()(*given).numpy(),
+        lambda *given: np.abs(sloped(made=lambda g: g)(*given).numpy()).tolist(),
+        lambda *given: sloped()(*given).double(),
+    ],
+)
+def test_other_ways_to_a_saliency_are_right_too(capsys, answer):
+    assert verdict(capsys, check.saliency, answer).startswith("✓")
 
 
 @pytest.mark.parametrize("hint", ["of the *probability*", "of log p, the loss", "the sum of all logits"])
@@ -253,7 +377,7 @@ INTEGRALS = {
     "the trapezoid rule": trapezoid,
     "you asked for 50 gradients": integrated(lambda steps: middles(50)),
     "the right parts add up to": integrated(lambda steps: [(k + 0.25) / steps for k in range(steps)]),
-    "The image or the baseline itself has changed": moved,
+    "has changed `image`": moved,
     "a row for each step": lambda gradient, image, baseline, steps: torch.zeros(steps, *image.shape),
     "a part of its own": lambda *given: integrated(middles)(*given).sum(),
     "`gradient` takes one image, (6, 9) here; it got (1, 6, 9)": lambda gradient, image, *_: gradient(image[None]),
@@ -264,6 +388,51 @@ INTEGRALS = {
 @pytest.mark.parametrize("hint", INTEGRALS)
 def test_wrong_integrated_gradients_get_their_hint(capsys, hint):
     assert hint in verdict(capsys, check.integrated_gradients, INTEGRALS[hint])
+
+
+def in_four_steps(gradient, image, baseline, steps):
+    return integrated(lambda steps: middles(4))(gradient, image, baseline, steps)
+
+
+def test_an_answer_for_four_steps_is_not_right(capsys):
+    assert "steps=3, and you asked for 4 gradients" in verdict(capsys, check.integrated_gradients, in_four_steps)
+
+
+def by_a_mixture(gradient, image, baseline, steps):
+    shares = [(k - 0.5) / steps for k in range(1, steps + 1)]
+    return (image - baseline) * torch.stack([gradient((1 - a) * baseline + a * image) for a in shares]).mean(dim=0)
+
+
+def walking(gradient, image, baseline, steps):
+    """From one middle to the next by the same step."""
+    step = (image - baseline) / steps
+    point, parts = baseline + step / 2, torch.zeros_like(image)
+    for _ in range(steps):
+        parts += step * gradient(point)
+        point = point + step
+    return parts
+
+
+def twice_as_many_asked(gradient, image, baseline, steps):
+    gradient(image), gradient(baseline)
+    return walking(gradient, image, baseline, steps)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        by_a_mixture,
+        walking,
+        twice_as_many_asked,
+        integrated(middles),
+        lambda *given: walking(*given).numpy(),
+        lambda *given: walking(*given).tolist(),
+        lambda *given: [row.double() for row in walking(*given)],
+        lambda gradient, *given: walking(lambda x: gradient(x.double()), *given),
+    ],
+)
+def test_other_ways_along_the_path_are_right_too(capsys, answer):
+    assert verdict(capsys, check.integrated_gradients, answer).startswith("✓")
 
 
 def test_the_solutions_parts_add_up_to_the_scores_change():
@@ -336,7 +505,8 @@ CLIMBS = {
     "That is one step": climb(times=lambda steps: 1),
     "One step too few": climb(times=lambda steps: steps - 1),
     "One step too many": climb(times=lambda steps: steps + 1),
-    "`start` itself has changed": in_its_place,
+    "has changed `start`": in_its_place,
+    "Those are 5 steps, and steps=3": climb(times=lambda steps: 5),
     "Your pixels are from": climb(lambda x, moved, keep: (keep * (x + moved)).clamp(-1, 1)),
     "Each step: x + rate": climb(lambda x, moved, keep: (keep * (x + moved / 2)).clamp(0, 1)),
     "`gradient` takes one image, (6, 9) here; it got (1, 6, 9)": lambda gradient, start, *_: gradient(start[None]),
@@ -348,5 +518,94 @@ def test_a_wrong_climb_gets_its_hint(capsys, hint):
     assert hint in verdict(capsys, check.ascend, CLIMBS[hint])
 
 
-def test_a_copy_of_the_start_may_be_walked_from(capsys):
-    assert verdict(capsys, check.ascend, climb()).startswith("✓")
+def by_recursion(gradient, start, steps, rate, decay):
+    if steps == 0:
+        return start
+    g = gradient(start)
+    moved = start + rate * F.normalize(g.flatten(), dim=0).view_as(g)
+    return by_recursion(gradient, (moved * (1 - decay)).clip(0, 1), steps - 1, rate, decay)
+
+
+def by_min_and_max(gradient, start, steps, rate, decay):
+    x = start.clone()
+    for _ in range(steps):
+        g = gradient(x)
+        x += rate * g / g.pow(2).sum().sqrt()
+        x -= decay * x
+        x = torch.minimum(torch.maximum(x, torch.zeros(())), torch.ones(()))
+    return x
+
+
+def in_numpy(gradient, start, steps, rate, decay):
+    x = start.numpy().copy()
+    for _ in range(steps):
+        g = gradient(torch.from_numpy(x)).numpy()
+        x = np.clip((1 - decay) * (x + rate * g / np.linalg.norm(g)), 0, 1)
+    return x
+
+
+def guarded(gradient, start, steps, rate, decay):
+    """As the library does: the length is at least a tiny number."""
+    return climb(change=lambda g: g / g.norm().clamp_min(1e-12))(gradient, start, steps, rate, decay)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        climb(),
+        by_recursion,
+        by_min_and_max,
+        in_numpy,
+        guarded,
+        lambda *given: climb()(*given).tolist(),
+        lambda gradient, start, *given: climb()(gradient, start.double(), *given),
+    ],
+)
+def test_other_ways_to_climb_are_right_too(capsys, answer):
+    assert verdict(capsys, check.ascend, answer).startswith("✓")
+
+
+# 5. The open task.
+
+
+def largest(values, count=30):
+    mask = torch.zeros(values.numel(), dtype=torch.bool)
+    mask[values.flatten().topk(count).indices] = True
+    return mask.view_as(values)
+
+
+TASKS = {  # points, part of what is printed, answer
+    "solution": (10, "enough: read right by these pixels alone: 10 of 10 digits", SOLUTIONS["explain"]),
+    "integrated gradients": (
+        8,
+        "needed: no longer read right without these pixels: 8 of 10 digits",
+        lambda net, image, label: largest(integrated_gradients(net, image, label).values),
+    ),
+    "bright pixels": (
+        6,
+        "needed: no longer read right without these pixels: 3 of",
+        lambda net, image, _: largest(image),
+    ),
+    "an array of 0 and 1": (6, "● 6 of 10 points", lambda net, image, _: largest(image).float().numpy()),
+    "saliency": (2, "enough: read right by these pixels alone: 1 of 10", lambda *given: largest(saliency(*given))),
+    "nothing": (0, "the most were 0 pixels", lambda net, image, label: torch.zeros_like(image)),
+    "all pixels": (0, "the most were 784 pixels", lambda net, image, label: torch.ones_like(image, dtype=torch.bool)),
+    "one pixel too many": (0, "31 pixels of 30", lambda net, image, _: largest(image, 31)),
+    "too many questions": (
+        0,
+        "101 images of 100",
+        lambda net, image, label: net(image.expand(101, 28, 28)) is not None and largest(image),
+    ),
+    "values": (0, "True or False: yours has other values", lambda net, image, label: image),
+    "places": (0, "a mask with a value for each pixel", lambda net, image, label: [(1, 2), (3, 4)]),
+    "one image": (0, "`net` takes a batch of images, such as `image[None]`; it got (28, 28)", lambda net, x, _: net(x)),
+    "stub": (0, "○ Not answered yet", lambda net, image, label: ...),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_pixels_that_explain_get_points_for_being_enough_and_needed(capsys, name):
+    expected, words, answer = TASKS[name]
+    given, printed = points(capsys, check.explain, answer)
+    assert given == expected
+    assert words in printed
