@@ -69,6 +69,11 @@ RUN = """() => {
     commands.execute("notebook:clear-all-cell-outputs").then(() => commands.execute("notebook:run-all-cells"))
         .finally(() => { window.state ??= "ended"; });
 }"""
+# anywidget gives a widget two seconds to load, which a busy machine may not have.
+PATIENT = """(() => {
+    const timeout = AbortSignal.timeout.bind(AbortSignal);
+    AbortSignal.timeout = milliseconds => timeout(10 * milliseconds);
+})()"""
 # Without what the cells show, which is megabytes in some notebooks.
 CODE = """panel => Array.from(panel.content.model.cells, (cell, index) => ({cell, index}))
     .filter(({cell}) => cell.type === "code")
@@ -123,6 +128,7 @@ class Lab:
     def _new_page(self) -> Page:
         page = self.browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         page.set_default_timeout(ANSWERING * 1000)
+        page.add_init_script(PATIENT)
         page.goto(f"{self.url}lab?reset&token={self.token}", timeout=STARTING * 1000)
         page.wait_for_function(STARTED, polling=POLLING, timeout=STARTING * 1000)
         return page
