@@ -181,4 +181,5 @@ def logits(net: nn.Module, images: Tensor, name: str = "images") -> Float[Tensor
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Has torch found no room, on whichever device?"""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    words = ("DefaultCPUAllocator", "MPS backend out of memory")  # of the CPU and of Apple's GPU: a plain RuntimeError
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
