@@ -11,6 +11,7 @@ which each copy between host and device waits.
 import copy
 import sys
 import threading
+from typing import Any
 
 import torch
 import torch.utils.backend_registration as registration
@@ -29,6 +30,7 @@ WAITS = {  # for a size or a value that the host must know
     *(aten._linalg_eigh, aten._linalg_svd, aten._linalg_slogdet, aten.linalg_cholesky_ex, aten.linalg_inv_ex),
 }
 CAST = ("mm", "mv", "matmul", "addmm", "bmm", "baddbmm", "linear", "convolution")
+lacks: Any = None  # what the device has not, if it is to be Apple's: see pretended_mps.py
 _libraries: list[torch.library.Library] = []  # of kernels, which are there for as long as these are
 _generators: set[int] = set()  # those there, by their addresses: operations are given another Python object
 
@@ -120,10 +122,14 @@ def dispatch(func, args, kwargs):
         there = isinstance(args[0], OnGPU)
     elif packet not in COPIES and here:
         check_devices(func, args, tensors, here)
+    if lacks and packet not in COPIES:
+        lacks.before(func, args)
     note_waits(packet, args, kwargs, here, there)
     values = [held(value) for value in args]
     with torch._C._DisableTorchDispatch():
         result = func(*values, **{name: held(value) for name, value in kwargs.items()})
+    if lacks:
+        lacks.after(tree_leaves(result))
     if not there:
         return args[0] if packet is aten.copy_ else result
     result = tree_map_only(torch.Tensor, lambda made: OnGPU(made.wait() if is_shell(made) else made), result)

@@ -4,7 +4,8 @@
 case, with the reason. A case is a function of `Place`, which puts models, inputs and generators on a device; it is
 called once with all on the CPU, and then with each combination of devices for what it used. It must give the same
 each time, on the model's device (or on that of its inputs, if it has no model). `python tests/rehearsal.py folder`
-runs all of them in a process of its own, and writes, in a file for each package, what went wrong, by case.
+runs all of them in a process of its own, and writes, in a file for each package, what went wrong, by case;
+`python tests/rehearsal.py folder apple` those that can differ on Apple's GPU, with all that they use there.
 tools/gpu_check names a real device in `DEVICE`: what is computed there is the same but for rounding, and not at all
 what is drawn there.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pretended
+import pretended_mps
 
 if __name__ == "__main__":
     pretended.start()
@@ -30,6 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 PACKAGES = ("core", "data", "models", "training", "analysis", "ui", "papers")
+PACKAGES_ON_APPLE = ("apple", "core", "data", "models", "training", "analysis", "papers")
 USED = ("model", "inputs", "generator")
 DEVICE = pretended.NAME  # beside the CPU
 ROUNDED: dict[str, float] = {"rtol": 1e-2, "atol": 5e-3}  # a real device computes in another order
@@ -109,7 +112,7 @@ def rehearse(case: Callable[..., Any]) -> None:
     expected = _contents(case(first))
     used = [kind for kind in USED if kind in first.used]
     for devices in itertools.product(("cpu", DEVICE), repeat=len(used)):
-        if DEVICE not in devices:
+        if DEVICE not in devices or (pretended.lacks and "cpu" in devices):
             continue
         place = Place(dict(zip(used, devices, strict=True)))
         where = f"with {', '.join(f'{kind} on {device}' for kind, device in place.devices.items())}"
@@ -121,7 +124,10 @@ def rehearse(case: Callable[..., Any]) -> None:
             raise
         home = next((place.devices[kind] for kind in ("model", "inputs") if kind in used), "cpu")
         home = "cpu" if hasattr(case, "on_the_cpu") else home
-        strays = {leaf.device.type for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)} - {home}
+        tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        if pretended.lacks:  # where there is no float64, it is on the CPU
+            tensors = [tensor for tensor in tensors if tensor.dtype != torch.float64]
+        strays = {tensor.device.type for tensor in tensors} - {home}
         assert not strays, f"{where} it gives tensors on {strays.pop()}, not on {home}"
         found = _contents(result)
         if draws is not None and draws.found:
@@ -159,13 +165,18 @@ def train_there() -> None:
     experiment.default_device = lambda: DEVICE
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, apple: bool) -> None:
+    if apple:
+        pretended_mps.lack()
+    else:
+        train_there()
     torch.set_num_threads(1)
-    train_there()
     folder.mkdir(exist_ok=True)
-    for package in ("pretending", *PACKAGES):
+    for package in PACKAGES_ON_APPLE if apple else ("pretending", *PACKAGES):
         failures: dict[str, str] = {}
         for name, case in cases(package):
+            if apple and not rehearsed("apple").can_differ(package, name):
+                continue
             try:
                 rehearse(case)
                 failures[name] = ""
@@ -175,4 +186,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:] == ["apple"])

@@ -22,9 +22,9 @@ CASES = [(package, name) for package in ("pretending", *rehearsal.PACKAGES) for 
 class Process:
     """A script of tests/ that pretends, in a process of its own: torch then has another device for good."""
 
-    def __init__(self, script, out):
+    def __init__(self, script, out, *words):
         path = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
-        command = [sys.executable, str(TESTS / script), str(out)]
+        command = [sys.executable, str(TESTS / script), str(out), *words]
         self.out, self.log = out, out.parent / f"{script}.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from dlkit.analysis.examining import examines
 from dlkit.analysis.likelihood import LogProbability, LogZ
+from dlkit.core.apple import off_apple
 from dlkit.core.evaluation import on_device_of
 from dlkit.core.random import bernoulli
 from dlkit.models.dbn import DBN
@@ -43,7 +44,7 @@ def lower_bound(
     total = 0.0
     for batch in images.flatten(1).split(1000):
         for _ in range(samples):
-            total += float(_unnormalised_bound(dbn, on_device_of(dbn, batch), generator).double().sum())
+            total += float(off_apple(_unnormalised_bound(dbn, on_device_of(dbn, batch), generator)).double().sum())
     mean = total / (samples * len(images))
     return LogProbability.normalised(mean, log_z)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dlkit.analysis.examining import examines
+from dlkit.core.apple import is_apple, off_apple
 from dlkit.core.evaluation import on_device_of
 from dlkit.core.text_table import as_html
 from dlkit.models.gibbs_chains import gibbs, init_chains
@@ -86,7 +87,7 @@ def exact_log_z(rbm: RBM, progress: bool = True) -> float:
         raise ValueError(
             f"{units} units have 2^{units} states: exact log Z is for {ENUMERABLE} at most, use `ais(rbm)` instead."
         )
-    rbm = copy.deepcopy(rbm).double()
+    rbm = _in_double(rbm)
 
     def log_weight(s: Tensor) -> Tensor:
         return s @ rbm.b + rbm.log_sum_visible(rbm.visible_input(s), rbm.a) if over_hidden else -rbm.free_energy(s)
@@ -172,9 +173,8 @@ def log_probability(rbm: RBM, v: Float[Tensor, "images visible"], log_z: LogZ | 
     """Mean of log p(v) = -F(v) - log Z over the images, in nats."""
     _check_binary(rbm, v)
     with torch.no_grad():
-        mean = -float(
-            torch.cat([rbm.free_energy(on_device_of(rbm, batch)) for batch in v.split(10_000)]).double().mean()
-        )
+        energies = torch.cat([rbm.free_energy(on_device_of(rbm, batch)) for batch in v.split(10_000)])
+    mean = -float(off_apple(energies).double().mean())
     return LogProbability.normalised(mean, log_z)
 
 
@@ -230,11 +230,9 @@ class _Path:
 
     def log_z_start(self) -> float:
         """log Z of the model at β = 0, in nats."""
-        zeros = torch.zeros(1, self.rbm.visible, dtype=torch.float64, device=self.base.device)
-        rbm = copy.deepcopy(self.rbm).double()
-        return float(
-            rbm.log_sum_visible(zeros, self.base.double()) + rbm.log_sum_hidden(zeros.new_zeros(1, rbm.hidden))
-        )
+        rbm, base = _in_double(self.rbm), off_apple(self.base).double()
+        zeros = base.new_zeros(1, rbm.visible)
+        return float(rbm.log_sum_visible(zeros, base) + rbm.log_sum_hidden(zeros.new_zeros(1, rbm.hidden)))
 
     def anneal(self, v: Tensor, betas: Tensor, progress: bool) -> tuple[Float64[Tensor, " chains"], Tensor]:
         """Log-weights Σ log p*_next(v) - log p*_current(v) along the betas, and the last states of the chains.
@@ -242,24 +240,30 @@ class _Path:
         The chains make one Gibbs step at each new β.
         """
         rbm = self.rbm
-        log_weights = torch.zeros(len(v), dtype=torch.float64, device=v.device)
+        log_weights = off_apple(v.new_zeros(len(v))).double()
         pairs = pairwise(betas.tolist())
         for beta, next_beta in tqdm(pairs, total=len(betas) - 1, disable=not progress, unit="temperature", delay=1):
             x = rbm.hidden_input(v)
             change = rbm.log_sum_hidden(x * next_beta) - rbm.log_sum_hidden(x * beta)
             change += rbm.visible_term(v, self.bias(next_beta)) - rbm.visible_term(v, self.bias(beta))
-            log_weights += change
+            log_weights += off_apple(change)
             h = rbm.draw_hidden(rbm.hidden_mean(x.mul_(next_beta)), self.generator)
             mean = rbm.visible_mean(rbm.visible_input(h).mul_(next_beta), self.bias(next_beta))
             v = rbm.draw_visible(mean, self.generator)
         return log_weights, v
 
 
+def _in_double(rbm: RBM) -> RBM:
+    """A copy of the RBM in float64, where it is; on the CPU if it is on Apple's GPU."""
+    rbm = copy.deepcopy(rbm)
+    return (rbm.cpu() if is_apple(rbm.W.device) else rbm).double()
+
+
 def _checked(betas: Tensor | None, chains: int) -> Tensor:
     """The inverse temperatures, by default `reference_betas`. ValueError for too few chains or wrong betas."""
     if chains < 2:
         raise ValueError(f"{chains} chains: at least 2 are needed for an interval, and 100 are usual.")
-    betas = reference_betas() if betas is None else betas.double()
+    betas = reference_betas() if betas is None else betas.cpu().double()
     if betas[0] != 0 or betas[-1] != 1 or not (betas.diff() > 0).all():
         raise ValueError("betas must rise from 0 to 1: torch.linspace(0, 1, 1001) does.")
     return betas

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dlkit.analysis.examining import examines
+from dlkit.core.apple import off_apple
 from dlkit.core.evaluation import logits, on_device_of
 from dlkit.data import Split
 from dlkit.models.dbn import DBN
@@ -66,4 +67,4 @@ def error(guesses: Int64[Tensor, " images"], digits: Split) -> float:
     """The fraction of wrong guesses, in percent. ValueError if the digits have no labels."""
     if digits.labels is None:
         raise ValueError("these images have no labels to compare with: take a Split that has.")
-    return 100 * float((guesses != digits.labels.to(guesses.device)).double().mean())
+    return 100 * float(off_apple(guesses != digits.labels.to(guesses.device)).double().mean())

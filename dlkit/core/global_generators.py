@@ -13,8 +13,9 @@ NAMES = ("torch", "numpy", "random")
 
 
 def torch_generators() -> list[torch.Generator]:
-    """torch's default generators: that of the CPU, and where CUDA is in use those of all its devices."""
-    return [torch.default_generator, *(torch.cuda.default_generators if torch.cuda.is_initialized() else ())]
+    """torch's default generators: that of the CPU, where CUDA is in use those of all its devices, and Apple's GPU's."""
+    generators = [torch.default_generator, *(torch.cuda.default_generators if torch.cuda.is_initialized() else ())]
+    return [*generators, torch.mps._get_default_mps_generator()] if torch.backends.mps.is_available() else generators
 
 
 class _Torch:

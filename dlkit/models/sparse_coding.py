@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dlkit.core.apple import off_apple
 from dlkit.core.matmul import matmul
 from dlkit.core.random import drawn
 from dlkit.models.rbm import check_rows
@@ -56,7 +57,7 @@ class SparseCoding(nn.Module):
         check_rows(v, self.D.T)
         D = self.D.detach()
         gram, drive = matmul(D, D.T), matmul(v, D.T) - self.penalty
-        step_size = 1 / torch.linalg.eigvalsh(gram)[-1]  # a tensor: its value need not leave a GPU
+        step_size = 1 / torch.linalg.eigvalsh(off_apple(gram))[-1]  # a tensor: its value need not leave CUDA
         h = extrapolated = torch.zeros_like(drive)
         t = 1.0
         for _ in range(self.steps):

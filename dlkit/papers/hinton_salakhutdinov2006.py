@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from dlkit import data
 from dlkit.analysis.recognition import by_net, error
+from dlkit.core.apple import off_apple
 from dlkit.core.evaluation import on_device_of
 from dlkit.core.reports import PaperRow
 from dlkit.models import DBN, RBM, CodeRBM
@@ -193,7 +194,7 @@ def reconstruct(recipe: Recipe, sizes: tuple[int, ...], folder: Path) -> Result:
 def squared_error(net: nn.Module, images: Tensor) -> float:
     """The sum over the pixels of (reconstruction - image)², mean over the images."""
     batches = (on_device_of(net, batch) for batch in images.split(1000))
-    sums = [((net(batch) - batch.flatten(1)) ** 2).sum().double() for batch in batches]
+    sums = [off_apple(((net(batch) - batch.flatten(1)) ** 2).sum()).double() for batch in batches]
     return float(torch.stack(sums).sum() / len(images))
 
 

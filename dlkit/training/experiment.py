@@ -126,7 +126,9 @@ class Experiment(Generic[M]):
                 f"strategy={strategy.__name__} is the class itself: give a strategy, {strategy.__name__}()."
             )
         default = default_device() if strategy is None or torch.cuda.is_available() else "cpu"
-        chosen = device_of(self, device, default, lambda: self._step_on_mps(rng_device))
+        chosen = device_of(
+            self, device, default, lambda there: self._step_on(there, rng_device), split=strategy is not None
+        )
         with quick(chosen, alone=strategy is None) if fast else exact(chosen):
             with told_no_room(chosen):
                 run = Run(self, steps, chosen, rng_device, strategy, capture=capture, kept=checkpoint is not None)
@@ -142,8 +144,8 @@ class Experiment(Generic[M]):
                 run.train(folder, checkpoint_every, callbacks, on_step, stop, progress)
         return run
 
-    def _step_on_mps(self, rng_device: str | None) -> None:
-        run = Run(self, 1, torch.device("mps"), rng_device)
+    def _step_on(self, device: torch.device, rng_device: str | None) -> None:
+        run = Run(self, 1, device, rng_device)
         run.train(None, None, (), None, None, False)
 
     def make_optimizer(self, weights: list[nn.Parameter], biases: list[nn.Parameter]) -> torch.optim.Optimizer:

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dlkit.core.apple import off_apple
+
 SKIPPED = ("state", "param_groups", "defaults", "_parameters", "_modules", "_buffers")  # kept, or looked at otherwise
 
 
@@ -123,4 +125,5 @@ def _distance(one: Any, other: Any) -> float:
         return float("inf")
     if alike(one, other):
         return 0.0
-    return float((one.double() - other.double()).abs().nan_to_num(float("inf")).max())
+    one, other = (off_apple(value).double() for value in (one, other))
+    return float((one - other).abs().nan_to_num(float("inf")).max())

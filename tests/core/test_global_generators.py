@@ -67,3 +67,17 @@ def test_seeds_of_neighbours_look_unrelated():
     assert all(0 <= seed < 1 << 32 for seed in seeds)
     bits = torch.tensor([[seed >> bit & 1 for bit in range(32)] for seed in seeds], dtype=torch.float64)
     assert ((bits.mean(0) - 0.5).abs() < 4 * 0.5 / len(seeds) ** 0.5).all()
+
+
+def test_that_of_apple_s_gpu_is_one_of_them(monkeypatch):
+    """A net draws from it there, for dropout say; here another generator stands in for it."""
+    there = torch.Generator().manual_seed(5)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "_get_default_mps_generator", lambda: there)
+    before, found = there.get_state(), []
+    for numbers in ((3, 1), (3, 1), (3, 2)):
+        with seeded(*numbers):
+            found.append(float(torch.rand(1, generator=there)))
+    assert found[0] == found[1] != found[2]
+    assert torch.equal(there.get_state(), before)
+    assert moved_by(lambda: torch.rand(1, generator=there)) == ("torch",)
