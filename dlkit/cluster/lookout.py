@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -15,65 +15,43 @@ PATIENCE = 5.0  # seconds in which no rank that has not ended computes anything,
 # The same for the thread that runs calls alone: gloo's own turns for good where a message was too short for its place.
 SPIN_PATIENCE = 15.0
 IDLE = 0.3  # seconds of a core that an engine, or its thread, may take meanwhile
+TURNS = 10  # on a core that the thread that runs calls may have meanwhile
 
 REMEDY = "all ranks must make the same exchanges, in the same order"
 
 
+class Use(NamedTuple):
+    """Of a rank so far: seconds of a core; how often its thread that runs calls has had one; whether it wants one now.
+
+    On a machine with too much to do, a rank takes next to no seconds and yet goes on, in many short turns.
+    """
+
+    seconds: float = 0.0
+    turns: int = 0
+    wants: bool = False
+
+
 class Still:
-    """Have all ranks used next to nothing of a core for so many seconds?"""
+    """Have all ranks used next to nothing of a core for so many seconds, in next to no turns, and wanted none?"""
 
     def __init__(self, patience: float):
         self.patience = patience
-        self.before: dict[int, float] = {}
+        self.before: dict[int, Use] = {}
         self.begin()
 
     def begin(self) -> None:
         """Count the seconds anew."""
-        self.seconds = 0.0
+        self.since = time.monotonic()
 
-    def for_long(self, used: dict[int, float], changed: bool, seconds: float) -> bool:
-        """used: seconds of a core that each rank has used so far. changed: are they other ranks than before?
-
-        seconds: that have gone by since the last call.
-        """
-        self.seconds += seconds
-        if changed or any(used[rank] - self.before[rank] > IDLE for rank in used):
+    def for_long(self, used: dict[int, Use], changed: bool) -> bool:
+        """used: by each rank, so far. changed: are they other ranks than before?"""
+        if changed or any(self._goes_on(self.before[rank], use) for rank, use in used.items()):
             self.before = used
             self.begin()
-        return self.seconds > self.patience
+        return time.monotonic() - self.since > self.patience
 
-
-class Clock:
-    """Seconds in which the ranks could have computed: on a busy machine, where they wait for a core, it goes slower."""
-
-    def __init__(self) -> None:
-        self.time = time.monotonic()
-        self.before: dict[int, tuple[float, float]] = {}
-
-    def tick(self, pids: dict[int, int]) -> float:
-        """The seconds since the last tick, times the share of the time when they wanted a core in which they had one.
-
-        That of the worst off; pids: of the ranks' processes.
-        """
-        now, before = time.monotonic(), self.before
-        elapsed, self.time = now - self.time, now
-        self.before = {rank: core_and_queue(pid) for rank, pid in pids.items()}
-        share = 1.0
-        for rank, (core, queue) in self.before.items():
-            if rank in before:
-                core, queue = core - before[rank][0], queue - before[rank][1]
-                share = min(share, core / (core + queue) if core >= 0 and queue > 0 else 1.0)  # < 0: threads have ended
-        return elapsed * share
-
-
-def core_and_queue(pid: int) -> tuple[float, float]:
-    """Seconds that all threads of a process have computed, and that they have waited for a core; 0 if unknown."""
-    core = queue = 0
-    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):  # Linux only
-        with contextlib.suppress(OSError, ValueError):
-            computed, waited = path.read_text().split()[:2]
-            core, queue = core + int(computed), queue + int(waited)
-    return core / 1e9, queue / 1e9
+    def _goes_on(self, before: Use, use: Use) -> bool:
+        return use.wants or use.seconds - before.seconds > IDLE or use.turns - before.turns > TURNS
 
 
 class Lookout:
@@ -83,18 +61,15 @@ class Lookout:
         self.engines = engines
         self.unfinished: list[int] = []
         self.still = {"process": Still(PATIENCE), "thread": Still(SPIN_PATIENCE)}
-        self.clock = Clock()
         self.asked = 0  # the number of the request that is to be answered, or 0
 
     def look(self, pending: Sequence[Any]) -> str | None:
         """To be called now and then: who waits for whom, without the remedy, if none of the ranks can go on."""
         unfinished = [rank for rank, result in enumerate(pending) if not result.ready()]
         changed, self.unfinished = unfinished != self.unfinished, unfinished
-        processes = self.engines.launcher.processes
-        seconds = self.clock.tick({rank: processes[rank].pid for rank in unfinished if rank in processes})
-        used = {rank: self._seconds_of_a_core(rank) for rank in unfinished}
+        used = {rank: self._used(rank) for rank in unfinished}
         quiet = [
-            still.for_long({rank: taken[name] for rank, taken in used.items()}, changed, seconds)
+            still.for_long({rank: uses[name] for rank, uses in used.items()}, changed)
             for name, still in self.still.items()
         ]
         if not unfinished or not any(quiet):
@@ -112,14 +87,15 @@ class Lookout:
                 self.asked = ask(self.engines, peers=[])
         return None
 
-    def _seconds_of_a_core(self, rank: int) -> dict[str, float]:
-        """That the rank's process has taken so far, and its thread that runs calls; that of the process if unknown."""
+    def _used(self, rank: int) -> dict[str, Use]:
+        """By the rank's process, and by its thread that runs calls; by the process if that is unknown."""
         with contextlib.suppress(psutil.Error, KeyError):
             process = self.engines.launcher.processes[rank]
             whole = sum(process.cpu_times()[:2])
             threads = {one.id: one.user_time + one.system_time for one in process.threads()} if psutil.LINUX else {}
-            return {"process": whole, "thread": threads.get(process.pid, whole)}
-        return {"process": 0.0, "thread": 0.0}
+            turns, wants = turns_of(process.pid)
+            return {"process": Use(whole, turns, wants), "thread": Use(threads.get(process.pid, whole), turns, wants)}
+        return {"process": Use(), "thread": Use()}
 
     def _answer(self, rank: int) -> Any:
         """That of `watch.waits_where`, empty where the rank does not wait; None if it has not answered yet."""
@@ -151,3 +127,13 @@ def ask(engines: Any, peers: list[int]) -> int:
     path.write_text(json.dumps({"number": engines.requests, "peers": peers, "group": group}))
     path.rename(engines.path(REQUEST))
     return engines.requests
+
+
+def turns_of(pid: int) -> tuple[int, bool]:
+    """How often a process's first thread has had a core, and whether it has, or wants, one now; 0, False if unknown."""
+    with contextlib.suppress(OSError, KeyError, ValueError):
+        lines = Path(f"/proc/{pid}/task/{pid}/status").read_text().splitlines()  # Linux only
+        status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+        switches = int(status["voluntary_ctxt_switches"]) + int(status["nonvoluntary_ctxt_switches"])
+        return switches, status["State"][0] in "RD"
+    return 0, False

@@ -1,72 +1,90 @@
 """Ranks that wait for each other are told from ranks that wait for a core, on a machine that has too much to do."""
 
 import os
-import threading
+import subprocess
+import sys
 import time
 
 import pytest
 
 from dlkit.cluster import lookout
-from dlkit.cluster.lookout import Clock, Lookout, Still, core_and_queue
+from dlkit.cluster.lookout import Lookout, Still, Use, turns_of
 
 
-def test_ranks_that_use_no_core_are_still_after_a_while():
-    still = Still(5.0)
-    assert not still.for_long({0: 1.0, 1: 2.0}, True, 1.0)
-    assert not still.for_long({0: 1.1, 1: 2.0}, False, 4.9)
-    assert still.for_long({0: 1.1, 1: 2.1}, False, 0.2)
-
-
-@pytest.mark.parametrize("changed", [{0: 1.4, 1: 2.0}, {0: 1.0, 1: 2.5}])
-def test_one_that_computes_begins_the_count_anew(changed):
-    still = Still(5.0)
-    still.for_long({0: 1.0, 1: 2.0}, True, 0.0)
-    assert not still.for_long(changed, False, 100.0)
-    assert not still.for_long(changed, False, 4.9)
-    assert still.for_long(changed, False, 0.2)
-
-
-class Machine:
-    """What each process has computed, and how long it has waited for a core; and the time."""
-
+class Time:
     def __init__(self, monkeypatch):
-        self.now, self.spent = 0.0, {}
+        self.now = 0.0
         monkeypatch.setattr(lookout.time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(lookout, "core_and_queue", lambda pid: self.spent[pid])
-
-    def passes(self, seconds, **spent):
-        self.now += seconds
-        self.spent = {int(pid[1:]): both for pid, both in spent.items()}
 
 
-def test_the_clock_goes_slower_where_ranks_wait_for_a_core(monkeypatch):
-    machine = Machine(monkeypatch)
-    clock = Clock()
-    machine.passes(1, p7=(3.0, 9.0), p8=(0.0, 0.0))
-    assert clock.tick({0: 7, 1: 8}) == 1  # nothing is known yet
-    machine.passes(10, p7=(3.5, 13.5), p8=(1.0, 0.0))
-    assert clock.tick({0: 7, 1: 8}) == pytest.approx(1.0)  # rank 0 had a core for a tenth of the time it wanted one
-    machine.passes(10, p7=(3.5, 13.5), p8=(1.0, 0.0))
-    assert clock.tick({0: 7, 1: 8}) == 10  # neither wanted one
-    machine.passes(10, p7=(2.5, 14.5), p8=(1.0, 0.0))
-    assert clock.tick({0: 7, 1: 8}) == 10  # a thread has ended, and its seconds are no longer counted
+@pytest.fixture
+def still(monkeypatch):
+    """Two ranks that have used something, and the time."""
+    clock = Time(monkeypatch)
+    still = Still(5.0)
+    assert not still.for_long({0: Use(1.0, 100), 1: Use(2.0, 200)}, True)
+    return still, clock
 
 
-def test_a_process_that_computes_or_waits_for_a_core_is_seen():
-    if not os.path.exists("/proc/self/schedstat"):
-        pytest.skip("this system does not say how long a process has waited for a core")
-    stop = threading.Event()
-    threads = [threading.Thread(target=lambda: [None for _ in iter(stop.is_set, True)]) for _ in range(2)]
-    before = core_and_queue(os.getpid())
-    for thread in threads:
-        thread.start()
-    end = time.monotonic() + 10
-    while sum(core_and_queue(os.getpid())) - sum(before) < 0.2:
-        assert time.monotonic() < end
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert core_and_queue(2**22 + 1) == (0, 0)  # there is none of this number
+def test_ranks_that_use_no_core_are_still_after_a_while(still):
+    still, clock = still
+    clock.now = 4.9
+    assert not still.for_long({0: Use(1.1, 103), 1: Use(2.0, 200)}, False)
+    clock.now = 5.1
+    assert still.for_long({0: Use(1.1, 103), 1: Use(2.1, 201)}, False)
+
+
+@pytest.mark.parametrize(
+    "goes_on",
+    [
+        {0: Use(1.4, 101), 1: Use(2.0, 200)},  # it computes
+        {0: Use(1.0, 100), 1: Use(2.1, 230)},  # it has a core for a moment now and then
+        {0: Use(1.0, 100, wants=True), 1: Use(2.0, 200)},  # it waits for one
+    ],
+)
+def test_one_that_goes_on_begins_the_count_anew(still, goes_on):
+    still, clock = still
+    clock.now = 100.0
+    assert not still.for_long(goes_on, False)
+    after = {rank: use._replace(wants=False) for rank, use in goes_on.items()}
+    clock.now = 104.9
+    assert not still.for_long(after, False)
+    clock.now = 105.1
+    assert still.for_long(after, False)
+
+
+WAITS = """import sys, threading, time
+print("ready", flush=True)
+if sys.argv[1] == "waits":
+    threading.Event().wait()
+elif sys.argv[1] == "computes":
+    while True:
+        pass
+while True:
+    time.sleep(0.001)
+"""
+
+
+@pytest.mark.parametrize(("does", "goes_on"), [("waits", False), ("computes", True), ("turns", True)])
+def test_what_a_process_does_is_seen(does, goes_on):
+    if not os.path.exists("/proc/self/status"):
+        pytest.skip("this system does not say how often a thread has been on a core")
+    with subprocess.Popen([sys.executable, "-c", WAITS, does], stdout=subprocess.PIPE) as process:
+        try:
+            process.stdout.readline()
+            time.sleep(0.2)
+            before, _ = turns_of(process.pid)
+            end = time.monotonic() + (1 if does == "waits" else 20)
+            while True:
+                turns, wants = turns_of(process.pid)
+                moved = turns - before > lookout.TURNS or (wants and does == "computes")
+                if moved or time.monotonic() > end:
+                    break
+                time.sleep(0.05)
+        finally:
+            process.kill()
+    assert moved is goes_on
+    assert turns_of(2**22 + 1) == (0, False)  # there is none of this number
 
 
 def test_ranks_that_went_on_after_all_have_given_their_results(cluster, monkeypatch):

@@ -13,7 +13,7 @@ from gpu_check.setting import Parts, Setting
 
 TESTS = ROOT / "tests"
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal
-REHEARSED = ("test_rehearsal.py", "test_rehearsed_strategies.py")
+REHEARSED = ("test_rehearsal.py", "test_rehearsed_apple.py", "test_rehearsed_strategies.py")
 NOTEBOOKS = ("02_*", "03_*", "04_*", "08_*", "09_*")
 
 
