@@ -98,6 +98,15 @@ def numbers(answer: Any, count: int, what: str) -> list[float]:
     return [number(value) for value in answer]
 
 
+def listed(answer: Any) -> list | None:
+    """The answer as a list, if it is something like one."""
+    if isinstance(answer, Tensor | np.ndarray):
+        answer = answer.tolist()
+    if isinstance(answer, str | bytes | dict) or not isinstance(answer, Iterable):
+        return None
+    return list(answer)
+
+
 def whole(answer: Any) -> int:
     """The answer, if it is one whole number. Raises Hint if not."""
     if number(answer) % 1:

@@ -10,7 +10,7 @@ from torch import Tensor
 from dlkit.analysis import exact
 from dlkit.data import bars_and_stripes
 from dlkit.exercises import Answer, Hint, Points, exercise, given, task
-from dlkit.exercises.answers import close, number, numbers, refuse_mistakes, seeded, tensor, whole
+from dlkit.exercises.answers import close, number, numbers, refuse_mistakes, seeded, tensor
 from dlkit.exercises.gibbs_steps import gibbs_step
 from dlkit.exercises.rbm_energies import energy, free_energy, parameters_of, random_states
 from dlkit.exercises.students_code import Raised
@@ -115,7 +115,7 @@ def smallest_k(answer: Any, rbm: RBM, patterns: Tensor) -> None:
     value = number(answer)
     if value % 1 or value < 1:
         raise Hint(f"k is a whole number of Gibbs steps, 1 or more; yours is {value:.4g}.")
-    k = whole(answer)
+    k = int(value)
     if k > 200:
         raise Hint(f"{k} steps are far more than this machine needs: look at the table above.")
     true = exact.gradient(rbm, patterns)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from dlkit.exercises import Answer, Hint, exercise
-from dlkit.exercises.answers import first_wrong, near, number, over_cases, refuse_mistakes, whole
-from dlkit.exercises.hybrid_plan import listed, plan
+from dlkit.exercises.answers import first_wrong, listed, near, number, over_cases, refuse_mistakes, whole
+from dlkit.exercises.hybrid_plan import plan
 from dlkit.exercises.layer_bills import ALEXNET, Layer, by_data, by_neurons, bytes_sent, groups_of
 
 __all__ = ["cheaper", "crossing_batch", "groups", "hybrid_bytes", "plan"]

@@ -1,13 +1,10 @@
 """The open task of notebook 10: a split of AlexNet for two machines, under a limit of memory."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-from torch import Tensor
-
 from dlkit.exercises import Answer, Hint, Points, task
-from dlkit.exercises.answers import number, whole
+from dlkit.exercises.answers import listed, number, whole
 from dlkit.exercises.layer_bills import ALEXNET, LIMIT, MACHINE, MACHINES, Mesh, exchange_seconds, held_bytes
 
 
@@ -44,12 +41,3 @@ def _planned(answer: Any) -> tuple[list[Mesh], float]:
             raise Hint(f"{name}: {data} x {model} is no mesh of {MACHINE * MACHINES} ranks.")
         meshes.append((data, model))
     return meshes, number(pair[1])
-
-
-def listed(answer: Any) -> list | None:
-    """The answer as a list, if it is something like one."""
-    if isinstance(answer, Tensor | np.ndarray):
-        answer = answer.tolist()
-    if isinstance(answer, str | bytes | dict) or not isinstance(answer, Iterable):
-        return None
-    return list(answer)

@@ -21,9 +21,14 @@ def _mnist() -> data.Dataset:
     return data.load("mnist")
 
 
+def _labels(split: data.Split) -> Tensor:
+    assert split.labels is not None  # MNIST has them
+    return split.labels
+
+
 def _means(split: data.Split) -> Tensor:
     """The mean image of each class, (10, 28, 28)."""
-    return torch.stack([split.images[torch.eq(given(split.labels), c)].mean(0) for c in range(10)])
+    return torch.stack([split.images[torch.eq(_labels(split), c)].mean(0) for c in range(10)])
 
 
 @cache
@@ -31,7 +36,7 @@ def _wrong_means() -> list[tuple[Tensor, str]]:
     """What is handed in for the mean three, and is not, with its hint."""
     train, whole = _mnist().train, _mnist().full_train
     images = train.images
-    means, threes = _means(train), images[torch.eq(given(train.labels), 3)]
+    means, threes = _means(train), images[torch.eq(_labels(train), 3)]
     mean = means[3]
     return [
         (images.mean(0), "That is the mean of all digits: pick the images whose label is 3 first."),
@@ -60,7 +65,7 @@ def _wrong_means() -> list[tuple[Tensor, str]]:
 def mean_image(answer: Any) -> None:
     """`answer` is the mean (28, 28) of the training images of class 3."""
     image = tensor(answer)
-    threes = int(torch.eq(given(_mnist().train.labels), 3).sum())
+    threes = int(torch.eq(_labels(_mnist().train), 3).sum())
     if image.numel() == 1:
         raise Hint("That is one number, the mean over all pixels too: take the mean over the images only, `dim=0`.")
     if image.shape == (threes,):
@@ -80,7 +85,7 @@ def _share(split: data.Split, score: Callable[[Tensor], Tensor]) -> float:
 
 
 def _is_right(split: data.Split, score: Callable[[Tensor], Tensor]) -> Tensor:
-    return torch.eq(score(split.images.flatten(1)).argmax(1), given(split.labels)).float()
+    return torch.eq(score(split.images.flatten(1)).argmax(1), _labels(split)).float()
 
 
 def _nearness(means: Tensor, power: float = 2) -> Callable[[Tensor], Tensor]:
@@ -94,7 +99,7 @@ def _accuracies() -> tuple[float, list[tuple[float, str]]]:
     train, validation, test = _mnist().train, _mnist().validation, _mnist().test
     means = _means(train)
     right = _share(validation, _nearness(means))
-    labels, is_right = given(validation.labels), _is_right(validation, _nearness(means))
+    labels, is_right = _labels(validation), _is_right(validation, _nearness(means))
     by_class = float(torch.stack([is_right[torch.eq(labels, c)].mean() for c in range(10)]).mean())
     return right, [
         (100 * right, "You are right in per cent: give it as a share, from 0 to 1."),
@@ -228,7 +233,7 @@ def prototypes(answer: Answer) -> Iterator[Points]:
 
     floor = _share(validation, _nearness(_means(train)))
     nearest = classes[torch.cdist(validation.images.flatten(1), images).argmin(1)]
-    share = float(torch.eq(nearest, given(validation.labels)).float().mean())
+    share = float(torch.eq(nearest, _labels(validation)).float().mean())
     measured = f"{share:.2%} of the validation digits are nearest to an image of their own class"
     yield Points(3 * (share > floor), 3, f"{measured}; with the ten means, {floor:.2%}")
     yield Points(3 * (share >= 0.86), 3, "86 % or more")

@@ -56,14 +56,13 @@ class Answer:
         self.lent: list[Any] = []
 
     def __call__(self, *arguments: Any) -> Any:
-        self.lent = lent = [value if at in self.changes else _copy(value) for at, value in enumerate(arguments)]
-        kept = [_copy(value) for value in lent]
+        self.lent = [value if at in self.changes else _copy(value) for at, value in enumerate(arguments)]
         with students_code():
-            result = self.function(*lent)
+            result = self.function(*self.lent)
         if result is ... or (result is None and _is_stub(self.function)):
             raise NotAnswered
-        for at, (value, before) in enumerate(zip(lent, kept, strict=True)):
-            if at not in self.changes and not _same(value, before):
+        for at, (value, own) in enumerate(zip(self.lent, arguments, strict=True)):
+            if not _same(value, own):
                 raise Hint(
                     f"Your function has changed {self._name(at)}, which belongs to its caller: `x += ...`, "
                     "`x[0] = ...`, `x.sort()` and methods that end in _ work in place. Change a copy."

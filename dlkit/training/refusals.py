@@ -4,8 +4,8 @@ import gc
 import re
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -86,49 +86,47 @@ def late_draws(run: Any) -> Iterator[None]:
 
 
 @contextmanager
-def told_no_room(device: torch.device) -> Iterator[None]:
-    """Context of what a run makes before its first step. MemoryError, with the mend, where memory is out."""
+def _told(sentence: Callable[[str], str]) -> Iterator[None]:
+    """Context in which memory that is out becomes a MemoryError. sentence: of what torch asked for, in words or ""."""
     try:
         yield
         return
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        wanted = _asked_for(error)
-    raise MemoryError(
-        f"before its first step the run needs more memory than there is on {device}{wanted}: make the model smaller, "
-        "give fewer images, or end what else uses that memory."
+        asked = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
+    # Behind the except clause nothing holds what the failed step had made.
+    raise MemoryError(sentence(f", which asked for {asked[1]} more" if asked else ""))
+
+
+def told_no_room(device: torch.device) -> AbstractContextManager[None]:
+    """Context of what a run makes before its first step. MemoryError, with the mend, where memory is out."""
+    return _told(
+        lambda wanted: (
+            f"before its first step the run needs more memory than there is on {device}{wanted}: make the model "
+            "smaller, give fewer images, or end what else uses that memory."
+        )
     )
 
 
-def _asked_for(error: RuntimeError) -> str:
-    asked = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
-    return f", which asked for {asked[1]} more" if asked else ""
-
-
-@contextmanager
-def told_out_of_memory(run: Any) -> Iterator[None]:
+def told_out_of_memory(run: Any) -> AbstractContextManager[None]:
     """Context of a run's steps. MemoryError that says what the run holds, and a batch that fits, where memory is out.
 
     The batch is found by trial, halving it, on the model of the run, which has ended; ranks are not asked for that.
     """
-    try:
-        yield
-        return
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        wanted = _asked_for(error)
-    # Behind the except clause nothing holds what the failed step had made.
-    size = run.experiment.batch_size
-    fits = _largest_that_fits(run, size) if run.shard.world_size == 1 else None
-    mend = "make batch_size smaller" if fits is None else f"batch_size={fits} fits"
-    if fits == 0:
-        mend = "not even one image fits, so make the model smaller"
-    raise MemoryError(
-        f"a step of {size:,} images needs more memory than there is on {run.device}{wanted}; the run holds "
-        f"{format_bytes(run.memory_bytes)} of parameters, gradients and optimizer state: {mend}."
-    )
+
+    def sentence(wanted: str) -> str:
+        size = run.experiment.batch_size
+        fits = _largest_that_fits(run, size) if run.shard.world_size == 1 else None
+        mend = "make batch_size smaller" if fits is None else f"batch_size={fits} fits"
+        if fits == 0:
+            mend = "not even one image fits, so make the model smaller"
+        return (
+            f"a step of {size:,} images needs more memory than there is on {run.device}{wanted}; the run holds "
+            f"{format_bytes(run.memory_bytes)} of parameters, gradients and optimizer state: {mend}."
+        )
+
+    return _told(sentence)
 
 
 def _largest_that_fits(run: Any, size: int) -> int:

@@ -226,11 +226,11 @@ class _Trial:
                 return self.outcome(twin, twin.step + 1)
             return expected
 
-        twin, expected = self.resumed(kept), one_step()
-        stop = twin.step
-        by = (then - start) / stop
-        if last is None or last - then != by * (len(self.batches) - stop):
+        twin = self.resumed(kept)
+        by = (then - start) / twin.step
+        if last is None or last - then != by * (len(self.batches) - twin.step):
             return
+        expected = one_step()
         for steps in JUMPS:
             later = partial(one_step, type(start)(start + by * steps))
             if _differ(expected, one_step, later(), later):

@@ -7,6 +7,7 @@ from typing import Any
 
 from dlkit.core.text_table import as_html, as_text
 from dlkit.ui.controls.prediction_card import PredictionCard
+from dlkit.ui.draw.pictures import caption_html
 from dlkit.ui.prediction_file import PredictionFile, Record
 
 BINS = ((0, "below 60 %"), (60, "60 to 79 %"), (80, "80 % or more"))  # of sureness, in percent, from so many on
@@ -24,8 +25,8 @@ class Said:
         return "\n".join([*self.lines, *([as_text(self.columns, self.rows)] if self.rows else [])])
 
     def _repr_html_(self) -> str:
-        lines = "<br>".join(escape(line) for line in self.lines)
-        return f'<div role="status">{lines}</div>' + (as_html(self.columns, self.rows) if self.rows else "")
+        lines = caption_html("<br>".join(escape(line) for line in self.lines))
+        return lines + (as_html(self.columns, self.rows) if self.rows else "")
 
 
 class Predictions:
