@@ -53,6 +53,8 @@ def shown(notebook):
             continue
         code += [value(text) for text in IN_CODE.findall(cell.source)]
         for output in cell.outputs:
+            if output.get("name") == "stderr":  # a progress bar, which counts whatever it likes
+                continue
             texts = [output.get("text", ""), output.get("data", {}).get("text/plain", "")]
             outputs += [value(text) for each in texts for text in NUMBER.findall(each)]
     return outputs, code
