@@ -25,6 +25,7 @@ NOT_SAID = re.compile(
     ),
     re.MULTILINE | re.DOTALL,
 )
+BAR = re.compile(r"\d+%\|.*")  # of progress, as far as it had come when it was stored
 SMALL = 20  # whole numbers up to here are counted by the reader, not looked up, save shares and ratios
 WORDS = {"three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "a dozen": 12}
 WORDS |= {"twenty": 20, "a hundred": 100, "a thousand": 1000, "a million": 1_000_000}
@@ -53,10 +54,8 @@ def shown(notebook):
             continue
         code += [value(text) for text in IN_CODE.findall(cell.source)]
         for output in cell.outputs:
-            if output.get("name") == "stderr":  # a progress bar, which counts whatever it likes
-                continue
             texts = [output.get("text", ""), output.get("data", {}).get("text/plain", "")]
-            outputs += [value(text) for each in texts for text in NUMBER.findall(each)]
+            outputs += [value(text) for each in texts for text in NUMBER.findall(BAR.sub("", each))]
     return outputs, code
 
 
@@ -110,6 +109,11 @@ def test_a_number_that_has_drifted_is_found(name):
     text, right, drifted = HELD[name]
     assert list(unexplained(notebook_of(text, right), ())) == []
     assert len(list(unexplained(notebook_of(text, drifted), ()))) == 1
+
+
+def test_a_progress_bar_shows_no_number():
+    bar = " 86%|########6 | 432/500 [00:01<00:00, 431.44step/s]"
+    assert list(unexplained(notebook_of("It reads 86 % of them.", bar), ())) == [("86", "cell 1")]
 
 
 def test_a_setting_may_stand_in_the_code_and_a_ratio_may_not():
