@@ -1,0 +1,140 @@
+"""What ranks exchange between two calls of a net's graph, on paper until a rank binds it to its group."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dlkit.distributed.autograd import copy_to_ranks, reduce_from_ranks, scatter_to_ranks
+from dlkit.distributed.autograd import gather_from_ranks as gather
+from dlkit.distributed.group import Group, ring_bytes
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a tensor is split: rank r has the indices `parts[r]` of its dimension `dim`, and all of the others."""
+
+    dim: int
+    parts: tuple[Sequence[int], ...]
+
+    @property
+    def counts(self) -> list[int]:
+        return [len(part) for part in self.parts]
+
+    @property
+    def whole(self) -> int:
+        return sum(self.counts)
+
+    @property
+    def in_order(self) -> bool:
+        """Are the parts, one after another, the whole?"""
+        return [index for part in self.parts for index in part] == list(range(self.whole))
+
+    def repeated(self, times: int, dim: int) -> "Layout":
+        """That of a tensor which has `times` values, one after another, for each index of this one."""
+        parts = (tuple(times * index + k for index in part for k in range(times)) for part in self.parts)
+        return Layout(dim, tuple(parts))
+
+
+class Exchange(Protocol):
+    """An exchange of one value. `name` is that in tables."""
+
+    @property
+    def name(self) -> str: ...
+
+    def on(self, group: Group) -> Callable[[Tensor], Tensor]:
+        """As a function of what this rank has, under autograd."""
+        ...
+
+    def sent(self, size: int, rank: int, world_size: int) -> tuple[int, int]:
+        """Bytes that a rank sends, forward and backward, for a value of `size` bytes in all."""
+        ...
+
+
+@dataclass(frozen=True)
+class Gather:
+    """All ranks' parts together: what follows is the same on all."""
+
+    layout: Layout
+    name = "gathered"
+
+    def on(self, group: Group) -> Callable[[Tensor], Tensor]:
+        if self.layout.in_order:
+            return partial(gather_parts, layout=self.layout, group=group)
+        order = [index for part in self.layout.parts for index in part]
+        places = torch.tensor(order).argsort()
+        return partial(gather_parts, layout=self.layout, group=group, places=places)
+
+    def sent(self, size: int, rank: int, world_size: int) -> tuple[int, int]:
+        longest = max(self.layout.counts)
+        return (world_size - 1) * longest * (size // self.layout.whole), 0
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A whole value as the input of each rank's own part of what follows: gradients are summed."""
+
+    name = "copied"
+
+    def on(self, group: Group) -> Callable[[Tensor], Tensor]:
+        return partial(copy_to_ranks, group=group)
+
+    def sent(self, size: int, rank: int, world_size: int) -> tuple[int, int]:
+        return 0, ring_bytes(size, world_size, passes=2)
+
+
+@dataclass(frozen=True)
+class Sum:
+    """The sum of what all ranks have."""
+
+    name = "summed"
+
+    def on(self, group: Group) -> Callable[[Tensor], Tensor]:
+        return partial(reduce_from_ranks, group=group)
+
+    def sent(self, size: int, rank: int, world_size: int) -> tuple[int, int]:
+        return ring_bytes(size, world_size, passes=2), 0
+
+
+@dataclass(frozen=True)
+class Take:
+    """This rank's part of a whole value: gradients are gathered."""
+
+    layout: Layout
+    name = "cut"
+
+    def on(self, group: Group) -> Callable[[Tensor], Tensor]:
+        return partial(take_part, layout=self.layout, group=group)
+
+    def sent(self, size: int, rank: int, world_size: int) -> tuple[int, int]:
+        return 0, Gather(self.layout).sent(size, rank, world_size)[0]
+
+
+def gather_parts(x: Tensor, layout: Layout, group: Group, places: Tensor | None = None) -> Tensor:
+    whole = gather(x, layout.counts, layout.dim, group)
+    return whole if places is None else whole.index_select(layout.dim, places.to(x.device))
+
+
+def take_part(x: Tensor, layout: Layout, group: Group) -> Tensor:
+    if not layout.in_order:
+        order = [index for part in layout.parts for index in part]
+        x = x.index_select(layout.dim, torch.tensor(order, device=x.device))
+    return scatter_to_ranks(x, layout.counts, layout.dim, group)
+
+
+def part_of(whole: Tensor, layout: Layout, rank: int) -> Tensor:
+    """A rank's part, in memory of its own."""
+    own = torch.tensor(layout.parts[rank], dtype=torch.long, device=whole.device)
+    return whole.index_select(layout.dim, own)
+
+
+def whole_of(part: Tensor, layout: Layout, group: Group) -> Tensor:
+    """All ranks' parts in their places, without autograd: of a parameter, or of what is kept beside it."""
+    gathered = group.all_gather(part, layout.counts, layout.dim)
+    if layout.in_order:
+        return gathered
+    order = torch.tensor([index for rank in layout.parts for index in rank], device=part.device)
+    return gathered.index_select(layout.dim, order.argsort())

@@ -1,0 +1,222 @@
+"""A split on paper: a walk over a net's graph in which rules say, node by node, what of it each rank computes.
+
+`Rules` are a strategy's. What they do not know gathers first, and says so. A plan needs no processes: costs and
+explanations are read off it, and `on_rank` makes a rank's part of it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import nn
+
+from dlkit.distributed.group import Group
+from dlkit.models.graph import NetGraph, Node, map_nodes
+from dlkit.strategies.graph.exchanges import Copy, Exchange, Gather, Layout, Take
+
+Call = Callable[[nn.Module, Group], Callable[..., Any]]  # what a rank calls in a node's place, made from its net
+
+
+@dataclass
+class Made:
+    """An exchange that a plan makes of the value of `node`, whose layout was `before`."""
+
+    node: Node
+    exchange: Exchange
+
+
+@dataclass
+class Step:
+    """A node as the ranks compute it.
+
+    layout: of what it gives; None if that is whole on all ranks. along: what of it a rank computes, as in `LayerCost`:
+    "units", "inputs", "rows", "layer". why: why it is not split, or why something is gathered for it; "" if that
+    needs no word. made: the exchanges for it, in their order. parameters: how each is cut, by its path.
+    """
+
+    node: Node
+    layout: Any = None
+    along: str = "layer"
+    why: str = ""
+    made: list[Made] = field(default_factory=list)
+    parameters: dict[str, Layout] = field(default_factory=dict)
+
+
+class Rules(Protocol):
+    """What a strategy does with a node."""
+
+    def visit(self, walk: "Walk", node: Node) -> None:
+        """Make one step for the node, by `walk.step` or `walk.step_whole`."""
+        ...
+
+
+@dataclass
+class Plan:
+    """A split of `graph`: the steps, and the program of a rank, in which `Bound` targets wait for a group."""
+
+    graph: NetGraph
+    world_size: int
+    steps: list[Step]
+    program: list[Node]
+
+    @property
+    def parameters(self) -> dict[str, Layout]:
+        """How each parameter or buffer that is cut is cut, by its path."""
+        return {path: layout for step in self.steps for path, layout in step.parameters.items()}
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A target that a rank makes: of an exchange, or what it calls in place of a module or function."""
+
+    make: Call
+    name: str
+
+    @property
+    def __name__(self) -> str:
+        return self.name
+
+
+def plan_split(graph: NetGraph, world_size: int, rules: Rules) -> Plan:
+    """Walk over the graph by these rules."""
+    walk = Walk(graph, world_size)
+    for node in graph.nodes:
+        if node.op in ("images", "attribute", "constant"):
+            walk.step(node)
+        elif node.op == "output":
+            walk.step_whole(node)
+        else:
+            rules.visit(walk, node)
+    return Plan(graph, world_size, walk.steps, walk.program)
+
+
+class Walk:
+    """A plan in the making: `value` of a node of the net is the node of the program that stands for it just now."""
+
+    def __init__(self, graph: NetGraph, world_size: int):
+        self.graph, self.world_size = graph, world_size
+        self.program: list[Node] = []
+        self.steps: list[Step] = []
+        self._values: dict[Node, tuple[Node, Any]] = {}  # and how it is split
+        self._exchanged: dict[tuple[Node, Exchange], Node] = {}
+        self._pending: list[Made] = []
+
+    def layout(self, node: Any) -> Any:
+        """How a node's value is split; None for one that is whole, and for what is no node."""
+        return self._values[node][1] if isinstance(node, Node) else None
+
+    def as_it_is(self, node: Node) -> Node:
+        """What each rank has of the value."""
+        return self._values[node][0]
+
+    def exchanged(self, node: Node, exchange: Exchange, of: Node | None = None) -> Node:
+        """The value after an exchange, which is made once however many take it. of: the value after another one."""
+        key = (of or self.as_it_is(node), exchange)
+        if key not in self._exchanged:
+            made = Node(
+                f"{node.name} {exchange.name}",
+                "function",
+                Bound(lambda net, group: exchange.on(group), exchange.name),
+                (key[0],),
+            )
+            self.program.append(made)
+            self._pending.append(Made(node, exchange))
+            self._exchanged[key] = made
+        return self._exchanged[key]
+
+    def whole(self, node: Node) -> Node:
+        """The whole value, which is the same on all ranks, as is what they go on to compute of it."""
+        layout = self.layout(node)
+        return self.as_it_is(node) if layout is None else self.exchanged(node, self.gathering(layout))
+
+    def gathering(self, layout: Any) -> Exchange:
+        """The exchange that makes a value split so whole."""
+        return layout.gathering() if hasattr(layout, "gathering") else Gather(layout)
+
+    def copied(self, node: Node) -> Node:
+        """The whole value for ranks that each go on with a part of what comes next."""
+        whole = self.whole(node)
+        return self.exchanged(node, Copy(), whole) if requires_grad(node) else whole
+
+    def part(self, node: Node, layout: Layout) -> Node:
+        """The value split so; it is cut if it is whole, and gathered first if it is split otherwise."""
+        if self.layout(node) == layout:
+            return self.as_it_is(node)
+        return self.exchanged(node, Take(layout), self.whole(node))
+
+    def step(
+        self,
+        node: Node,
+        inputs: Callable[[Node], Node] | None = None,
+        *,
+        layout: Any = None,
+        along: str = "layer",
+        why: str = "",
+        parameters: dict[str, Layout] | None = None,
+        call: Call | None = None,
+        then: Exchange | None = None,
+        args: tuple[Any, ...] | None = None,
+        kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        """The node is computed of `inputs(node)` of each node that it takes: by default of what each rank has.
+
+        call: makes what is called in the node's place. then: an exchange of what it gives. args and kwargs, if they are
+        others than the net's, are given with the net's nodes in them.
+        """
+        taken = inputs or self.as_it_is
+        changed = node.args if args is None else args, node.kwargs if kwargs is None else kwargs
+        chosen: dict[Node, Node] = {}
+
+        def choose(own: Node) -> Node:
+            if own not in chosen:
+                chosen[own] = taken(own)
+            return chosen[own]
+
+        own_args, own_kwargs = map_nodes(changed, choose)
+        target, op = node.target, node.op
+        if call is not None:
+            target, op = Bound(call, node.called), "function"
+        made = Node(node.name, op, target, own_args, own_kwargs, node.value, node.images_dim)
+        self.program.append(made)
+        if is_in_place(node):
+            self._changed_in_place(node, chosen, layout)
+        made_for, self._pending = self._pending, []
+        if then is not None:
+            after = Node(
+                f"{node.name} {then.name}", "function", Bound(lambda net, group: then.on(group), then.name), (made,)
+            )
+            self.program.append(after)
+            made_for.append(Made(node, then))
+            made = after
+        self._values[node] = made, layout
+        self.steps.append(Step(node, layout, along, why, made_for, parameters or {}))
+
+    def step_whole(self, node: Node, why: str = "") -> None:
+        """All ranks compute all of the node, of whole inputs."""
+        gathers = any(self.layout(taken) is not None for taken in node.inputs)
+        self.step(node, self.whole, why=why or (f"{node.called} is not known: it sees all" if gathers else ""))
+
+    def _changed_in_place(self, node: Node, chosen: dict[Node, Node], layout: Any) -> None:
+        """What a node changes is from now on what it has changed, not what it was exchanged from."""
+        first = node.args[0]
+        if isinstance(first, Node):
+            self._exchanged = {key: made for key, made in self._exchanged.items() if key[0] is not self.as_it_is(first)}
+            whole = layout if chosen[first] is not self.as_it_is(first) else self.layout(first)
+            self._values[first] = chosen[first], whole
+
+
+def is_in_place(node: Node) -> bool:
+    """Does it change its first input, as `x += y` and `x.relu_()` do?"""
+    name = node.called
+    inplace = node.kwargs.get("inplace") is True
+    if node.op == "method":
+        return name.endswith("_") and not name.startswith("_")
+    if node.op != "function":
+        return False
+    operators = ("iadd", "isub", "imul", "itruediv", "ipow", "ifloordiv", "imatmul", "setitem")
+    return inplace or name in operators or (name.endswith("_") and not name.endswith("__"))
+
+
+def requires_grad(node: Node) -> bool:
+    """Does a gradient go back through its value?"""
+    return bool(getattr(node.value, "requires_grad", False))
