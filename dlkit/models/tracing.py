@@ -256,11 +256,12 @@ def _applied_functions(tracer: _Tracer) -> Iterator[None]:
             return args[0](*args[2:])
         return tracer.create_proxy("call_function", AppliedFunction(cls), args, kwargs)
 
+    original = vars(torch.autograd.Function)["apply"]  # not bound to a class
     torch.autograd.Function.apply = classmethod(apply)  # pyrefly: ignore[bad-assignment]
     try:
         yield
     finally:
-        torch.autograd.Function.apply = APPLY
+        torch.autograd.Function.apply = original
 
 
 def _in_place(target: Any) -> bool:
