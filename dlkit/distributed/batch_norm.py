@@ -4,11 +4,11 @@ Ranks exchange counts, means and squared deviations, which are combined in float
 digits where a mean is large. Source: Chan, Golub, LeVeque 1983, Algorithms for computing the sample variance, §2.
 """
 
+import copy
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from dlkit.distributed.group import Group
+from dlkit.distributed.group import Group, ring_bytes
 
 DOUBLE = 8  # bytes
 Key = tuple[str, int]  # the layer's path, and its number among the calls of that layer in a step
 
 
+@runtime_checkable
 class Exchange(Protocol):
     """Where the statistics of the other parts of a batch come from; both are called by all ranks in one order."""
 
@@ -40,16 +41,17 @@ class OverRanks:
     def __init__(self, group: Group, paths: list[str]):
         """paths: of the layers, by whose numbers a rank tells which one it is at."""
         self.group = group
-        self.numbers = {path: number for number, path in enumerate(paths)}
+        self.paths = paths
 
     def gather(self, key: Key, moments: Tensor) -> Tensor:
         """RuntimeError, on all ranks, if one is at another layer."""
-        own = torch.cat([moments.new_tensor([self.numbers[key[0]]]), moments])
+        own = torch.cat([moments.new_tensor([self.paths.index(key[0])]), moments])
         every = self.group.all_gather(own[None], [1] * self.group.world_size)
         if self.group.world_size > 1 and not (every[:, 0] == every[0, 0]).all():
+            paths = " and of ".join(dict.fromkeys(self.paths[int(number)] for number in every[:, 0]))
             raise RuntimeError(
-                f"ranks are at other layers when they exchange the statistics of {key[0]}: let all images pass all "
-                "BatchNorm layers, or train in one process."
+                f"ranks exchange the statistics of {paths} at one time: let all images pass all BatchNorm layers, or "
+                "train in one process."
             )
         return every[:, 1:]
 
@@ -77,6 +79,12 @@ def batch_norms(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
+def exchanged_bytes(norm: Any, world_size: int) -> tuple[int, int]:
+    """What a rank sends for a BatchNorm layer that is shared, in one pass: forward, and backward."""
+    channels = norm.num_features
+    return (world_size - 1) * DOUBLE * (2 * channels + 2), ring_bytes(DOUBLE * 2 * channels, world_size, passes=2)
+
+
 @contextmanager
 def shared_statistics(model: nn.Module, exchange: Exchange, part: Part) -> Iterator[None]:
     """Context of the passes of a part of a batch: the model's BatchNorm layers take the whole batch's statistics.
@@ -87,7 +95,7 @@ def shared_statistics(model: nn.Module, exchange: Exchange, part: Part) -> Itera
     own = {path: module.__dict__.get("forward") for path, module in modules.items()}
     try:
         for path, module in modules.items():
-            module.__dict__["forward"] = partial(_forward, module.forward, path, calls, exchange, part)
+            module.__dict__["forward"] = _Shared(module.forward, path, calls, exchange, part)
         yield
     finally:
         for path, module in modules.items():
@@ -96,17 +104,30 @@ def shared_statistics(model: nn.Module, exchange: Exchange, part: Part) -> Itera
                 module.__dict__["forward"] = own[path]
 
 
-def _forward(forward: Any, path: str, calls: Counter, exchange: Exchange, part: Part, *args: Any, **kwargs: Any) -> Any:
-    with _Intercepted(path, calls, exchange, part):
-        return forward(*args, **kwargs)
+class _Shared:
+    """The forward of one layer in this context; in a copy of the layer it is the layer's own."""
+
+    def __init__(self, forward: Any, path: str, calls: Counter, exchange: Exchange, part: Part):
+        self.forward, self.path, self.calls, self.exchange, self.part = forward, path, calls, exchange, part
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with _Intercepted(self):
+            return self.forward(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(self.forward, memo)
+
+    def next_call(self) -> "_Call":
+        self.calls[self.path] += 1
+        return _Call((self.path, self.calls[self.path]), self.exchange, self.part)
 
 
 class _Intercepted(TorchFunctionMode):
     """Around the forward of one layer, which so counts batches, and may be of a class of the reader's own."""
 
-    def __init__(self, path: str, calls: Counter, exchange: Exchange, part: Part):
+    def __init__(self, layer: _Shared):
         super().__init__()
-        self.path, self.calls, self.exchange, self.part = path, calls, exchange, part
+        self.layer = layer
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func is F.batch_norm:
@@ -126,10 +147,8 @@ class _Intercepted(TorchFunctionMode):
     ) -> Tensor:
         if not training:
             return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-        key = (self.path, self.calls[self.path])
-        self.calls[self.path] += 1
         averages = None if running_mean is None else (running_mean, running_var, momentum)
-        return _Normalised.apply(input, weight, bias, eps, averages, _Call(key, self.exchange, self.part))
+        return _Normalised.apply(input, weight, bias, eps, averages, self.layer.next_call())
 
 
 class _Call(NamedTuple):
@@ -195,7 +214,7 @@ class _Normalised(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
         if torch.is_grad_enabled():
-            raise RuntimeError(
+            raise ValueError(
                 f"{ctx.call.key[0]}, a BatchNorm whose batch is split, gives no gradient of a gradient: use "
                 "nn.GroupNorm, or train in one process."
             )
