@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -57,6 +57,7 @@ def even_layout(dim: int, whole: int, world_size: int) -> Layout:
     return Layout(dim, tuple(range(part.start, part.stop) for part in slices))
 
 
+@runtime_checkable
 class Exchange(Protocol):
     """An exchange of one value. `name` is that in tables."""
 

@@ -6,7 +6,7 @@ explanations are read off it, and `on_rank` makes a rank's part of it.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -46,6 +46,7 @@ class Step:
     narrow: Narrow | None = None
 
 
+@runtime_checkable
 class Rules(Protocol):
     """What a strategy does with a node."""
 

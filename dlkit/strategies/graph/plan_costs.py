@@ -1,12 +1,15 @@
 """What a plan costs, on paper: what each rank holds and sends for each node of a net's graph."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from dlkit.core.slices import Slice
+from dlkit.core.slices import Slice, slice_of
+from dlkit.distributed.batch_norm import batch_norms, exchanged_bytes
+from dlkit.distributed.group import ring_bytes
 from dlkit.models.graph import Node
 from dlkit.models.layer_kinds import kind_of
 from dlkit.strategies.graph.exchanges import Layout
@@ -23,12 +26,38 @@ def plan_costs(plan: Plan, batch_size: int) -> list[list[LayerCost]]:
             continue
         for rank, costs in enumerate(ranks):
             cost = step_cost(plan, step, owned.get(step.node, {}), rank, batch_size)
+            if step.along == "images":
+                images = slice_of(batch_size, rank, plan.world_size)
+                cost.activations = value_bytes(step.node, images.count)
+                replicate_one(cost, step, plan, images, plan.world_size, whole=True)
             for made in step.made:
                 forward, backward = made_bytes(made, rank, plan.world_size, batch_size)
                 cost.forward += forward
                 cost.backward += backward
             costs.append(cost)
     return ranks
+
+
+def replicate(costs: list[LayerCost], plan: Plan, images: Slice, replicas: int, *, whole: bool) -> None:
+    """Let a rank's costs be those of one of several replicas, for some of the images. whole: is it not split?"""
+    steps = [step for step in plan.steps if step.node.op not in ("images", "attribute", "constant")]
+    for cost, step in zip(costs, steps, strict=True):
+        replicate_one(cost, step, plan, images, replicas, whole=whole)
+
+
+def replicate_one(cost: LayerCost, step: Step, plan: Plan, images: Slice, replicas: int, *, whole: bool) -> None:
+    """Gradients go round a ring, and so do the statistics of BatchNorm."""
+    if whole:
+        cost.along, cost.part = "images", images
+    cost.images = images
+    cost.exchanged = ring_bytes(cost.gradients, replicas, passes=2)
+    module = plan.graph.module_of(step.node)
+    for norm in batch_norms(module).values() if module is not None else ():
+        layout, channels = split_of(step), norm.num_features
+        part = channels if layout is None else cost.part.count
+        forward, backward = exchanged_bytes(SimpleNamespace(num_features=part), replicas)
+        needs_grad = any(taken.value.requires_grad for taken in step.node.inputs if isinstance(taken.value, Tensor))
+        cost.forward, cost.backward = cost.forward + forward, cost.backward + (backward if needs_grad else 0)
 
 
 def own_parameters(plan: Plan) -> dict[Node, dict[str, nn.Parameter]]:

@@ -15,7 +15,7 @@ from dlkit.strategies.base import DistributedShard
 from dlkit.strategies.checks import class_name, refuse_optimizer
 from dlkit.strategies.graph.of_run import graph_of_run
 from dlkit.strategies.graph.on_rank import Layouts, gather_part, on_rank, scatter_whole
-from dlkit.strategies.graph.plan import Plan, plan_split
+from dlkit.strategies.graph.plan import Plan, Step, plan_split
 from dlkit.strategies.graph.plan_costs import plan_costs
 from dlkit.strategies.layer_cost import LayerCost, rbm_costs
 from dlkit.strategies.learner_trial import refuse_passes_of_its_own
@@ -68,6 +68,9 @@ class TensorParallel:
         if isinstance(net, RBM):
             return rbm_costs(net, batch_size, data=1, model=world_size)
         return plan_costs(plan_neurons(graph_of(net, images), world_size), batch_size)
+
+    def steps(self, graph: NetGraph, world_size: int) -> list[Step]:
+        return plan_neurons(graph, world_size).steps
 
 
 class TensorParallelShard(DistributedShard):
