@@ -1,6 +1,7 @@
 """A net by a way of splitting it, on ranks, held against one process in float64: equal, refused, wrong or failed."""
 
 import copy
+import math
 import tempfile
 import threading
 import time
@@ -175,44 +176,54 @@ def trained(made: Experiment, strategy: Any = None) -> tuple[State, State]:
 
 def of_gradient(start: State, first: State, expected: State) -> float:
     """The difference of two first steps, which are lr times the gradient, relative to the expected one."""
-    trainable = [name for name in start if name in expected and start[name].is_floating_point()]
-    moved = torch.cat([(expected[name] - start[name]).flatten() for name in trainable])
-    other = torch.cat([(first[name] - start[name]).flatten() for name in trainable])
-    return float((other - moved).norm() / moved.norm())
+    moved, other = (torch.cat([(one[name] - start[name]).flatten() for name in start]) for one in (expected, first))
+    return finite(float((other - moved).norm() / moved.norm()))
 
 
 def difference(expected: State, state: State) -> float:
     """Of all floating-point numbers as one vector, relative; infinite where names, shapes or whole numbers differ."""
     if expected.keys() != state.keys() or any(expected[name].shape != state[name].shape for name in expected):
-        return float("inf")
+        return math.inf
     whole = [name for name, value in expected.items() if not value.is_floating_point()]
     if any(not torch.equal(expected[name], state[name]) for name in whole):
-        return float("inf")
+        return math.inf
     numbers = [name for name in expected if name not in whole]
     one, other = (torch.cat([values[name].detach().flatten() for name in numbers]) for values in (expected, state))
-    apart = float((one - other).norm() / one.norm())
-    return apart if apart == apart else float("inf")
+    return finite(float((one - other).norm() / one.norm()))
 
 
-@cache
-def folder() -> tempfile.TemporaryDirectory:
-    return tempfile.TemporaryDirectory(prefix="dlkit-nets-")
+def finite(number: float) -> float:
+    """What is no number is infinitely far off."""
+    return number if math.isfinite(number) else math.inf
 
 
-@cache
+_references: dict[tuple, Path] = {}  # of one net at a time: those of a large one take gigabytes
+_folder = tempfile.TemporaryDirectory(prefix="dlkit-nets-")
+
+
 def reference(net: str, changes: tuple[Callable, ...], every: int | None) -> Path:
     """A file with the states of one process at the start, after the first step and after the last."""
+    key = (net, changes, every)
+    if any(kept[0] != net for kept in _references):
+        for path in _references.values():
+            path.unlink()
+        _references.clear()
+    if key not in _references:
+        _references[key] = Path(_folder.name) / f"{len(_references)}.pt"
+        torch.save(alone(*key), _references[key])
+    return _references[key]
+
+
+def alone(net: str, changes: tuple[Callable, ...], every: int | None) -> dict[str, State]:
     made = nets.experiment(net, *changes)
     if every is None:
         first, last = trained(made)
     else:
         kept = average_sequentially(made, every, STEPS, keep=(1,))
         first, last = kept[1], kept[STEPS]
-    names = [name for name, parameter in made.initial_model().named_parameters() if parameter.requires_grad]
-    start = made.initial_model().state_dict()
-    path = Path(folder().name) / f"{len(list(Path(folder().name).iterdir()))}.pt"
-    torch.save({"start": {name: start[name] for name in names}, "first": first, "last": last}, path)
-    return path
+    parameters = made.initial_model().named_parameters()
+    start = {name: parameter.detach() for name, parameter in parameters if parameter.requires_grad}
+    return {"start": start, "first": first, "last": last}
 
 
 @cache

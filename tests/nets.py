@@ -58,8 +58,9 @@ def make_torchvision(name: str, *args: Any, **settings: Any) -> nn.Module:
 
 def make_vit() -> nn.Module:
     """torchvision starts the head at zero: nothing behind it would then have a gradient in the first step."""
-    sizes = dict(image_size=32, patch_size=8, num_layers=2, num_heads=4, hidden_dim=32, mlp_dim=64)
-    net = make_torchvision("VisionTransformer", **sizes)
+    net = make_torchvision(
+        "VisionTransformer", image_size=32, patch_size=8, num_layers=2, num_heads=4, hidden_dim=32, mlp_dim=64
+    )
     nn.init.normal_(net.heads.head.weight, std=0.05)
     return net
 
@@ -80,13 +81,13 @@ def shufflenet_with_group_norm() -> nn.Module:
 
 
 NETS = {
-    "resnet18": theirs("resnet18", BATCH_NORM, MAPS),
+    "resnet18": theirs("resnet18", BATCH_NORM, MAPS, lr=1e-3),
     "mobilenet_v3_small": theirs("mobilenet_v3_small", BATCH_NORM, MAPS, DRAWS, image=RGB64, lr=1e-3),
     "densenet": theirs(partial(make_torchvision, "DenseNet", 8, (2, 2, 2), 16), BATCH_NORM, MAPS),
     "shufflenet, GroupNorm": theirs(shufflenet_with_group_norm, MAPS),
     "googlenet, training": theirs(
         partial(make_torchvision, "googlenet", aux_logits=True, init_weights=False),
-        BATCH_NORM, MAPS, DRAWS, image=RGB64, learner=SeveralOutputs(),
+        BATCH_NORM, MAPS, DRAWS, image=RGB64, learner=SeveralOutputs(), lr=1e-3,
     ),
     "efficientnet_b0": theirs("efficientnet_b0", BATCH_NORM, MAPS, DRAWS, image=RGB64, lr=1e-3),
     "convnext_tiny": theirs("convnext_tiny", MAPS),

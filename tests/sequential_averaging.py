@@ -20,8 +20,8 @@ def average_sequentially(
 
     Each replica trains on its part of every batch by torch's own SGD, whose momentum stays its own; after `every` steps
     all take the mean of their parameters. Parts that are not equal weigh as their images do, so that the replicas'
-    gradients have the whole batch's mean. `made`: an Experiment of a learner that backpropagates. Draws are made for the
-    whole batch, under the step's seed: a replica takes all of it, and learns from its own rows. One with BatchNorm
+    gradients have the whole batch's mean. `made`: an Experiment of a learner that backpropagates. Draws are made for
+    the whole batch, under the step's seed: a replica takes all of it, and learns from its own rows. One with BatchNorm
     takes its own part alone, and must not draw.
     """
     images, labels = made.data

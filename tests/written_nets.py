@@ -88,7 +88,7 @@ class ConvAutoencoder(nn.Module):
 
 
 class VAE(nn.Module):
-    """Gives logits of the pixels, and means and log-variances of the code. `noise=0` leaves its draws without effect."""
+    """Gives logits of pixels, means and log-variances of the code. `noise=0` leaves its draws without effect."""
 
     def __init__(self, noise: float = 1.0):
         super().__init__()
