@@ -135,10 +135,10 @@ goes on where it was. {machine}; the cells took {minutes:.0f} minutes together.
 
 Each net is trained for {steps} steps in float64 by each way, on two ranks (hybrid 2 x 2: four) over gloo, and beside \
 it in one process; model averaging, which meets every {every} steps, beside a sequential one in plain torch. The last \
-batch of an epoch has five images, of which ranks have unequal parts. "=" is equal: the first gradient within 1e-10, and \
-parameters and buffers after the last step, as one vector, within 1e-8 or ten times the net's own noise, relative. The \
-number is the larger of the two differences. The noise is that of one process against itself with the images of each \
-batch in another order, measured where 1e-8 is passed. Refusals in brackets are those where there is no answer: \
+batch of an epoch has five images, of which ranks have unequal parts. "=" is equal: the first gradient within 1e-10, \
+and parameters and buffers after the last step, as one vector, within 1e-8 or ten times the net's own noise, relative. \
+The number is the larger of the two differences. The noise is that of one process against itself with the images of \
+each batch in another order, measured where 1e-8 is passed. Refusals in brackets are those where there is no answer: \
 BatchNorm and spectral norm by layers, images that mix, nothing to cut by neurons, no maps for regions. Nets with \
 BatchNorm go by layers with GroupNorm in its place, too. Numbers lead to the sentences below.
 

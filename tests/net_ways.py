@@ -209,8 +209,9 @@ def reference(net: str, changes: tuple[Callable, ...], every: int | None) -> Pat
             path.unlink()
         _references.clear()
     if key not in _references:
-        _references[key] = Path(_folder.name) / f"{len(_references)}.pt"
-        torch.save(alone(*key), _references[key])
+        path = Path(_folder.name) / f"{len(_references)}.pt"
+        torch.save(alone(*key), path)
+        _references[key] = path
     return _references[key]
 
 

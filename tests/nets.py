@@ -90,7 +90,7 @@ NETS = {
         BATCH_NORM, MAPS, DRAWS, image=RGB64, learner=SeveralOutputs(), lr=1e-3,
     ),
     "efficientnet_b0": theirs("efficientnet_b0", BATCH_NORM, MAPS, DRAWS, image=RGB64, lr=1e-3),
-    "convnext_tiny": theirs("convnext_tiny", MAPS),
+    "convnext_tiny": theirs("convnext_tiny", MAPS, DRAWS),
     "vision transformer": theirs(make_vit, MAPS),
     "Swin transformer": theirs(
         partial(

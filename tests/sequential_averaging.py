@@ -27,7 +27,8 @@ def average_sequentially(
     images, labels = made.data
     replicas = [made.initial_model() for _ in range(ranks)]
     learner = copy.deepcopy(made.learner)
-    learner.start(replicas[0], Batch(images, labels), made.batch_size, torch.Generator())
+    generator = torch.Generator()
+    learner.start(replicas[0], Batch(images, labels), made.batch_size, generator)
     optimizers = [torch.optim.SGD(net.parameters(), lr=made.lr, momentum=made.momentum) for net in replicas]
     kept, alone = {}, any(isinstance(module, _BatchNorm) for module in replicas[0].modules())
     for step in range(steps):
@@ -36,7 +37,7 @@ def average_sequentially(
             optimizer.zero_grad()
             own = torch.arange(len(batch)).tensor_split(ranks)[rank]
             with seeded(made.seed, step, names=("torch",)):
-                loss = loss_of(net, learner, batch, own, alone=alone)
+                loss = loss_of(net, learner, batch, own, generator, alone=alone)
             (loss * ranks * len(own) / len(batch)).backward()
             optimizer.step()
         if (step + 1) % every == 0:
@@ -59,12 +60,14 @@ def picked(made: Any, step: int) -> Batch:
     return Batch(images[order], labels[order])
 
 
-def loss_of(net: nn.Module, learner: Learner, batch: Batch, own: Tensor, *, alone: bool) -> Tensor:
+def loss_of(
+    net: nn.Module, learner: Learner, batch: Batch, own: Tensor, generator: torch.Generator, *, alone: bool
+) -> Tensor:
     """The loss of these rows. alone: without the other rows in the net."""
     part = Batch(batch.images[own], batch.labels[own])
     if alone:
-        return learner.loss(net(learner.own_inputs(part, None)), part)[0]
-    output = net(learner.own_inputs(batch, None))
+        return learner.loss(net(learner.own_inputs(part, generator)), part)[0]
+    output = net(learner.own_inputs(batch, generator))
     rows = output[own] if isinstance(output, Tensor) else tuple(one[own] for one in output)
     return learner.loss(rows, part)[0]
 
