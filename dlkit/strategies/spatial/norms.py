@@ -1,0 +1,130 @@
+"""Normalisation over rows that several ranks have: they exchange counts, means and squared deviations.
+
+Sums of squares would lose all digits where a mean is large. Source: Chan, Golub, LeVeque 1983, Algorithms for computing
+the sample variance, §2.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dlkit.distributed.autograd import copy_to_ranks, gather_from_ranks
+from dlkit.distributed.group import Group, ring_bytes
+from dlkit.strategies.graph.exchanges import Layout
+from dlkit.strategies.graph.plan import requires_grad
+from dlkit.strategies.spatial.bands import Ranges
+from dlkit.strategies.spatial.resize import has_rows_of_maps
+from dlkit.strategies.spatial.site import Site
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Means and squared deviations of all ranks, of a value of which there are `of` numbers for each of these."""
+
+    of: int
+    backward: bool
+    name = "statistics"
+
+    def on(self, group: Group) -> Callable[[Tensor], Tensor]:
+        return partial(all_moments, group=group)
+
+    def sent(self, size: int, rank: int, world_size: int) -> tuple[int, int]:
+        own = 2 * size // self.of
+        return (world_size - 1) * own, ring_bytes(world_size * own, world_size, passes=2) if self.backward else 0
+
+
+def all_moments(own: Tensor, group: Group) -> Tensor:
+    """(ranks, 2, groups): of all ranks, each of which goes on with them to normalise its rows."""
+    return copy_to_ranks(gather_from_ranks(own[None], [1] * group.world_size, 0, group), group)
+
+
+def normalised(x: Tensor, counts: Tensor, eps: float, group: Group) -> Tensor:
+    """x (groups, values), less the mean of its group and over its deviation. counts (ranks,): values of a group each."""
+    if x.shape[1]:
+        mean = x.mean(1)
+        own = torch.stack([mean, (x - mean[:, None]).square().sum(1)])
+    else:
+        own = torch.stack([x.sum(1)] * 2)
+    means, squares = all_moments(own, group).unbind(1)
+    weights = counts.to(x)[:, None]
+    total = weights.sum()
+    mean = (weights * means).sum(0) / total
+    variance = (squares + weights * (means - mean).square()).sum(0) / total
+    return (x - mean[:, None]) * (variance + eps).rsqrt()[:, None]
+
+
+def group_norm(site: Site) -> bool:
+    """nn.GroupNorm and nn.InstanceNorm2d, whose groups are maps of one image."""
+    if not has_rows_of_maps(site):
+        return False
+    module, source = site.module, site.source
+    maps = source.shape[1]
+    if isinstance(module, nn.InstanceNorm2d):
+        if module.track_running_stats:
+            return site.step_whole("its running averages are of whole maps: it sees all")
+        groups = maps
+    else:
+        groups = module.num_groups
+    counts = _counts(site.bands.parts, maps // groups * source.shape[3])
+
+    def run(group: Group, module: Any, x: Tensor) -> Tensor:
+        normal = normalised(_rows_of(x, len(x) * groups), counts, module.eps, group).view_as(x)
+        if module.weight is None:
+            return normal
+        found = normal * module.weight.view(1, -1, 1, 1)
+        return found if module.bias is None else found + module.bias.view(1, -1, 1, 1)
+
+    _note(site, groups * source.shape[0])
+    site.step(site.bands, {source: site.walk.as_it_is(source)}, lambda group: partial(run, group))
+    return True
+
+
+def layer_norm(site: Site) -> bool:
+    """nn.LayerNorm and F.layer_norm: over values of one row, or over rows too."""
+    node, source, bands, module = site.node, site.source, site.bands, site.module
+    if bands is None or source.images_dim in (None, bands.dim):
+        return False
+    shape = module.normalized_shape if module is not None else node.argument(1, "normalized_shape")
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    first = len(source.shape) - len(shape)
+    taken = {source: site.walk.as_it_is(source)}
+    if bands.dim < first:
+        others = (node.argument(2, "weight"), node.argument(3, "bias"))
+        if module is None and any(site.walk.layout(other) is not None for other in others):
+            return False
+        site.step(bands, taken)
+        return True
+    if module is None or (module.elementwise_affine and not site.is_alone):
+        return False
+    counts = _counts(bands.parts, prod(shape) // source.shape[bands.dim])
+    cut = Layout(bands.dim - first, bands.parts)
+    parameters = {f"{node.target}.{name}": cut for name, _ in module.named_parameters()}
+
+    def run(group: Group, module: Any, x: Tensor) -> Tensor:
+        normal = normalised(_rows_of(x, prod(x.shape[:first])), counts, module.eps, group).view_as(x)
+        normal = normal if module.weight is None else normal * module.weight
+        return normal if module.bias is None else normal + module.bias
+
+    _note(site, prod(source.shape[:first]))
+    site.step(bands, taken, lambda group: partial(run, group), parameters=parameters)
+    return True
+
+
+def _rows_of(x: Tensor, groups: int) -> Tensor:
+    return x.reshape(groups, x.numel() // groups)
+
+
+def _counts(parts: Ranges, of_row: int) -> Tensor:
+    return torch.tensor([len(rows) * of_row for rows in parts], dtype=torch.float64)
+
+
+def _note(site: Site, groups: int) -> None:
+    """groups: of two images."""
+    site.walk.noted(site.source, Moments(prod(site.source.shape) // groups, requires_grad(site.source)))
+
+
