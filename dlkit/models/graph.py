@@ -264,7 +264,10 @@ def _growing_dim(two: Any, three: Any) -> int | None:
     pairs = zip(pytree.tree_leaves(two), pytree.tree_leaves(three), strict=False)
     for one, other in pairs:
         if isinstance(one, Tensor) and isinstance(other, Tensor) and one.shape != other.shape:
-            return next((dim for dim, sizes in enumerate(zip(one.shape, other.shape, strict=False)) if sizes[0] != sizes[1]), None)
+            return next(
+                (dim for dim, sizes in enumerate(zip(one.shape, other.shape, strict=False)) if sizes[0] != sizes[1]),
+                None,
+            )
     return None
 
 
@@ -298,18 +301,17 @@ def _join_values(one: Any, other: Any, join: Callable[[Any, Any], Any], same: di
     return join(one, other)
 
 
-def _image_rows(two: Any, three: Any) -> ImageRows:
+def _image_rows(two: Any, three: Any) -> Any:
     if type(two) is not int or type(three) is not int:
         raise _Differs
     return ImageRows(three - two, 3 * two - 2 * three)
 
 
-def _by_mode(training: Any, evaluating: Any) -> ByMode:
+def _by_mode(training: Any, evaluating: Any) -> Any:
     if isinstance(training, Node) or isinstance(evaluating, Node):
         raise _Differs
     if isinstance(training, ImageRows):
         if training.per_image * 2 + training.more == evaluating:
-            return training  # pyrefly: ignore[bad-return]
+            return training
         raise _Differs
     return ByMode(training, evaluating)
-

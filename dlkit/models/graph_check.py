@@ -14,9 +14,7 @@ from dlkit.models.program import GraphForward
 STEPS = (3, 5)  # images of the batches that both are given, one after the other
 
 
-def graph_of(
-    net: nn.Module, images: Tensor, copied: Callable[[nn.Module], nn.Module] = copy.deepcopy
-) -> NetGraph:
+def graph_of(net: nn.Module, images: Tensor, copied: Callable[[nn.Module], nn.Module] = copy.deepcopy) -> NetGraph:
     """The graph of `net` for batches of images like these (batch, ...), of which a few are taken, as `trace` gives it.
 
     ValueError, with the line or with what differs, for a net that is not what any graph of it says, to the bit: one
@@ -71,7 +69,9 @@ def _evaluates(own: nn.Module, other: nn.Module, images: Tensor) -> bool:
             torch.manual_seed(0)
             outputs.append(tensors_of(net.eval()(images.clone())))
         pairs = zip(*outputs, strict=False)
-        return len(outputs[0]) == len(outputs[1]) and all(a.shape == b.shape and torch.allclose(a, b, 1e-3, 1e-5, equal_nan=True) for a, b in pairs)
+        return len(outputs[0]) == len(outputs[1]) and all(
+            a.shape == b.shape and torch.allclose(a, b, 1e-3, 1e-5, equal_nan=True) for a, b in pairs
+        )
 
 
 def tensors_of(output: Any) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""The nodes of a graph as a program: Python that calls them in turn, and lets go of values that nobody takes any more."""
+"""The nodes of a graph as a program: Python that calls them in turn, and lets go of what nobody takes any more."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -111,5 +111,3 @@ class _Writer:
 def module_at(path: str) -> str:
     """The net's submodule of this path, in Python."""
     return "net" + "".join(f"._modules[{name!r}]" for name in path.split(".") if name)
-
-

@@ -10,8 +10,10 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
@@ -27,13 +29,31 @@ MADE_OF_LAYERS = (
     nn.TransformerDecoderLayer,
 )
 MAKERS = frozenset(
-    getattr(torch, name)
-    for name in (
-        "rand randn randint randperm zeros ones full empty arange linspace logspace eye tensor normal bernoulli "
-        "tril_indices triu_indices hann_window hamming_window"
-    ).split()
+    (
+        torch.rand,
+        torch.randn,
+        torch.randint,
+        torch.randperm,
+        torch.zeros,
+        torch.ones,
+        torch.full,
+        torch.empty,
+        torch.arange,
+        torch.linspace,
+        torch.logspace,
+        torch.eye,
+        torch.tensor,
+        torch.normal,
+        torch.bernoulli,
+        torch.tril_indices,
+        torch.triu_indices,
+        torch.hann_window,
+        torch.hamming_window,
+    )
 )
 NUMBERS = (bool, int, float, str, type(None), torch.Size, torch.dtype, torch.device, torch.layout)
+CALLS = ("call_module", "call_function", "call_method")
+ISINSTANCE = isinstance
 MODULE_CALL, MODULE_GETATTR, APPLY = nn.Module.__call__, nn.Module.__getattr__, vars(torch.autograd.Function)["apply"]
 
 
@@ -44,7 +64,7 @@ def record(net: nn.Module, images: Tensor) -> tuple[fx.Graph, dict[fx.Node, Any]
     """
     tracer = _Tracer(net, images)
     try:
-        with torch.enable_grad(), _Makers(tracer), _applied_functions(tracer):
+        with torch.enable_grad(), _Makers(tracer), _seen_through(tracer):
             return tracer.trace(net), tracer.values
     except ValueError:
         raise
@@ -86,17 +106,13 @@ class _Known(fx.Proxy):
 
     value: Any
 
-    @property
-    def __class__(self) -> type:  # pyrefly: ignore[bad-override]  a forward may ask whether it is given a tensor
-        return type(self.value)
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self.value, name)
-        if isinstance(value, NUMBERS) or name.startswith("__") or name == "_is_param":
+    def __getattr__(self, k: str) -> Any:
+        value = getattr(self.value, k)
+        if isinstance(value, NUMBERS) or k.startswith("__") or k == "_is_param":
             return value
         if callable(value):
-            return _Method(self, name)
-        return self.tracer.create_proxy("call_function", getattr, (self, name), {})
+            return _Method(self, k)
+        return self.tracer.create_proxy("call_function", getattr, (self, k), {})
 
     def __len__(self) -> int:
         return len(self.value)
@@ -190,9 +206,8 @@ class _Tracer(fx.Tracer):
             if not node.users and not _in_place(target):
                 self.graph.erase_node(node)
             return value
-        if not torch.is_grad_enabled() and kind in ("call_module", "call_function", "call_method"):
-            if target is not detached and not isinstance(value, NUMBERS):
-                return self.create_proxy("call_function", detached, (proxy,), {})
+        if not torch.is_grad_enabled() and kind in CALLS and target is not detached:
+            return self.create_proxy("call_function", detached, (proxy,), {})
         if isinstance(value, tuple | list) and type(value) in (tuple, list):
             return type(value)(proxy)  # its members, each by its index
         return proxy
@@ -246,8 +261,12 @@ class _Makers(TorchFunctionMode):
 
 
 @contextmanager
-def _applied_functions(tracer: _Tracer) -> Iterator[None]:
-    """Context in which torch.autograd.Functions, which look past proxies, are nodes; checkpoints are what they run."""
+def _seen_through(tracer: _Tracer) -> Iterator[None]:
+    """Context in which proxies are met by what looks past them: isinstance, autograd.Function, checkpoints.
+
+    A torch.autograd.Function becomes a node; a checkpoint is what it runs. `__class__` of a proxy could not answer
+    isinstance: torch's C code would take it for a tensor, and crash.
+    """
 
     def apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
         if tracer.computing or not any(type(arg) is _Known for arg in args):
@@ -256,11 +275,18 @@ def _applied_functions(tracer: _Tracer) -> Iterator[None]:
             return args[0](*args[2:])
         return tracer.create_proxy("call_function", AppliedFunction(cls), args, kwargs)
 
-    torch.autograd.Function.apply = classmethod(apply)  # pyrefly: ignore[bad-assignment]
-    try:
+    def uncheckpointed(*args: Any, **kwargs: Any) -> Iterator[None]:
         yield
-    finally:
-        torch.autograd.Function.apply = APPLY
+
+    with (
+        patch(
+            "builtins.isinstance",
+            lambda x, kind: ISINSTANCE(x, kind) or (type(x) is _Known and ISINSTANCE(x.value, kind)),
+        ),
+        patch.object(torch.autograd.Function, "apply", classmethod(apply)),
+        patch("torch.utils.checkpoint._checkpoint_without_reentrant_generator", uncheckpointed),
+    ):
+        yield
 
 
 def _in_place(target: Any) -> bool:
@@ -276,11 +302,10 @@ def _refusal(tracer: Any, why: str) -> ValueError:
 
 
 def _line_of_reader(frames: Any) -> str:
-    """File, line and text of the innermost frame that is neither torch's nor the kit's tracing."""
+    """File, line and text of the innermost frame that is not of the tracing, of torch, or of checks of types."""
     for frame in reversed(frames):
-        own = frame.filename == __file__ or "/torch/" in frame.filename.replace("\\", "/")
+        folders = frame.filename.replace("\\", "/").split("/")
+        own = frame.filename == __file__ or not {"torch", "jaxtyping", "beartype"}.isdisjoint(folders)
         if not own and not frame.filename.startswith("<eval"):
             return f"{frame.filename}:{frame.lineno} ({linecache.getline(frame.filename, frame.lineno or 0).strip()})"
     return "a line of torch"
-
-

@@ -2,22 +2,25 @@
 
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dlkit.core.draw_plan import DrawPlan
 from dlkit.core.draws import ShardedDraws
 from dlkit.core.random import ShardedGenerator
 from dlkit.core.slices import Slice, slice_of
 from dlkit.data.batch import Batch
+from dlkit.distributed.batch_norm import OverRanks
 from dlkit.distributed.gpu import check_exchanged
 from dlkit.distributed.group import Group
-from dlkit.distributed.process_group import enter_group, run_group
+from dlkit.distributed.process_group import enter_group, new_group, run_group
 from dlkit.distributed.recorder import Recorder, Span, now
-from dlkit.strategies.learner_trial import uses_all_for_each_image
+from dlkit.strategies.learner_trial import sharing_statistics, uses_all_for_each_image
 from dlkit.strategies.same_start import start_from_rank_0
 from dlkit.strategies.split_trial import refuse_wrong_parts
 from dlkit.training.learner import Learner, Metrics
@@ -32,6 +35,7 @@ class DistributedShard(Shard):
     """
 
     splits_layers: Group | None = None
+    statistics: OverRanks | None = None  # of BatchNorm, where it is shared
 
     def __init__(self, model: nn.Module, learner: Learner):
         super().__init__(model, learner)
@@ -51,7 +55,7 @@ class DistributedShard(Shard):
         self._step_began, self.recorder.enabled = now(), True
         generator.rows = batch.rows
         try:
-            with self.drawing_for(batch):
+            with self.drawing_for(batch), self.sharing_statistics(batch):
                 return self.reduce_grad(batch, generator)
         finally:
             generator.rows = None
@@ -59,6 +63,32 @@ class DistributedShard(Shard):
     def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> Metrics:
         """Fill .grad from this rank's part, then exchange what makes it the whole's: what a strategy is."""
         return self.learner.fill_weighted_grad(self.model, batch, generator)
+
+    def sharing_statistics(self, batch: Batch) -> AbstractContextManager[object]:
+        """Context of the passes of a batch, in which BatchNorm takes the statistics of the whole."""
+        if self.statistics is None:
+            return nullcontext()
+        return sharing_statistics(self.model, self.learner, batch, self.statistics)
+
+    def share_statistics(self, group: Group, groups: list[list[int]] | None = None) -> None:
+        """Let BatchNorm take the statistics of `group`, whose ranks have parts of a batch. All ranks call it.
+
+        groups: the ranks of all groups like this one; by default it is that of all ranks. By gloo others of the same
+        ranks are made for it: a rank that lacks a gradient sends it later than others, and what is sent between would
+        be taken for another. NCCL wants one group for all exchanges.
+        """
+        paths = [path for path, module in self.model.named_modules() if isinstance(module, _BatchNorm)]
+        if not paths:
+            return
+        process_group = group.process_group
+        if not group.takes_cuda:
+            made = {tuple(ranks): new_group(ranks) for ranks in groups or [list(range(self.world_size))]}
+            process_group = next(own for ranks, own in made.items() if self.rank in ranks)
+        self.statistics = OverRanks(Group(process_group, self.recorder, "statistics"), paths)
+
+    def close(self) -> None:
+        if self.statistics is not None and not self.group.takes_cuda:
+            dist.destroy_process_group(self.statistics.group.process_group)
 
     def sharded_draws(self, plan: DrawPlan) -> ShardedDraws:
         return ShardedDraws(plan, None if self.splits_layers is None else self.locate, self.model)

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dlkit.distributed.batch_norm import batch_norms
 from dlkit.strategies.optimizer_trial import works_on_parts
 from dlkit.training.learner import Learner
 
@@ -15,11 +16,20 @@ def class_name(instance: Any) -> str:
 
 def refuse_batch_statistics(model: nn.Module, strategy: str) -> None:
     """ValueError for layers that compute something else on a part of a batch, or on one of several ranks."""
-    for path, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):
+    for path, module in batch_norms(model).items():
+        raise ValueError(
+            f"{path}, a {class_name(module)}, takes its statistics from a whole batch, and under {strategy} a rank "
+            "sees a part: use nn.GroupNorm or nn.LayerNorm, or DataParallel, which shares them."
+        )
+
+
+def refuse_exchanges_of_its_own(model: nn.Module, strategy: str) -> None:
+    """ValueError for SyncBatchNorm, which exchanges with all ranks of torch's group, also in a trial on a copy."""
+    for path, module in batch_norms(model).items():
+        if isinstance(module, nn.SyncBatchNorm):
             raise ValueError(
-                f"{path}, a {class_name(module)}, takes its statistics from a whole batch, and under {strategy} a rank "
-                "sees a part: use nn.GroupNorm or nn.LayerNorm."
+                f"{path}, a {class_name(module)}, makes exchanges of its own: use nn.BatchNorm1d, 2d or 3d, whose "
+                f"statistics are the whole batch's under {strategy} too."
             )
 
 

@@ -20,7 +20,7 @@ from dlkit.models.layer_kinds import is_convolutional
 from dlkit.models.rbm import RBM
 from dlkit.models.sequence import layers_of
 from dlkit.strategies.base import DistributedShard
-from dlkit.strategies.checks import check_learner, class_name, refuse_batch_statistics, refuse_optimizer
+from dlkit.strategies.checks import check_learner, class_name, refuse_exchanges_of_its_own, refuse_optimizer
 from dlkit.strategies.data.data_parallel import Buckets, Replica
 from dlkit.strategies.layer_cost import FLOAT, LayerCost, gather_bytes, rbm_costs, replicated, trained_bytes
 from dlkit.strategies.learner_trial import gradients_are_final, refuse_what_does_not_add_up
@@ -48,7 +48,7 @@ class Hybrid:
 
     def shard(self, run: Any) -> "HybridShard":
         """ValueError for another number of ranks, and where `DataParallel` or `TensorParallel` has one."""
-        refuse_batch_statistics(run.model, "Hybrid")
+        refuse_exchanges_of_its_own(run.model, "Hybrid")
         refuse_optimizer(run.experiment, "Hybrid")
         return HybridShard(run, self)
 
@@ -100,6 +100,7 @@ class HybridShard(Replica):
         early = gradients_are_final(run) and not (self.on_gpu and self.group.takes_cuda)
         store = self.store_for_unused(run)
         self.model, self.shardings = split_model(self.model, self.learner, self.across)
+        self.share_statistics(self.data, mesh.T.tolist())
         self.buckets = Buckets(self.model, self.learner, self.data, early=early, store=store)
 
     def own_group(self, groups: list[list[int]], name: str) -> Group:
@@ -116,6 +117,7 @@ class HybridShard(Replica):
         return self.buckets.reduce_grad(self.model, batch, generator)
 
     def close(self) -> None:
+        super().close()
         self.buckets.close()
         for group in (self.data, self.across):
             if group.process_group is not self.group.process_group:
@@ -139,7 +141,7 @@ class OneWeirdTrick:
 
     def shard(self, run: Any) -> "OneWeirdTrickShard":
         """ValueError for nets that are not convolutions and then other layers, in one Sequential."""
-        refuse_batch_statistics(run.model, "OneWeirdTrick")
+        refuse_exchanges_of_its_own(run.model, "OneWeirdTrick")
         refuse_optimizer(run.experiment, "OneWeirdTrick")
         check_learner(run.learner, Backprop, "has no backward pass: OneWeirdTrick is for learners that have one.")
         return OneWeirdTrickShard(run)

@@ -6,6 +6,7 @@ from math import prod
 from torch import nn
 
 from dlkit.core.slices import Slice, slice_of
+from dlkit.distributed.batch_norm import batch_norms, exchanged_bytes
 from dlkit.distributed.group import ring_bytes
 from dlkit.models.rbm import RBM
 from dlkit.models.sequence import Layer
@@ -73,6 +74,12 @@ def replicated(layer: Layer, images: Slice, replicas: int) -> LayerCost:
     cost = layer_cost(layer, "images", images, parameter_bytes(layer.module), activations)
     cost.images = images
     cost.exchanged = ring_bytes(trained_bytes(layer.module), replicas, passes=2)
+    for norm in batch_norms(layer.module).values():
+        forward, backward = exchanged_bytes(norm, replicas)
+        cost.forward, cost.backward = (
+            cost.forward + forward,
+            cost.backward + (backward if layer.needs_input_grad else 0),
+        )
     return cost
 
 

@@ -1,6 +1,6 @@
 """Whether a learner can learn from parts of a batch, and what its gradients do meanwhile, found by trials on copies."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -10,8 +10,10 @@ from dlkit.core.draws import ShardedDraws
 from dlkit.core.random import ShardedGenerator
 from dlkit.core.slices import Slice
 from dlkit.data.batch import Batch
+from dlkit.distributed.batch_norm import Exchange, Part, shared_statistics
 from dlkit.strategies.checks import class_name
-from dlkit.training.learner import Backprop
+from dlkit.strategies.statistics_trial import Fixed, Kept, wrong_statistics
+from dlkit.training.learner import Backprop, Learner
 from dlkit.training.trial import Passes, copies_of, few_images
 
 TRIED = 48  # images of the first batch
@@ -23,7 +25,8 @@ def refuse_what_does_not_add_up(run: Any, strategy: str, *, in_turn: bool = Fals
     """ValueError unless the gradient on a batch is the weighted sum of those on its two parts, as a trial shows.
 
     So, too, the model's buffers must be after a part what they are after the whole; in_turn: after both, where one
-    rank passes parts one after the other.
+    rank passes parts one after the other. Where they are not passed in turn, BatchNorm takes in both parts the
+    statistics of the whole batch, as it does on ranks.
 
     The trial is on the first images of the first batch, `TRIED` or, where a learner has a state for each image of a
     batch, all. It is on copies, in float64 where they can be, with the same random numbers; the run is left as it was.
@@ -80,13 +83,17 @@ def _trial(
     run: Any, batch: Batch, parts: list[Slice], dtype: torch.dtype | None, tolerance: float, in_turn: bool, scale: float
 ) -> str:
     """What of the whole batch's is not the sum of its parts', in words; "" if all is."""
-    whole = outcome(run, run.model, batch, None, 0, dtype, scale)
+    kept = Kept()
+    of_parts = [None, None] if in_turn else [Kept(kept), Kept(kept)]
+    whole = outcome(run, run.model, batch, None, 0, dtype, scale, statistics=None if in_turn else kept)
     if not whole.gradient.isfinite().all():
         return ""
-    first = outcome(run, run.model, batch, parts[0], 0, dtype, scale)
+    first = outcome(run, run.model, batch, parts[0], 0, dtype, scale, statistics=of_parts[0])
     behind, its_scale = (first.model, 1.0) if in_turn else (run.model, scale)
-    second = outcome(run, behind, batch, parts[1], 1, dtype, its_scale)
+    second = outcome(run, behind, batch, parts[1], 1, dtype, its_scale, statistics=of_parts[1])
     if wrong := _difference(whole, first, second, tolerance):
+        return wrong
+    if wrong := "" if in_turn else wrong_statistics(kept, of_parts, tolerance):
         return wrong
     for name, value in whole.model.named_buffers():
         for part in (second,) if in_turn else (first, second):
@@ -122,11 +129,13 @@ def outcome(
     moved: float = 0.0,
     fill: Any = None,
     started: tuple[nn.Module, Any] | None = None,
+    statistics: Exchange | None = None,
 ) -> Outcome:
     """Of a batch or of a part of it, from copies of the model and the run's learner; `fill` in place of its own.
 
     scale: how many times as large trained parameters are. moved: how far each is from that, relative to itself.
-    started: a learner in place of the run's, behind the model that it was started on.
+    started: a learner in place of the run's, behind the model that it was started on. statistics: what BatchNorm takes
+    them from; None leaves it to torch.
     """
     started_on, learner = started or (run.model, run.learner)
     model, learner = copies_of(model, learner, run, started_on)
@@ -153,13 +162,22 @@ def outcome(
         generator.rows = rows = part
     plan = run.trial.plan
     draws = nullcontext() if plan is None else ShardedDraws(plan).part_of(rows.start, rows.count, rows.whole)
-    with run.own_generators(0), draws:
+    sharing = nullcontext() if statistics is None else sharing_statistics(model, learner, batch, statistics)
+    with run.own_generators(0), draws, sharing:
         metrics = (fill or type(learner).fill_weighted_grad)(learner, model, batch, generator)
     trained = [p for p in model.parameters() if p.requires_grad]
     gradients = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten().double() for p in trained]
     state = {name: value for name, value in learner.state.items() if name not in divided}
     model.zero_grad()  # memory
     return Outcome(model, torch.cat(gradients), {name: float(value) for name, value in metrics.items()}, state)
+
+
+def sharing_statistics(
+    model: nn.Module, learner: Any, batch: Batch, exchange: Exchange
+) -> AbstractContextManager[object]:
+    """Context of the learner's passes of a part of a batch, in which BatchNorm takes the whole batch's statistics."""
+    weighted_after = type(learner).fill_weighted_grad is Learner.fill_weighted_grad
+    return shared_statistics(model, exchange, Part(batch.weight > 0, batch.weight if weighted_after else 1.0))
 
 
 @torch.no_grad()
@@ -202,7 +220,8 @@ def uses_all_for_each_image(run: Any, most: int = 16) -> bool:
         labels = passes.batch.labels
         passes.batch = Batch(passes.batch.images[number:], None if labels is None else labels[number:])
         try:
-            passes()
+            with sharing_statistics(passes.model, passes.learner, passes.batch, Fixed()):
+                passes()
         except Exception:  # of the reader's code, which may want more images than one
             return False
         if any(p.grad is None for p in passes.model.parameters() if p.requires_grad):

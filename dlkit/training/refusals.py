@@ -27,8 +27,8 @@ def refuse_a_lone_image(run: Any) -> None:
     last = count % size or size
     if last > 1 or (size > 1 and run.total_steps < run.steps_per_epoch):
         return
-    why = _failure(run, 1)
-    if not why or (count > 1 and _failure(run, 2)):
+    why = failure_on(run, 1)
+    if not why or (count > 1 and failure_on(run, 2)):
         return
     sizes = [other for other in range(2, count + 1) if count % other != 1]
     mend = f"batch_size={min(sizes, key=lambda other: abs(other - size))}" if sizes else "give more images"
@@ -38,7 +38,7 @@ def refuse_a_lone_image(run: Any) -> None:
     )
 
 
-def _failure(run: Any, images: int) -> str:
+def failure_on(run: Any, images: int) -> str:
     """Why the model cannot learn from so many images; "" if it can. The run is left as it was."""
     passes = Passes(run, images)
     try:

@@ -15,7 +15,7 @@ from dlkit.distributed.group import Group, ring_all_reduce
 from dlkit.models.rbm import RBM
 from dlkit.models.sequence import layers_of
 from dlkit.strategies.base import DistributedShard, all_reduce_metrics, slice_counts, unflatten_into
-from dlkit.strategies.checks import check_learner, class_name, refuse_batch_statistics
+from dlkit.strategies.checks import check_learner, class_name, refuse_exchanges_of_its_own
 from dlkit.strategies.layer_cost import LayerCost, rbm_costs, replicated
 from dlkit.strategies.learner_trial import gradients_are_final, refuse_what_does_not_add_up, uses_all_for_each_image
 from dlkit.strategies.unused import Unused
@@ -51,7 +51,7 @@ class DataParallel:
             check_learner(
                 run.learner, Backprop, 'has no backward pass, in which DDP sends gradients: reduce="bucketed" does.'
             )
-        refuse_batch_statistics(run.model, "DataParallel")
+        refuse_exchanges_of_its_own(run.model, "DataParallel")
         return DataParallelShard(run, self)
 
     def layer_costs(self, net: nn.Module, images: Tensor, batch_size: int, world_size: int) -> list[list[LayerCost]]:
@@ -107,11 +107,14 @@ class DataParallelShard(Replica):
     def __init__(self, run: Any, strategy: DataParallel):
         super().__init__(run, "DataParallel")
         self.split_learner(run)
+        self.share_statistics(self.data)
         self.strategy = strategy
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.buckets = self.wrapped = None
         if strategy.reduce == "bucketed":
-            store, early = self.store_for_unused(run), gradients_are_final(run)
+            # By NCCL what ranks send in a backward pass must be in one order, also where one lacks a gradient.
+            early = gradients_are_final(run) and not (self.statistics is not None and self.data.takes_cuda)
+            store = self.store_for_unused(run)
             self.buckets = Buckets(self.model, self.learner, self.data, strategy.bucket, early=early, store=store)
         elif strategy.reduce == "ddp":
             if not gradients_are_final(run):
@@ -119,15 +122,22 @@ class DataParallelShard(Replica):
                     f"{class_name(run.learner)} runs more than one backward pass, or changes gradients after it, and "
                     'DDP sends them in the first: reduce="bucketed" sends them when they are final.'
                 )
+            uses_all = uses_all_for_each_image(run)
+            if self.statistics is not None and self.data.takes_cuda and not uses_all:
+                raise ValueError(
+                    "some images leave parameters unused, which torch's DDP by NCCL does not wait for while BatchNorm "
+                    'exchanges statistics: reduce="bucketed" does.'
+                )
             self.wrapped = DistributedDataParallel(
                 self.model,
                 process_group=self.group.process_group,
-                find_unused_parameters=not uses_all_for_each_image(run),
+                find_unused_parameters=not uses_all,
             )
         else:
             self.unused = Unused(self.parameters, self.data, self.store_for_unused(run))
 
     def close(self) -> None:
+        super().close()
         if self.buckets is not None:
             self.buckets.close()
 

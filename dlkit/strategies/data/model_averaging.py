@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from dlkit.core.random import ShardedGenerator
 from dlkit.data.batch import Batch
-from dlkit.strategies.base import all_reduce_metrics
-from dlkit.strategies.checks import refuse_batch_statistics
+from dlkit.distributed.batch_norm import batch_norms
+from dlkit.strategies.base import all_reduce_metrics, unflatten_into
+from dlkit.strategies.checks import class_name, refuse_exchanges_of_its_own
 from dlkit.strategies.data.data_parallel import DataParallel, Replica
 from dlkit.strategies.layer_cost import LayerCost
 from dlkit.training.learner import Metrics
 from dlkit.training.optimizer_state import PREFIX, pack_optimizer, unpack_optimizer
+from dlkit.training.refusals import failure_on
 
 RANK = "rank "  # and its number, before what it has by itself
 
@@ -23,6 +25,7 @@ RANK = "rank "  # and its number, before what it has by itself
 class ModelAveraging:
     """Each rank trains alone on its part of each batch; after `every` steps all take the mean of their parameters.
 
+    BatchNorm normalises by the statistics of a rank's part; at a meeting the running averages are averaged too.
     Not what one process computes, unless `every` is 1 and an optimizer's steps are linear in its gradients, as SGD's
     are with and without momentum, and Adam's are not: between meetings the ranks drift apart. Each rank's optimizer
     keeps its momentum to itself.
@@ -37,7 +40,7 @@ class ModelAveraging:
 
     def shard(self, run: Any) -> "ModelAveragingShard":
         """ValueError for learners that need a whole batch, and for layers that do."""
-        refuse_batch_statistics(run.model, "ModelAveraging")
+        refuse_exchanges_of_its_own(run.model, "ModelAveraging")
         return ModelAveragingShard(run, self.every)
 
     def layer_costs(self, net: nn.Module, images: Tensor, batch_size: int, world_size: int) -> list[list[LayerCost]]:
@@ -55,6 +58,7 @@ class ModelAveragingShard(Replica):
 
     def __init__(self, run: Any, every: int):
         super().__init__(run, "ModelAveraging")
+        refuse_small_parts(run, self.world_size)
         self.split_learner(run)
         self.replicas = self.world_size
         self.every = every
@@ -73,7 +77,25 @@ class ModelAveragingShard(Replica):
             with torch.no_grad():
                 for parameter in self.model.parameters():
                     parameter.copy_(self.mean(parameter))
+                self.meet_with_buffers()
         super().after_step(step)
+
+    def meet_with_buffers(self) -> None:
+        """Their mean, those of floats in one message. RuntimeError if others, such as counts, differ between ranks."""
+        buffers = list(self.model.buffers())
+        averaged = [buffer for buffer in buffers if buffer.is_floating_point() and buffer.numel()]
+        if averaged:
+            unflatten_into(self.mean(torch.cat([buffer.flatten().double() for buffer in averaged])), averaged)
+        counted = [buffer.flatten().long() for buffer in buffers if not buffer.is_floating_point()]
+        if counted:
+            own = torch.cat(counted)
+            total = own.clone()
+            self.data.all_reduce(total)
+            if not torch.equal(total, own * self.world_size):
+                raise RuntimeError(
+                    "a buffer of whole numbers has other values on other ranks, of which there is no mean: keep it as "
+                    "floats, or use DataParallel."
+                )
 
     def last_common(self, step: int) -> int:
         return (step // self.every + 1) * self.every  # no rank passes the next meeting without the others
@@ -149,3 +171,22 @@ class ModelAveragingShard(Replica):
         mark = f"{RANK}{self.rank} "
         own = {name.removeprefix(mark): value for name, value in kept.items() if name.startswith(mark)}
         return own or {name: value for name, value in kept.items() if not name.startswith(RANK)}
+
+
+def refuse_small_parts(run: Any, world_size: int) -> None:
+    """ValueError if a rank's part of a batch is too small for the statistics that BatchNorm takes of it."""
+    norms = batch_norms(run.model)
+    if not norms:
+        return
+    count, size = len(run.data.images), run.experiment.batch_size
+    last = count % size or size
+    sizes = [size] if run.total_steps < run.steps_per_epoch else [size, last]
+    smallest = min(sizes) // world_size
+    if smallest > 1 or (smallest == 1 and not failure_on(run, 1)):
+        return
+    path, module = next(iter(norms.items()))
+    raise ValueError(
+        f"a batch of {min(sizes)} leaves a rank of {world_size} {smallest or 'no'} image, of which {path}, a "
+        f"{class_name(module)}, has no statistics: make batch_size larger, or such that it divides {count:,}, or use "
+        "DataParallel, under which ranks share them."
+    )

@@ -69,7 +69,7 @@ class ByMode:
         return whole_of(part, self.layouts[name], self.group) if name in self.layouts else part
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ByMode":
-        net, forward = (copy.deepcopy(one, memo) for one in (self.net, self.forward))
+        net, forward = copy.deepcopy(self.net, memo), copy.deepcopy(self.forward, memo)
         return ByMode(net, forward, self.whole_net, self.layouts, self.group)
 
 

@@ -1,6 +1,5 @@
 """Splitting by data: the same result as one process, however the gradients are brought together."""
 
-import copy
 import os
 import signal
 import threading
@@ -303,13 +302,6 @@ def test_a_sparse_autoassociator_is_refused_with_the_reason():
     experiment = replace(EXPERIMENTS["autoassociator"], learner=Reconstruction(sparsity_target=0.1))
     with pytest.raises(ValueError, match="a sparsity target needs the mean activity of a whole batch"):
         team(2).call(run, experiment, DataParallel())
-
-
-def test_layers_that_do_otherwise_on_a_part_of_a_batch_are_refused():
-    images, labels = digits(200)
-    net = partial(copy.deepcopy, nn.Sequential(nn.Linear(784, 30), nn.BatchNorm1d(30), nn.Linear(30, 10)))
-    with pytest.raises(ValueError, match="1, a BatchNorm1d, takes its statistics from a whole batch"):
-        team(2).call(run, Experiment(net, (images.flatten(1), labels), CrossEntropy()), DataParallel())
 
 
 def test_a_strategy_without_ranks_says_where_to_get_them(unchecked):

@@ -1,0 +1,255 @@
+"""BatchNorm where ranks have parts of a batch: it takes the statistics of the whole batch, as in one process.
+
+Ranks exchange counts, means and squared deviations, which are combined in float64: sums of squares would lose all
+digits where a mean is large. Source: Chan, Golub, LeVeque 1983, Algorithms for computing the sample variance, §2.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+
+from dlkit.distributed.group import Group, ring_bytes
+
+DOUBLE = 8  # bytes
+Key = tuple[str, int]  # the layer's path, and its number among the calls of that layer in a step
+
+
+@runtime_checkable
+class Exchange(Protocol):
+    """Where the statistics of the other parts of a batch come from; both are called by all ranks in one order."""
+
+    def gather(self, key: Key, moments: Tensor) -> Tensor:
+        """All parts' `moments`, a row each."""
+        ...
+
+    def sum(self, key: Key, sums: Tensor) -> Tensor:
+        """The sum of all parts' `sums`, which are float64."""
+        ...
+
+
+class OverRanks:
+    """The exchange with the ranks of a group: an all-gather of 2C + 2 doubles forward, an all-reduce of 2C backward."""
+
+    def __init__(self, group: Group, paths: list[str]):
+        """paths: of the layers, by whose numbers a rank tells which one it is at."""
+        self.group = group
+        self.paths = paths
+
+    def gather(self, key: Key, moments: Tensor) -> Tensor:
+        """RuntimeError, on all ranks, if one is at another layer."""
+        own = torch.cat([moments.new_tensor([self.paths.index(key[0])]), moments])
+        every = self.group.all_gather(own[None], [1] * self.group.world_size)
+        if self.group.world_size > 1 and not (every[:, 0] == every[0, 0]).all():
+            paths = " and of ".join(dict.fromkeys(self.paths[int(number)] for number in every[:, 0]))
+            raise RuntimeError(
+                f"ranks exchange the statistics of {paths} at one time: let all images pass all BatchNorm layers, or "
+                "train in one process."
+            )
+        return every[:, 1:]
+
+    def sum(self, key: Key, sums: Tensor) -> Tensor:
+        self.group.all_reduce(sums)
+        return sums
+
+
+class Part(NamedTuple):
+    """What a rank has of a batch. counts: whether its images do, as one does not that stands in where there is none.
+
+    weight: by which the learner multiplies gradients after its backward pass; 1 if the loss is weighted.
+    """
+
+    counts: bool = True
+    weight: float = 1.0
+
+
+def batch_norms(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers of a model, by path, that take their statistics from a batch as they are now."""
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
+    }
+
+
+def exchanged_bytes(norm: Any, world_size: int) -> tuple[int, int]:
+    """What a rank sends for a BatchNorm layer that is shared, in one pass: forward, and backward."""
+    channels = norm.num_features
+    return (world_size - 1) * DOUBLE * (2 * channels + 2), ring_bytes(DOUBLE * 2 * channels, world_size, passes=2)
+
+
+@contextmanager
+def shared_statistics(model: nn.Module, exchange: Exchange, part: Part) -> Iterator[None]:
+    """Context of the passes of a part of a batch: the model's BatchNorm layers take the whole batch's statistics.
+
+    Gradients of weights and biases are this rank's share, as those of all other layers. The model is left as it was.
+    """
+    modules, calls = batch_norms(model), Counter[str]()
+    own = {path: module.__dict__.get("forward") for path, module in modules.items()}
+    try:
+        for path, module in modules.items():
+            module.__dict__["forward"] = _Shared(module.forward, path, calls, exchange, part)
+        yield
+    finally:
+        for path, module in modules.items():
+            module.__dict__.pop("forward", None)
+            if own[path] is not None:
+                module.__dict__["forward"] = own[path]
+
+
+class _Shared:
+    """The forward of one layer in this context; in a copy of the layer it is the layer's own."""
+
+    def __init__(self, forward: Any, path: str, calls: Counter, exchange: Exchange, part: Part):
+        self.forward, self.path, self.calls, self.exchange, self.part = forward, path, calls, exchange, part
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with _Intercepted(self):
+            return self.forward(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(self.forward, memo)
+
+    def next_call(self) -> "_Call":
+        self.calls[self.path] += 1
+        return _Call((self.path, self.calls[self.path]), self.exchange, self.part)
+
+
+class _Intercepted(TorchFunctionMode):
+    """Around the forward of one layer, which so counts batches, and may be of a class of the reader's own."""
+
+    def __init__(self, layer: _Shared):
+        super().__init__()
+        self.layer = layer
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is F.batch_norm:
+            return self.normalised(*args, **kwargs or {})
+        return func(*args, **kwargs or {})
+
+    def normalised(
+        self,
+        input: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        if not training:
+            return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+        averages = None if running_mean is None else (running_mean, running_var, momentum)
+        return _Normalised.apply(input, weight, bias, eps, averages, self.layer.next_call())
+
+
+class _Call(NamedTuple):
+    key: Key
+    exchange: Exchange
+    part: Part
+
+
+def moments(x: Tensor, *, counts: bool = True) -> Tensor:
+    """Count, C means, C sums of squared deviations from them, of the channels of x (batch, C, ...), in float64."""
+    channels, dims = x.shape[1], [0, *range(2, x.ndim)]
+    count = x.numel() // channels if counts and channels else 0
+    wide = torch.float32 if x.device.type == "mps" else torch.float64  # Apple's GPU has no float64
+    if not count:
+        return torch.zeros(1 + 2 * channels, dtype=torch.float64, device="cpu" if wide == torch.float32 else x.device)
+    mean = x.mean(dims, dtype=wide)
+    rounded = mean.to(_computed(x))
+    squares = (x - _shaped(rounded, x)).square().sum(dims, dtype=wide) - count * (mean - rounded).square()
+    own = torch.cat([mean.new_full((1,), count), mean, squares])
+    return own.cpu().double() if wide == torch.float32 else own
+
+
+def combined(every: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of all parts' `moments`, a row each: the count, the means, and the squared deviations of the whole."""
+    counts, means, squares = every.split([1, (every.shape[1] - 1) // 2, (every.shape[1] - 1) // 2], 1)
+    total = counts.sum()
+    mean = (counts * means).sum(0) / total
+    return total, mean, (squares + counts * (means - mean).square()).sum(0)
+
+
+class _Normalised(torch.autograd.Function):
+    """x normalised by statistics of which it gives a part: of (batch, C, ...), or of some rows of its maps."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        averages: tuple[Tensor, Tensor, float] | None,
+        call: _Call,
+    ) -> Tensor:
+        own = moments(x, counts=call.part.counts)
+        total, mean, squares = combined(call.exchange.gather(call.key, own))
+        count = float(total)
+        if count <= 1:
+            raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.size()}")
+        if averages is not None:  # here, where a part that is computed again for a checkpoint comes by too
+            for average, value in zip(averages[:2], (mean, squares / (count - 1)), strict=True):
+                average.mul_(1 - averages[2]).add_(value.to(average), alpha=averages[2])
+        rstd = (squares / count + eps).rsqrt()
+        rounded = mean.to(_computed(x))
+        scale = rstd if weight is None else rstd * weight.to(rstd)
+        shift = (rounded.double() - mean) * scale  # what rounding has taken from the mean
+        if bias is not None:
+            shift = shift + bias.to(shift)
+        ctx.save_for_backward(x, weight, mean, rstd)
+        ctx.count, ctx.call, ctx.dtypes = count, call, [None if p is None else p.dtype for p in (weight, bias)]
+        scale, shift = (_shaped(value.to(x.device, _computed(x)), x) for value in (scale, shift))
+        return torch.addcmul(shift, x - _shaped(rounded.to(x.device), x), scale).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
+        if torch.is_grad_enabled():
+            raise ValueError(
+                f"{ctx.call.key[0]}, a BatchNorm whose batch is split, gives no gradient of a gradient: use "
+                "nn.GroupNorm, or train in one process."
+            )
+        (grad,), (x, weight, mean, rstd) = grad_outputs, ctx.saved_tensors
+        dims = [0, *range(2, x.ndim)]
+        kind = _computed(x)
+        rounded = mean.to(kind)
+        grad, off = grad.to(kind), ((rounded.double() - mean) * rstd).to(x.device, kind)
+        normal = (x - _shaped(rounded.to(x.device), x)) * _shaped(rstd.to(x.device, kind), x) + _shaped(off, x)
+        wide = torch.float32 if x.device.type == "mps" else torch.float64
+        of_bias, of_weight = grad.sum(dims, dtype=wide), (grad * normal).sum(dims, dtype=wide)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _through_statistics(ctx, grad, normal, torch.cat([of_bias, of_weight]).to(rstd.device))
+            scale = rstd if weight is None else rstd * weight.to(rstd)
+            grad_x = (grad_x * _shaped(scale.to(x.device, kind), x)).to(x.dtype)
+        needed = zip((of_weight, of_bias), ctx.needs_input_grad[1:3], ctx.dtypes, strict=True)
+        wanted = (value.to(dtype) if needs else None for value, needs, dtype in needed)
+        return grad_x, *wanted, None, None, None
+
+
+def _through_statistics(ctx: Any, grad: Tensor, normal: Tensor, sums: Tensor) -> Tensor:
+    """The gradient less its part along the mean and the variance, to which only images that count contribute."""
+    counts, weight = ctx.call.part
+    sums = ctx.call.exchange.sum(ctx.call.key, sums.double() * (weight if counts else 0.0))
+    if not counts:
+        return grad
+    of_mean, of_variance = (sums / (ctx.count * weight)).to(grad.device, grad.dtype).chunk(2)
+    return grad - _shaped(of_mean, grad) - normal * _shaped(of_variance, grad)
+
+
+def _computed(x: Tensor) -> torch.dtype:
+    """The dtype in which values like these are computed."""
+    return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+
+
+def _shaped(of_channels: Tensor, x: Tensor) -> Tensor:
+    return of_channels.view(1, -1, *[1] * (x.ndim - 2))

@@ -1,0 +1,145 @@
+"""How a strategy splits a net, layer by layer, before anything runs: what is split, what is exchanged, what is whole."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dlkit.core import text_table
+from dlkit.core.evaluation import check_net
+from dlkit.models.graph import NetGraph, Node
+from dlkit.models.graph_check import graph_of
+from dlkit.strategies.checks import class_name
+from dlkit.strategies.graph.plan import Step
+from dlkit.strategies.layer_cost import FLOAT
+
+COLUMNS = ("layer", "kind", "what a rank computes", "exchanged", "why")
+
+
+class ExplainedLayer(NamedTuple):
+    """A layer, or another call of the net's forward, in words.
+
+    layer: its path in the net, or the function's name and number. split: what each rank computes. exchanged: what is
+    exchanged for it in the forward pass or back, and the bytes that rank 0 sends for that. why: where it is not split.
+    """
+
+    layer: str
+    kind: str
+    split: str
+    exchanged: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The layers of a net under a strategy: shown, a table."""
+
+    strategy: Any
+    world_size: int
+    batch_size: int
+    layers: list[ExplainedLayer] = field(repr=False)
+
+    def __repr__(self) -> str:
+        return text_table.as_text(COLUMNS, [list(layer) for layer in self.layers])
+
+    def _repr_html_(self) -> str:
+        return text_table.as_html(COLUMNS, [list(layer) for layer in self.layers])
+
+
+def explain(
+    net: nn.Module, image_shape: tuple[int, ...], strategy: Any, *, world_size: int = 2, batch_size: int = 100
+) -> Explanation:
+    """How `strategy` splits `net` over `world_size` ranks, for batches of images of this shape.
+
+    The net is run on a few images of noise, and left as it is; no other process is needed. The strategy is one of
+    dlkit.strategies, or any with a method `steps(graph, world_size)`. ValueError, with the reason, for nets that cannot
+    be split so, and for fewer than 2 ranks. TypeError for what is no strategy.
+    """
+    if isinstance(strategy, type) or not hasattr(strategy, "steps"):
+        name = strategy.__name__ if isinstance(strategy, type) else repr(strategy)
+        raise TypeError(f"strategy={name}: give a strategy, such as TensorParallel().")
+    if world_size < 2 or batch_size < 1:
+        raise ValueError(f"{world_size} ranks and a batch of {batch_size}: at least 2 and 1.")
+    check_net(net)
+    graph = paper_graph(net, image_shape)
+    steps = strategy.steps(graph, world_size)
+    return Explanation(strategy, world_size, batch_size, explained(graph, steps, world_size, batch_size))
+
+
+def paper_graph(net: nn.Module, image_shape: Sequence[int]) -> NetGraph:
+    """The graph of a float32 copy of the net on the CPU, for images of this shape.
+
+    ValueError, with the reason, where it does not take such images, or cannot be read as a graph.
+    """
+    images = torch.rand(5, *image_shape, generator=torch.Generator().manual_seed(0))
+    copied = deepcopy(net).cpu().float().train()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            deepcopy(copied)(images.clone())
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        text = str(error).split("\n")[0].rstrip(".")
+        raise ValueError(
+            f"{class_name(net)} does not take images of shape {tuple(image_shape)} ({text}): give the shape of one "
+            "image, without the batch, such as (3, 32, 32)."
+        ) from error
+    return graph_of(copied, images)
+
+
+def explained(graph: NetGraph, steps: Sequence[Step], world_size: int, batch_size: int) -> list[ExplainedLayer]:
+    """The steps of what the net calls, in words; what only takes a value apart is left out where nothing happens."""
+    layers, numbers = [], dict[str, int]()
+    for step in steps:
+        node = step.node
+        if node.op not in ("module", "function", "method", "output") or (node.called == "getitem" and not step.made):
+            continue
+        name = str(node.target)
+        if node.op in ("function", "method"):
+            numbers[node.called] = numbers.get(node.called, 0) + 1
+            name = f"{node.called} {numbers[node.called]}"
+        module = graph.module_of(node)
+        kind = class_name(module) if module is not None else "function" if node.op != "output" else ""
+        if node.op == "output":
+            if not step.made:
+                continue
+            name = "output"
+        layers.append(ExplainedLayer(name, kind, _split(step), _exchanged(step, world_size, batch_size), step.why))
+    return layers
+
+
+def _split(step: Step) -> str:
+    """What each rank computes, such as "maps 4 + 4"."""
+    counts = getattr(step.layout, "counts", None)
+    if step.along == "inputs":
+        layout = next(iter(step.parameters.values()))
+        return f"inputs {' + '.join(map(str, layout.counts))}"
+    if step.along == "images":
+        return "all, of its images"
+    if step.along == "layer" or counts is None:
+        return "all"
+    unit = "rows" if step.along == "rows" else "maps" if _of_maps(step.node, step.layout.dim) else "units"
+    return f"{unit} {' + '.join(map(str, counts))}"
+
+
+def _of_maps(node: Node, dim: int) -> bool:
+    return node.shape is not None and len(node.shape) > 3 and dim == 1
+
+
+def _exchanged(step: Step, world_size: int, batch_size: int) -> str:
+    """Each exchange, with what rank 0 sends for it."""
+    words = []
+    for made in step.made:
+        size = FLOAT * made.node.numel(batch_size)
+        forward, backward = made.exchange.sent(size, 0, world_size)
+        if not needs_grad(made.node):
+            backward = 0
+        sent = text_table.format_bytes(forward + backward)
+        what = "" if made.node is step.node else f"{made.node.called} "
+        words.append(f"{what}{made.exchange.name}: {sent}")
+    return "; ".join(words)
+
+
+def needs_grad(node: Node) -> bool:
+    return isinstance(node.value, Tensor) and node.value.requires_grad

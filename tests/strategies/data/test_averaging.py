@@ -1,0 +1,79 @@
+"""Model averaging with BatchNorm: each rank's own statistics, as in one process that trains the replicas in turn."""
+
+from functools import partial
+
+import pytest
+import torch
+from ranks import team
+from sequential_averaging import average_sequentially, batches_of
+from splitting import run
+from torch import nn
+
+from dlkit import Experiment
+from dlkit.strategies import ModelAveraging
+from dlkit.training import CrossEntropy
+
+GENERATOR = torch.Generator().manual_seed(0)
+IMAGES, LABELS = torch.rand(62, 12, 12, generator=GENERATOR), torch.randint(0, 4, (62,), generator=GENERATOR)
+STEPS = 11
+
+
+def net():
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 12)), nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(400, 20),
+        nn.BatchNorm1d(20, momentum=None), nn.Tanh(), nn.Linear(20, 4),
+    )  # fmt: skip
+
+
+def experiment(make=net, optimizer=partial(torch.optim.SGD, momentum=0.9), count=62, **settings):
+    settings = {"batch_size": 14, "lr": 0.05, "dtype": torch.float64, "momentum": None} | settings
+    return Experiment(make, (IMAGES[:count], LABELS[:count]), CrossEntropy(), optimizer=optimizer, **settings)
+
+
+@pytest.mark.parametrize("every", [1, 4])
+@pytest.mark.parametrize("optimizer", [partial(torch.optim.SGD, momentum=0.9), torch.optim.Adam], ids=["SGD", "Adam"])
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_replicas_are_those_of_one_process_that_trains_them_in_turn(optimizer, every, ranks):
+    made = experiment(optimizer=optimizer)
+    found = team(ranks).call(run, made, ModelAveraging(every), steps=STEPS)[0].model.state_dict()
+    batches = batches_of(IMAGES.double(), LABELS, 14, STEPS)
+    wanted = average_sequentially(
+        made.initial_model(), batches, ranks, every, lambda net: optimizer(net.parameters(), lr=0.05)
+    )
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-8, atol=1e-9)
+
+
+def test_replicas_with_averages_of_their_own_go_on_from_a_checkpoint(tmp_path):
+    folder, made = str(tmp_path), experiment()
+    whole = team(2).call(run, made, ModelAveraging(4), steps=STEPS)[0].model
+    team(2).call(run, made, ModelAveraging(4), steps=6, checkpoint=folder)
+    resumed = team(2).call(run, made, ModelAveraging(4), steps=STEPS, checkpoint=folder, resume=True)[0].model
+    for name, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value)
+
+
+def test_parts_without_statistics_are_refused():
+    with pytest.raises(ValueError, match=r"a batch of 3 leaves a rank of 2 1 image, of which 2, a BatchNorm2d, has no"):
+        team(2).call(run, experiment(count=59), ModelAveraging(4), steps=STEPS)
+    with pytest.raises(ValueError, match=r"a batch of 2 leaves a rank of 3 no image, .* under which ranks share them"):
+        team(3).call(run, experiment(count=58), ModelAveraging(4), steps=STEPS)
+
+
+class Counts(nn.Linear):
+    """Counts the images of one class that it has seen: another number on each rank, which a trial does not see."""
+
+    def __init__(self):
+        super().__init__(144, 4, dtype=torch.float64)
+        self.register_buffer("bright", torch.tensor(0))
+
+    def forward(self, x):
+        x = x.flatten(1)
+        if len(x) == 7:  # of the 15 of a batch, on the second of two ranks
+            self.bright += int(x[0, 0] * 100)
+        return super().forward(x)
+
+
+def test_counts_that_differ_have_no_mean():
+    with pytest.raises(RuntimeError, match="a buffer of whole numbers has other values on other ranks"):
+        team(2).call(run, experiment(Counts, batch_size=15), ModelAveraging(2), steps=6)
