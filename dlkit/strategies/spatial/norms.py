@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dlkit.distributed.autograd import copy_to_ranks, gather_from_ranks
+from dlkit.distributed.batch_norm import OverRanks, Part, batch_norms, exchanged_bytes, shared_statistics
 from dlkit.distributed.group import Group, ring_bytes
 from dlkit.strategies.graph.exchanges import Layout
 from dlkit.strategies.graph.plan import requires_grad
@@ -56,6 +57,37 @@ def normalised(x: Tensor, counts: Tensor, eps: float, group: Group) -> Tensor:
     mean = (weights * means).sum(0) / total
     variance = (squares + weights * (means - mean).square()).sum(0) / total
     return (x - mean[:, None]) * (variance + eps).rsqrt()[:, None]
+
+
+@dataclass(frozen=True)
+class BatchMoments:
+    """What BatchNorm's ranks exchange for a layer, in float64."""
+
+    norm: nn.Module
+    backward: bool
+    name = "statistics of the batch"
+
+    def on(self, group: Group) -> Callable[[Tensor], Tensor]:
+        raise NotImplementedError("the layer exchanges them itself")
+
+    def sent(self, size: int, rank: int, world_size: int) -> tuple[int, int]:
+        forward, backward = exchanged_bytes(self.norm, world_size)
+        return forward, backward if self.backward else 0
+
+
+def batch_norm(site: Site) -> bool:
+    """Statistics of the batch are those of all rows, and running averages too."""
+    if site.bands is None or site.bands.dim < 2 or site.source.images_dim != 0:
+        return False
+
+    def run(group: Group, module: Any, x: Tensor) -> Tensor:
+        with shared_statistics(module, OverRanks(group, [""]), Part()):
+            return module(x)
+
+    if batch_norms(site.module):
+        site.walk.noted(site.source, BatchMoments(site.module, requires_grad(site.source)))
+    site.step(site.bands, {site.source: site.walk.as_it_is(site.source)}, lambda group: partial(run, group))
+    return True
 
 
 def group_norm(site: Site) -> bool:

@@ -85,6 +85,7 @@ RULES: dict[Any, Rule] = {
     **dict.fromkeys(("cat", "concat", "concatenate", "stack"), elementwise.joined),
     **dict.fromkeys(("chunk", "split", "unbind", "tensor_split"), several),
     **dict.fromkeys((nn.GroupNorm, nn.InstanceNorm2d), norms.group_norm),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), norms.batch_norm),
     **dict.fromkeys((nn.LayerNorm, "layer_norm"), norms.layer_norm),
     **dict.fromkeys((nn.Linear, "linear"), linear),
     **dict.fromkeys((nn.AdaptiveAvgPool2d, "adaptive_avg_pool2d"), adaptive_pool),

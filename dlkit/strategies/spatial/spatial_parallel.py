@@ -11,10 +11,10 @@ from dlkit.data.batch import Batch
 from dlkit.models.graph import NetGraph
 from dlkit.models.graph_check import graph_of
 from dlkit.strategies.base import DistributedShard, unflatten_into
-from dlkit.strategies.checks import check_learner, class_name, refuse_batch_statistics, refuse_optimizer
+from dlkit.strategies.checks import check_learner, class_name, refuse_exchanges_of_its_own, refuse_optimizer
 from dlkit.strategies.graph.of_run import graph_of_run
 from dlkit.strategies.graph.on_rank import gather_part, on_rank, scatter_whole
-from dlkit.strategies.graph.plan import Plan, plan_split
+from dlkit.strategies.graph.plan import Plan, Step, plan_split
 from dlkit.strategies.layer_cost import LayerCost
 from dlkit.strategies.spatial.row_costs import row_costs
 from dlkit.strategies.spatial.rules import RowRules, is_over_maps
@@ -38,7 +38,7 @@ class SpatialParallel:
 
     def shard(self, run: Any) -> "SpatialShard":
         """ValueError for learners without a backward pass, and for nets and optimizers that cannot be split so."""
-        refuse_batch_statistics(run.model, "SpatialParallel")
+        refuse_exchanges_of_its_own(run.model, "SpatialParallel")
         check_learner(
             run.learner,
             Backprop,
@@ -69,6 +69,10 @@ class SpatialParallel:
                 "DataParallel."
             )
         return plan
+
+    def steps(self, graph: NetGraph, world_size: int) -> list[Step]:
+        """What each rank computes of the graph, for `explain`."""
+        return self.plan(graph, world_size).steps
 
     def layer_costs(self, net: nn.Module, images: Tensor, batch_size: int, world_size: int) -> list[list[LayerCost]]:
         """Some rows of every map; from the first layer on that sees whole maps, every rank computes the same."""
