@@ -205,7 +205,7 @@ class Walk:
 
     def step_whole(self, node: Node, why: str = "") -> None:
         """All ranks compute all of the node, of whole inputs."""
-        gathers = any(self.layout(taken) is not None for taken in node.inputs)
+        gathers = node.op != "output" and any(self.layout(taken) is not None for taken in node.inputs)
         self.step(node, self.whole, why=why or (f"{node.called} is not known: it sees all" if gathers else ""))
 
     def _changed_in_place(self, node: Node, chosen: dict[Node, Node], layout: Any) -> None:

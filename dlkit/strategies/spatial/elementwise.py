@@ -1,23 +1,26 @@
 """What gives a value of values at the same row alone: activations, sums, concatenations along maps, sums over maps."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dlkit.distributed.group import Group
 from dlkit.models.graph import Node
 from dlkit.models.layer_kinds import KINDS
 from dlkit.strategies.graph.exchanges import Sum
 from dlkit.strategies.graph.plan import is_in_place
 from dlkit.strategies.spatial.bands import Bands
-from dlkit.strategies.spatial.site import Site
+from dlkit.strategies.spatial.site import Site, no_rows
 
 ALIKE = frozenset(
     "relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ selu selu_ celu celu_ gelu silu mish softplus softsign tanh tanh_ "
     "hardtanh hardtanh_ sigmoid sigmoid_ logsigmoid hardswish hardsigmoid threshold dropout alpha_dropout rrelu "
     "abs neg exp exp_ log log1p expm1 sqrt rsqrt square sin cos erf sign round floor ceil reciprocal isfinite isnan "
-    "clone contiguous detach detached float double half bfloat16 to type_as nan_to_num stochastic_depth "
+    "clone contiguous detach detached float double half bfloat16 nan_to_num stochastic_depth "
     "zeros_like ones_like rand_like randn_like bernoulli logit tanhshrink hardshrink softshrink requires_grad_".split()
 )
 OF_MAPS = frozenset("dropout2d feature_dropout feature_alpha_dropout".split())
@@ -41,6 +44,16 @@ def alike(site: Site) -> bool:
     if any(site.walk.layout(other) is not None for other in site.node.inputs if other is not site.source):
         return False
     site.step(site.bands, {site.source: site.walk.as_it_is(site.source)})
+    return True
+
+
+def converted(site: Site) -> bool:
+    """To a dtype, which may be that of another tensor, however that is split."""
+    others = {taken: site.walk.as_it_is(taken) for taken in site.node.inputs}
+    along = "layer" if site.bands is None else "rows"
+    if site.node.op != "method" or site.node.shape != site.source.shape:
+        return False
+    site.step(site.bands, others, along=along)
     return True
 
 
@@ -132,10 +145,33 @@ def summed(site: Site, dims: Sequence[int], keepdim: bool, is_mean: bool) -> boo
     return True
 
 
-def members(site: Site) -> bool:
-    """One of several values that a node gives."""
-    site.step(site.bands, {site.source: site.walk.as_it_is(site.source)})
+def largest(site: Site) -> bool:
+    """The largest value of each map of maps whose rows are split; of several the first, as torch's adaptive pooling."""
+    assert site.bands is not None
+
+    def work(group: Group) -> Callable[..., Tensor]:
+        own = site.bands.parts[group.rank]
+        return lambda *args: F.adaptive_max_pool2d(args[-1], 1) if own else no_rows(args[-1], site.node.shape, 2)
+
+    taken = {site.source: site.walk.as_it_is(site.source)}
+    parts = tuple(range(min(len(rows), 1)) for rows in site.bands.parts)
+    site.step(None, taken, work, args=(site.source,), kwargs={}, then=Largest(Bands(2, parts)))
     return True
+
+
+@dataclass(frozen=True)
+class Largest:
+    """The largest value of each map, of those that the ranks found: one each, or none where a rank has no rows."""
+
+    found: Bands
+    name = "largest"
+
+    def on(self, group: Group) -> Callable[[Tensor], Tensor]:
+        gathering = self.found.gathering().on(group)
+        return lambda x: F.adaptive_max_pool2d(gathering(x), 1)
+
+    def sent(self, size: int, rank: int, world_size: int) -> tuple[int, int]:
+        return (world_size - 1) * size, 0
 
 
 def parts_of_maps(site: Site) -> bool:

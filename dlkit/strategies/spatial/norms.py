@@ -91,28 +91,31 @@ def batch_norm(site: Site) -> bool:
 
 
 def group_norm(site: Site) -> bool:
-    """nn.GroupNorm and nn.InstanceNorm2d, whose groups are maps of one image."""
+    """nn.GroupNorm, F.group_norm and nn.InstanceNorm2d, whose groups are maps of one image."""
     if not has_rows_of_maps(site):
         return False
-    module, source = site.module, site.source
-    maps = source.shape[1]
-    if isinstance(module, nn.InstanceNorm2d):
-        if module.track_running_stats:
-            return site.step_whole("its running averages are of whole maps: it sees all")
-        groups = maps
-    else:
+    module, source, node = site.module, site.source, site.node
+    groups, eps = source.shape[1], getattr(module, "eps", 1e-5)
+    others = ()
+    if isinstance(module, nn.InstanceNorm2d) and module.track_running_stats:
+        return site.step_whole("its running averages are of whole maps: it sees all")
+    if isinstance(module, nn.GroupNorm):
         groups = module.num_groups
-    counts = _counts(site.bands.parts, maps // groups * source.shape[3])
+    elif module is None:
+        groups, eps = node.argument(1, "num_groups"), node.argument(4, "eps", 1e-5)
+        others = (node.argument(2, "weight"), node.argument(3, "bias"))
+    counts = _counts(site.bands.parts, source.shape[1] // groups * source.shape[3])
 
-    def run(group: Group, module: Any, x: Tensor) -> Tensor:
-        normal = normalised(_rows_of(x, len(x) * groups), counts, module.eps, group).view_as(x)
-        if module.weight is None:
-            return normal
-        found = normal * module.weight.view(1, -1, 1, 1)
-        return found if module.bias is None else found + module.bias.view(1, -1, 1, 1)
+    def run(group: Group, *args: Any) -> Tensor:
+        module, x, *others = args if site.module is not None else (None, *args)
+        weight, bias = others if module is None else (module.weight, module.bias)
+        normal = normalised(_rows_of(x, len(x) * groups), counts, eps, group).view_as(x)
+        found = normal if weight is None else normal * weight.view(1, -1, 1, 1)
+        return found if bias is None else found + bias.view(1, -1, 1, 1)
 
     _note(site, groups * source.shape[0])
-    site.step(site.bands, {source: site.walk.as_it_is(source)}, lambda group: partial(run, group))
+    taken = {source: site.walk.as_it_is(source)}
+    site.step(site.bands, taken, lambda group: partial(run, group), args=(source, *others), kwargs={})
     return True
 
 

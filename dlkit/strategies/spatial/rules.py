@@ -59,6 +59,22 @@ def adaptive_pool(site: Site) -> bool:
     return high > 1 and resize.adaptive_average(site, (high, wide))
 
 
+def adaptive_max(site: Site) -> bool:
+    """The largest value of each map."""
+    high, wide = site.node.shape[2:] if site.node.shape else (0, 0)
+    return resize.has_rows_of_maps(site) and (high, wide) == (1, 1) and elementwise.largest(site)
+
+
+def softmax(site: Site) -> bool:
+    dim = site.module.dim
+    return dim is not None and site.bands is not None and dim % len(site.source.shape) != site.bands.dim and elementwise.alike(site)
+
+
+def product(site: Site) -> bool:
+    """With a matrix, for each row."""
+    return len(site.node.args) == 2 and len(getattr(site.node.args[1], "shape", None) or ()) == 2 and linear(site)
+
+
 def shuffled(site: Site) -> bool:
     times = site.module.upscale_factor if site.module is not None else site.node.argument(1, "upscale_factor")
     return resize.pixel_shuffle(site, times)
@@ -77,17 +93,21 @@ RULES: dict[Any, Rule] = {
     **dict.fromkeys((nn.Conv2d, SparseConv2d, LocallyConnected2d, Subsample, L2Pool, nn.MaxPool2d, nn.AvgPool2d), windowed),
     **dict.fromkeys(("conv2d", "max_pool2d", "avg_pool2d"), windowed),
     nn.ConvTranspose2d: resize.transposed_conv,
-    **dict.fromkeys((ContrastNorm, nn.Dropout2d, nn.FeatureAlphaDropout, nn.ChannelShuffle), elementwise.of_maps),
-    **dict.fromkeys((*elementwise.OF_MAPS, "channel_shuffle"), elementwise.of_maps),
+    **dict.fromkeys((ContrastNorm, nn.Dropout2d, nn.FeatureAlphaDropout, nn.ChannelShuffle, nn.PReLU, nn.Softmax2d), elementwise.of_maps),
+    **dict.fromkeys((*elementwise.OF_MAPS, "channel_shuffle", "prelu"), elementwise.of_maps),
     **dict.fromkeys(elementwise.ALIKE, elementwise.alike),
     **dict.fromkeys(elementwise.BROADCAST, elementwise.broadcast),
     **dict.fromkeys(elementwise.BY_ROWS, elementwise.reduced),
     **dict.fromkeys(("cat", "concat", "concatenate", "stack"), elementwise.joined),
     **dict.fromkeys(("chunk", "split", "unbind", "tensor_split"), several),
-    **dict.fromkeys((nn.GroupNorm, nn.InstanceNorm2d), norms.group_norm),
+    **dict.fromkeys((nn.GroupNorm, nn.InstanceNorm2d, "group_norm"), norms.group_norm),
     **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), norms.batch_norm),
     **dict.fromkeys((nn.LayerNorm, "layer_norm"), norms.layer_norm),
     **dict.fromkeys((nn.Linear, "linear"), linear),
+    **dict.fromkeys(("matmul", "__matmul__"), product),
+    **dict.fromkeys((nn.AdaptiveMaxPool2d, "adaptive_max_pool2d"), adaptive_max),
+    **dict.fromkeys((nn.Softmax, nn.LogSoftmax), softmax),
+    **dict.fromkeys(("to", "type_as"), elementwise.converted),
     **dict.fromkeys((nn.AdaptiveAvgPool2d, "adaptive_avg_pool2d"), adaptive_pool),
     **dict.fromkeys((nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d, "interpolate"), resize.upsample),
     **dict.fromkeys((*resize.PADS, "pad"), resize.padded),

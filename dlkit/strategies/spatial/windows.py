@@ -30,7 +30,6 @@ class Window(NamedTuple):
     windows: Windows
     apply: Callable[..., Tensor]
     weights: Callable[[Any], tuple[Tensor, ...]] = lambda module: ()
-    divides: Callable[[Tensor, range], Tensor] | None = None
 
 
 def step_windows(site: Site, window: Window | None) -> bool:
@@ -98,7 +97,7 @@ def window_of(site: Site) -> Window | None:
     """Of a module or a function; None if they are not understood."""
     module, kind = site.module, site.kind
     if kind is nn.Conv2d:
-        return conv2d(module.weight.shape, _conv_settings(module), module.padding_mode)
+        return conv2d(module.kernel_size, _conv_settings(module), module.padding_mode)
     if kind in (nn.MaxPool2d, nn.AvgPool2d):
         return POOLS[kind](vars(module), site)
     if kind in (SparseConv2d, LocallyConnected2d, Subsample, L2Pool):
@@ -121,12 +120,12 @@ def _conv_settings(conv: nn.Conv2d) -> dict[str, Any]:
     return {name: getattr(conv, name) for name in ("stride", "padding", "dilation", "groups")}
 
 
-def conv2d(weight: tuple[int, ...], settings: dict[str, Any], mode: str = "zeros") -> Window | None:
-    """weight: its shape."""
+def conv2d(kernel: tuple[int, ...], settings: dict[str, Any], mode: str = "zeros") -> Window | None:
+    """kernel: its rows and columns."""
     if mode != "zeros":
         return None
     (stride, dilation), padding = (_pair(settings[name]) for name in ("stride", "dilation")), settings["padding"]
-    sizes = [step * (size - 1) + 1 for step, size in zip(dilation, weight[2:], strict=True)]
+    sizes = [step * (size - 1) + 1 for step, size in zip(dilation, kernel, strict=True)]
     if isinstance(padding, str):
         before, sides = (_same(size) if padding == "same" else (0, 0) for size in sizes)
     else:
@@ -160,7 +159,7 @@ def _functional_conv(site: Site) -> Window | None:
         return None
     if found["bias"] is not None and (site.walk.layout(found["bias"]) or list(site.node.inputs)[1:2] != [weight]):
         return None
-    return conv2d(weight.shape, found)
+    return conv2d(weight.shape[2:], found)
 
 
 MAX_POOL = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
