@@ -118,11 +118,11 @@ def summary(table: Table) -> str:
 
 def as_markdown(table: Table) -> str:
     """The table, with its notes behind it."""
-    nets, ways = list(dict.fromkeys(net for net, _ in table)), list(dict.fromkeys(way for _, way in table))
+    nets, ways = dict.fromkeys(net for net, _ in table), [way for way in WAYS if any(way == of for _, of in table)]
     notes = Notes()
     lines = ["| net | " + " | ".join(ways) + " |", "| --- |" + " --- |" * len(ways)]
     for net in nets:
-        cells = [text_of(table[net, way], may_refuse(net, way), notes) if (net, way) in table else "" for way in ways]
+        cells = [text_of(net, way, table[net, way], notes) if (net, way) in table else "" for way in ways]
         lines.append(f"| {net} | " + " | ".join(cells) + " |")
     lines += ["", *(f"{number}. {sentence}" for number, sentence in enumerate(notes.sentences, 1))]
     return "\n".join(lines) + "\n"

@@ -25,7 +25,65 @@ KINDS = [  # of skips, concatenation, up-sampling, attention, windows, recurrenc
     "CNN, BatchNorm and Dropout", "MLP, a layer unused",
 ]  # fmt: skip
 CELLS = [(net, way) for net in KINDS for way in WAYS if WAYS[way].only(net)]
-NOT_YET: dict[str, set[str]] = {}  # by way, the nets that it does not split yet
+NOT_YET: dict[str, set[str]] = {  # by way, the nets that it does not split yet
+    "shard optimizer": set(KINDS),
+    "shard all": set(KINDS),
+    "region": {
+        "vision transformer",
+        "densenet",
+        "Swin transformer",
+        "U-Net",
+        "MLP-Mixer",
+        "convolutional autoencoder",
+        "weight and spectral norm",
+        "two inputs",
+        "ResNet, GroupNorm",
+        "CNN, BatchNorm and Dropout",
+    },
+    "pipeline": {
+        "vision transformer",
+        "Swin transformer",
+        "LSTM, two layers",
+        "MLP-Mixer",
+        "VAE",
+        "convolutional autoencoder",
+        "TransformerEncoder",
+        "two inputs",
+        "ResNet, GroupNorm",
+        "MLP, a layer unused",
+    },
+    "weird trick": {
+        "vision transformer",
+        "densenet",
+        "Swin transformer",
+        "U-Net",
+        "MLP-Mixer",
+        "VAE",
+        "convolutional autoencoder",
+        "TransformerEncoder",
+        "two inputs",
+        "ResNet, GroupNorm",
+        "CNN, BatchNorm and Dropout",
+        "MLP, a layer unused",
+    },
+    "naive": {"densenet", "U-Net", "CNN, BatchNorm and Dropout"},
+    "ring": {"densenet", "U-Net", "CNN, BatchNorm and Dropout"},
+    "bucketed": {"densenet", "U-Net", "CNN, BatchNorm and Dropout"},
+    "ddp": {"densenet", "U-Net", "CNN, BatchNorm and Dropout"},
+    "pipeline, GroupNorm": {"densenet", "U-Net", "CNN, BatchNorm and Dropout"},
+    "hybrid 1 x 2": {
+        "densenet",
+        "U-Net",
+        "TransformerEncoder",
+        "two inputs",
+        "ResNet, GroupNorm",
+        "CNN, BatchNorm and Dropout",
+        "MLP, a layer unused",
+    },
+    "averaging": {"densenet", "U-Net", "CNN, BatchNorm and Dropout"},
+    "hybrid 2 x 2": {"U-Net", "ResNet, GroupNorm"},
+    "tensor": {"TransformerEncoder", "two inputs", "ResNet, GroupNorm", "MLP, a layer unused"},
+}
 
 
 @pytest.mark.parametrize(("net", "way"), CELLS, ids=[f"{net} by {way}" for net, way in CELLS])
