@@ -29,7 +29,7 @@ from vision import HAS_TORCHVISION
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "benchmarks/any_net.md"
-NET_SOURCES = ("nets", "net_ways", "ranks", "sequential_averaging", "vision", "written_nets")
+NET_SOURCES = ("averaged_experiment", "nets", "net_ways", "ranks", "sequential_averaging", "vision", "written_nets")
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 Table = dict[tuple[str, str], Cell]
 

@@ -19,8 +19,8 @@ from vision import HAS_TORCHVISION
 from dlkit.strategies import DataParallel
 from dlkit.strategies.data.data_parallel import DataParallelShard
 
-KINDS = [  # of skips, concatenation, up-sampling, attention, windows, recurrence, draws, several outputs
-    "vision transformer", "densenet", "Swin transformer", "U-Net", "LSTM, two layers", "MLP-Mixer", "VAE",
+KINDS = [  # of skips, concatenation, up-sampling, attention, recurrence, draws, several outputs
+    "vision transformer", "densenet", "U-Net", "LSTM", "MLP-Mixer", "VAE",
     "convolutional autoencoder", "weight and spectral norm", "TransformerEncoder", "two inputs", "ResNet, GroupNorm",
     "CNN, BatchNorm and Dropout", "MLP, a layer unused",
 ]  # fmt: skip
@@ -31,7 +31,6 @@ NOT_YET: dict[str, set[str]] = {  # by way, the nets that it does not split yet
     "region": {
         "vision transformer",
         "densenet",
-        "Swin transformer",
         "U-Net",
         "MLP-Mixer",
         "convolutional autoencoder",
@@ -42,8 +41,7 @@ NOT_YET: dict[str, set[str]] = {  # by way, the nets that it does not split yet
     },
     "pipeline": {
         "vision transformer",
-        "Swin transformer",
-        "LSTM, two layers",
+        "LSTM",
         "MLP-Mixer",
         "VAE",
         "convolutional autoencoder",
@@ -55,7 +53,6 @@ NOT_YET: dict[str, set[str]] = {  # by way, the nets that it does not split yet
     "weird trick": {
         "vision transformer",
         "densenet",
-        "Swin transformer",
         "U-Net",
         "MLP-Mixer",
         "VAE",
@@ -81,7 +78,7 @@ NOT_YET: dict[str, set[str]] = {  # by way, the nets that it does not split yet
         "MLP, a layer unused",
     },
     "averaging": {"densenet", "U-Net", "CNN, BatchNorm and Dropout"},
-    "hybrid 2 x 2": {"U-Net", "ResNet, GroupNorm"},
+    "hybrid 2 x 2": {"U-Net"},
     "tensor": {"TransformerEncoder", "two inputs", "ResNet, GroupNorm", "MLP, a layer unused"},
 }
 
