@@ -24,7 +24,7 @@ from dlkit.training import Learner
 
 STEPS, EVERY = 20, 3
 OF_GRADIENT, OF_STEPS, OF_NOISE = 1e-10, 1e-8, 10
-SECONDS = 240.0  # until ranks that give no answer are ended
+SECONDS = 600.0  # until ranks that give no answer are ended
 State = dict[str, Tensor]
 
 
