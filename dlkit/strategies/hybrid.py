@@ -21,7 +21,8 @@ from dlkit.models.rbm import RBM
 from dlkit.models.sequence import layers_of
 from dlkit.strategies.base import DistributedShard
 from dlkit.strategies.checks import check_learner, class_name, refuse_exchanges_of_its_own, refuse_optimizer
-from dlkit.strategies.data.data_parallel import Buckets, Replica
+from dlkit.strategies.data.data_parallel import Buckets
+from dlkit.strategies.data.replica import Replica
 from dlkit.strategies.layer_cost import FLOAT, LayerCost, gather_bytes, rbm_costs, replicated, trained_bytes
 from dlkit.strategies.learner_trial import gradients_are_final, refuse_what_does_not_add_up
 from dlkit.strategies.tensor.layers import gather_shards, scatter_whole, split_net
