@@ -70,9 +70,14 @@ class ShardedReplica(Replica):
     def refuse_wrong_parts(self, run: Any, strategy: str, model: nn.Module, learner: Learner) -> None:
         super().refuse_wrong_parts(run, self.strategy_name, model, learner)
 
+    def sharded(self, name: str) -> DTensor | None:
+        """The parameter of this name, of which one may have several, if it is sharded."""
+        parameter = dict(self.model.named_parameters(remove_duplicate=False)).get(name)
+        return parameter if isinstance(parameter, DTensor) else None
+
     def gather(self, name: str, part: Tensor) -> Tensor:
-        parameter = dict(self.model.named_parameters()).get(name)
-        if not isinstance(parameter, DTensor):
+        parameter = self.sharded(name)
+        if parameter is None:
             return part
         if not isinstance(part, DTensor):  # rows, as the optimizer has them
             like = {"shape": parameter.shape, "stride": parameter.stride()}
@@ -80,8 +85,8 @@ class ShardedReplica(Replica):
         return part.full_tensor()
 
     def scatter(self, name: str, whole: Tensor) -> Tensor:
-        parameter = dict(self.model.named_parameters()).get(name)
-        if not isinstance(parameter, DTensor):
+        parameter = self.sharded(name)
+        if parameter is None:
             return whole
         return distribute_tensor(whole.to(parameter.device), self.mesh, parameter.placements, src_data_rank=None)
 

@@ -43,7 +43,7 @@ def _blocks(net: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
 def units_of(run: Any) -> list[str]:
     """The paths of those candidates that are called once in a pass, and use their parameters then alone.
 
-    ValueError if the net itself is not called, or its parameters are used outside of that.
+    ValueError if the net itself is not called: only for that are parameters gathered that are in no unit.
     """
     passes = Passes(run, few_images(run))
     units = candidates(passes.model)
@@ -53,10 +53,10 @@ def units_of(run: Any) -> list[str]:
             passes()
     finally:
         watch.close()
-    if watch.calls[""] == 0 or "" in watch.outside:
+    if not watch.calls[""]:
         raise ValueError(
-            f"{type(run.learner).__name__} uses parameters outside of the net's forward, where a rank has a part of "
-            "them: let it call the net, or leave out shard=."
+            f"{type(run.learner).__name__} does not call the net, for which shards are gathered, but parts of it: let "
+            "it call the net, or leave out shard=."
         )
     return [path for path in units if path not in watch.outside and watch.calls[path] == 1]
 

@@ -138,6 +138,23 @@ def test_rows_that_do_not_divide_over_three_ranks_by_adam(strategy):
     assert apart(run(made, steps=STEPS).model, split(made, strategy, ranks=3)[0].model) < 1e-8
 
 
+@dataclass
+class Penalised(CrossEntropy):
+    """A norm of the weights, which are still whole behind the forward pass."""
+
+    def fill_grad(self, model, batch, generator):
+        model.zero_grad()
+        loss, metrics = self.weighted_loss(model(self.own_inputs(batch, generator)), batch)
+        (loss + 0.01 * batch.weight * sum(p.norm() for p in model.parameters())).backward()
+        return metrics
+
+
+@pytest.mark.parametrize("strategy", SHARDS, ids=str)
+def test_a_penalty_on_whole_weights_is_the_whole_s(strategy):
+    made = experiment(dense, Penalised())
+    assert apart(run(made, steps=8).model, split(made, strategy, steps=8)[0].model) < 1e-10
+
+
 @pytest.mark.parametrize("strategy", SHARDS, ids=str)
 def test_the_first_gradient_is_the_whole_batch_s(strategy):
     made = experiment(Blocks, lr=1.0, momentum=None, optimizer=torch.optim.SGD)
@@ -149,21 +166,17 @@ def test_the_first_gradient_is_the_whole_batch_s(strategy):
         assert (gradient - other).norm() <= 1e-10 * gradient.norm()
 
 
-@pytest.mark.parametrize("settings", [{}, ADAM], ids=["SGD", "Adam"])
-def test_a_checkpoint_is_the_whole_s_from_shards_to_one_process_and_back(settings, tmp_path):
-    made = experiment(Blocks, **settings)
+@pytest.mark.parametrize("kind", [{}, ADAM], ids=["SGD", "Adam"])
+def test_a_checkpoint_is_the_whole_s_from_shards_to_one_process_and_back(kind, tmp_path):
+    made = experiment(Blocks, **kind)
     alone = run(made, steps=STEPS)
     for first, second in (
         (SHARDS[1], None), (None, SHARDS[0]), (SHARDS[0], SHARDS[1]), (SHARDS[1], DataParallel()),
     ):  # fmt: skip
         folder = str(tmp_path / f"{first} {second}".replace('"', ""))
         for strategy, steps in ((first, 7), (second, STEPS)):
-            go = partial(run, made, steps=steps, checkpoint=folder, resume=steps == STEPS)
-            found = (
-                go()
-                if strategy is None
-                else split(made, strategy, steps=steps, checkpoint=folder, resume=steps == STEPS)[0]
-            )
+            settings = {"steps": steps, "checkpoint": folder, "resume": steps == STEPS}
+            found = run(made, **settings) if strategy is None else split(made, strategy, **settings)[0]
         assert apart(alone.model, found.model) < 1e-10
 
 
@@ -207,7 +220,7 @@ def test_a_rank_holds_and_sends_what_its_cost_says(strategy, settings):
 
 def test_shards_of_all_are_gathered_again_for_the_backward_pass():
     once, twice, never = (cost(chain(), (12, 12), 16, 2, s).bytes_sent(0) for s in (*SHARDS, DataParallel()))
-    assert once == pytest.approx(never, rel=0.02)
+    assert once == pytest.approx(never, rel=0.06)  # rows are padded
     assert once < twice < 1.6 * once
 
 
@@ -219,14 +232,14 @@ def test_units_are_blocks_and_not_the_lists_they_are_in():
 # What is refused
 
 
-@dataclass
-class Penalised(CrossEntropy):
-    """A norm of the weights, of which a rank has a part."""
-
+class InParts(CrossEntropy):
     def fill_grad(self, model, batch, generator):
         model.zero_grad()
-        loss, metrics = self.weighted_loss(model(self.own_inputs(batch, generator)), batch)
-        (loss + batch.weight * sum(p.norm() for p in model.parameters())).backward()
+        output = self.own_inputs(batch, generator)
+        for layer in model:
+            output = layer(output)
+        loss, metrics = self.weighted_loss(output, batch)
+        loss.backward()
         return metrics
 
 
@@ -252,8 +265,11 @@ class Branches(nn.Module):
 
 
 REFUSED = {
-    "norm": (experiment(dense, Penalised()), "Penalised uses parameters outside of the net's forward"),
-    "clipping": (experiment(dense, optimizer=Clipping, momentum=None), r"Clipping looks at all parameters .* shard="),
+    "parts": (experiment(dense, InParts()), "InParts does not call the net, for which shards are gathered, but parts"),
+    "clipping": (
+        experiment(dense, optimizer=Clipping, momentum=None),
+        r"Clipping looks at all parameters, .* under .*shard=",
+    ),
     "branches": (experiment(Branches), "some images leave parameters of the net unused that others use"),
     "CD": (
         Experiment(partial(RBM, 144, 20), IMAGES.flatten(1), CD(), batch_size=15),

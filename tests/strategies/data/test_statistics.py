@@ -41,9 +41,9 @@ def experiment(make=net, learner=None, **settings):
 
 def apart(model, other):
     """How far two models' parameters and buffers are from each other, each as one vector, relative to the first."""
-    pairs = [(dict(m.named_parameters()), dict(m.named_buffers())) for m in (model, other)]
-    vectors = [[torch.cat([t.detach().double().flatten() for t in kind.values()]) for kind in pair] for pair in pairs]
-    return max(float((a - b).norm() / a.norm()) for a, b in zip(*vectors, strict=True) if len(a))
+    kinds = [[list(m.parameters()), list(m.buffers())] for m in (model, other)]
+    vectors = [[torch.cat([t.detach().double().flatten() for t in kind]) for kind in pair if kind] for pair in kinds]
+    return max(float((a - b).norm() / a.norm()) for a, b in zip(*vectors, strict=True))
 
 
 def split(made, strategy, ranks=2, steps=STEPS, **settings):
