@@ -14,6 +14,7 @@ from dlkit.core.random import ShardedGenerator
 from dlkit.core.slices import slice_of
 from dlkit.data.batch import Batch
 from dlkit.distributed.autograd import copy_to_ranks, gather_from_ranks
+from dlkit.distributed.batch_norm import batch_norms
 from dlkit.distributed.group import Group, ring_bytes
 from dlkit.distributed.process_group import new_group
 from dlkit.models.layer_kinds import is_convolutional
@@ -168,11 +169,13 @@ class OneWeirdTrickShard(DistributedShard):
     def __init__(self, run: Any):
         super().__init__(run.model, run.learner)
         refuse_what_does_not_add_up(run, "OneWeirdTrick")
-        early, store = gradients_are_final(run), self.store_for_unused(run)
+        early = gradients_are_final(run) and not (self.on_gpu and self.group.takes_cuda and batch_norms(run.model))
+        store = self.store_for_unused(run)
         self.splits_layers = self.group
         model = self.model
         dense = behind_convolutions(model)
         convolutions = nn.ModuleList(child for name, child in model.named_children() if name not in dense)
+        self.share_statistics(self.group, within=convolutions)
         self.shardings = split_net(split := nn.Sequential(dense), self.group)
         for name, child in split.named_children():
             setattr(model, name, child)  # some are others now
@@ -185,6 +188,7 @@ class OneWeirdTrickShard(DistributedShard):
         return self.buckets.reduce_grad(self.model, batch, generator, sum_metrics=False)
 
     def close(self) -> None:
+        super().close()
         self.buckets.close()
 
     def gather(self, name: str, part: Tensor) -> Tensor:

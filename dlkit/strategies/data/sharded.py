@@ -132,6 +132,7 @@ def shard_model(net: nn.Module, units: list[str], group: Group, ignored: set, *,
     for path in units:
         fully_shard(net.get_submodule(path), mesh=mesh, reshard_after_forward=frees, ignored_params=ignored)
     fully_shard(net, mesh=mesh, reshard_after_forward=False, ignored_params=ignored)
+    net.register_forward_hook(_let_go)
     gathers, scatters = _AllGather(group), _ReduceScatter(group)
     for module in net.modules():
         if isinstance(module, FSDPModule):
@@ -139,6 +140,14 @@ def shard_model(net: nn.Module, units: list[str], group: Group, ignored: set, *,
             module.set_custom_all_gather(gathers)  # pyrefly: ignore[bad-argument-type]  torch calls nothing else of it
             module.set_custom_reduce_scatter(scatters)  # pyrefly: ignore[bad-argument-type]
     return mesh
+
+
+def _let_go(net: nn.Module, args: Any, output: Any) -> None:
+    """After a forward pass that no backward pass follows, as of a callback, let go of what was gathered for it."""
+    if not torch.is_grad_enabled():
+        for module in net.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
 
 class _Exchange:

@@ -180,6 +180,27 @@ def test_a_checkpoint_is_the_whole_s_from_shards_to_one_process_and_back(kind, t
         assert apart(alone.model, found.model) < 1e-10
 
 
+@pytest.mark.parametrize("strategy", SHARDS, ids=str)
+def test_callbacks_may_look_at_the_net(strategy):
+    def seen():
+        losses = []
+
+        def look(run):
+            with torch.no_grad():
+                losses.append(float(run.model.eval()(IMAGES.double()).square().sum()))
+            run.model.train()
+
+        found = experiment(Blocks, row_every=2).run(
+            strategy=strategy, steps=4, device="cpu", progress=False, callbacks=[look]
+        )
+        return losses, found.model
+
+    alone = run(experiment(Blocks), steps=4).model
+    for losses, model in team(2).call(seen):
+        assert apart(alone, model) < 1e-10
+        assert losses[-1] == pytest.approx(float(alone.eval()(IMAGES.double()).square().sum()), rel=1e-8)
+
+
 def held(strategy, make, settings):
     """Bytes of parameters, gradients and optimizer state that a rank holds after a step, and those that it sends."""
     sent = []
