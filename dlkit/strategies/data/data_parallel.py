@@ -17,7 +17,6 @@ from dlkit.models.sequence import layers_of
 from dlkit.strategies.base import all_reduce_metrics, unflatten_into
 from dlkit.strategies.checks import check_learner, class_name, refuse_exchanges_of_its_own
 from dlkit.strategies.data.replica import Replica
-from dlkit.strategies.data.sharded import ShardedReplica, sharded_costs
 from dlkit.strategies.layer_cost import LayerCost, rbm_costs, replicated
 from dlkit.strategies.learner_trial import gradients_are_final, uses_all_for_each_image
 from dlkit.strategies.unused import Unused
@@ -71,6 +70,8 @@ class DataParallel:
             )
         refuse_exchanges_of_its_own(run.model, "DataParallel")
         if self.sharded:
+            from dlkit.strategies.data.sharded import ShardedReplica  # with torch's fully_shard, which takes a second
+
             return ShardedReplica(run, repr(self), frees=self.sharded == "all")
         return DataParallelShard(run, self)
 
@@ -83,7 +84,11 @@ class DataParallel:
         layers = layers_of(net, images, "DataParallel")
         parts = [slice_of(batch_size, rank, world_size) for rank in range(world_size)]
         costs = [[replicated(layer, part, world_size) for layer in layers] for part in parts]
-        return sharded_costs(net, costs, frees=self.sharded == "all") if self.sharded else costs
+        if self.sharded:
+            from dlkit.strategies.data.sharded import sharded_costs
+
+            return sharded_costs(net, costs, frees=self.sharded == "all")
+        return costs
 
 
 class DataParallelShard(Replica):
