@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
 from dlkit.distributed.group import Group
 from dlkit.models.graph import NetGraph, Node, map_nodes
@@ -137,7 +137,7 @@ class Walk:
 
     def copied(self, node: Node) -> Node:
         """The whole value for ranks that each go on with a part of what comes next."""
-        return self.exchanged(node, Copy(), self.whole(node))
+        return self.exchanged(node, Copy(), self.whole(node)) if may_require_grad(node) else self.whole(node)
 
     def part(self, node: Node, layout: Layout) -> Node:
         """The value split so; it is cut if it is whole, and gathered first if it is split otherwise."""
@@ -249,6 +249,13 @@ def changed_through_views(graph: NetGraph) -> set[Node]:
             if any(place[user] > place[node] for other in others for user in graph.users[other]):
                 found.update(sharing)
     return found
+
+
+def may_require_grad(node: Node) -> bool:
+    """Could a gradient go back through its value? That of images may be wanted, though nobody trains them."""
+    if node.op in ("attribute", "constant"):
+        return requires_grad(node)
+    return not isinstance(node.value, Tensor) or node.value.is_floating_point() or node.value.is_complex()
 
 
 def requires_grad(node: Node) -> bool:
