@@ -121,10 +121,11 @@ class ImagesThenRules:
 
 
 def depending_on_images(nodes: Sequence[Node]) -> set[Node]:
-    """Images, and what is computed from them."""
+    """Images, and what is computed from them, or from their number."""
     found: set[Node] = set()
     for node in nodes:
-        if node.op == "images" or any(taken in found for taken in node.inputs):
+        counts = has_rows((node.args, node.kwargs))
+        if node.op == "images" or counts or any(taken in found for taken in node.inputs):
             found.add(node)
     return found
 
