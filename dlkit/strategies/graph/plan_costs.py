@@ -77,9 +77,7 @@ def own_parameters(plan: Plan) -> dict[Node, dict[str, nn.Parameter]]:
     return owned
 
 
-def step_cost(
-    plan: Plan, step: Step, parameters: dict[str, nn.Parameter], rank: int, batch_size: int
-) -> LayerCost:
+def step_cost(plan: Plan, step: Step, parameters: dict[str, nn.Parameter], rank: int, batch_size: int) -> LayerCost:
     """What a rank has of a step; nothing is sent for it yet."""
     node, module = step.node, plan.graph.module_of(step.node)
     whole = sum(parameter.nbytes for parameter in parameters.values())

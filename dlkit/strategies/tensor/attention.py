@@ -1,4 +1,4 @@
-"""nn.MultiheadAttention split by heads: a rank has the rows of the projections, and the columns behind them, of its own.
+"""nn.MultiheadAttention split by heads: a rank has the rows of projections, and the columns behind, of its own heads.
 
 Source: Shoeybi et al. 2019, Megatron-LM, §3.
 """
@@ -19,17 +19,18 @@ from dlkit.models.graph import Node
 from dlkit.strategies.graph.exchanges import Gather, Layout, Sum, even_layout
 from dlkit.strategies.graph.plan import Made, Walk
 
-ARGUMENTS = "query key value key_padding_mask need_weights attn_mask average_attn_weights is_causal".split()
+INPUTS = ("query", "key", "value")
+ARGUMENTS = (*INPUTS, "key_padding_mask", "need_weights", "attn_mask", "average_attn_weights", "is_causal")
 
 
 def split_heads(walk: Walk, node: Node, module: nn.MultiheadAttention) -> bool:
     given = dict(zip(ARGUMENTS, node.args, strict=False)) | node.kwargs
-    inputs = [given.get(name) for name in ARGUMENTS[:3]]
+    inputs = [given.get(name) for name in INPUTS]
     if module.num_heads < walk.world_size:
         return False
     if not all(isinstance(x, Node) and x.shape is not None and len(x.shape) == 3 for x in inputs):
         return False
-    if any(type(given.get(name, False)) is not bool for name in ARGUMENTS if name in ("need_weights", "is_causal")):
+    if any(type(given.get(name, False)) is not bool for name in ("need_weights", "is_causal")):
         return False
     heads = even_layout(1, module.num_heads, walk.world_size)
     units = heads.repeated(module.head_dim, 0)
@@ -49,7 +50,7 @@ def split_heads(walk: Walk, node: Node, module: nn.MultiheadAttention) -> bool:
 def _parameters(module: nn.MultiheadAttention, units: Layout) -> dict[str, Layout]:
     """How each is cut; the projections of queries, keys and values may be one below another in one."""
     three = Layout(0, tuple(tuple(k * module.embed_dim + i for k in range(3) for i in part) for part in units.parts))
-    cut = {name: units for name in ("q_proj_weight", "k_proj_weight", "v_proj_weight")}
+    cut = dict.fromkeys(("q_proj_weight", "k_proj_weight", "v_proj_weight"), units)
     cut |= {"in_proj_weight": three, "in_proj_bias": three}
     cut |= dict.fromkeys(("bias_k", "bias_v"), Layout(2, units.parts))
     cut = {name: layout for name, layout in cut.items() if getattr(module, name) is not None}
@@ -78,8 +79,8 @@ def own_heads(
     more = int(module.bias_k is not None) + module.add_zero_attn  # keys that no mask hides
     if module.add_zero_attn:
         k, v = (F.pad(x, (0, 0, 0, 1)) for x in (k, v))
-    attn_mask, key_padding_mask = (None if mask is None else F.pad(_added(mask, q), (0, more)) for mask in (attn_mask, key_padding_mask))
-    mask = _mask(module.num_heads, own, attn_mask, key_padding_mask)
+    masks = [None if one is None else F.pad(_added(one, q), (0, more)) for one in (attn_mask, key_padding_mask)]
+    mask = _mask(module.num_heads, own, *masks)
     p = module.dropout if module.training else 0.0
     if not need_weights and is_causal and key_padding_mask is None:
         mask = torch.full((q.shape[-2], k.shape[-2]), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
@@ -153,7 +154,9 @@ class JoinHeads:
             y, weights = parts
             y = reduce_from_ranks(y, group)
             if weights is not None:
-                weights = reduce_from_ranks(weights.sum(1) / self.heads.whole, group) if self.average else gather(weights)
+                weights = (
+                    reduce_from_ranks(weights.sum(1) / self.heads.whole, group) if self.average else gather(weights)
+                )
             return y, weights
 
         return join

@@ -248,7 +248,9 @@ CASES = {
     "LayerNorm": Case(
         lambda: nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 6)), (5, 6)
     ),
-    "PReLU": Case(lambda: nn.Sequential(conv(2, 6), nn.PReLU(6), nn.PReLU(), nn.Flatten(), nn.Linear(96, 3)), (2, 4, 4)),
+    "PReLU": Case(
+        lambda: nn.Sequential(conv(2, 6), nn.PReLU(6), nn.PReLU(), nn.Flatten(), nn.Linear(96, 3)), (2, 4, 4)
+    ),
     "attention of one's own": Case(lambda: Forward(own_attention, **attention_layers()), (5, 12)),
     "attention by torch's kernel": Case(lambda: Forward(kernel_attention, **attention_layers()), (5, 12)),
     "attention, weights": Case(multihead(masked), (5, 12), "copied summed summed"),
@@ -274,7 +276,9 @@ CASES = {
     "in place through a view": Case(lambda: Forward(through_a_view, a=conv(2, 6), b=conv(6, 6)), (2, 4, 4)),
     "items set": Case(lambda: Forward(set_items, a=conv(2, 6), b=conv(6, 6)), (2, 4, 4)),
     "shared": Case(tied, (6,)),
-    "a weight read as a tensor": Case(lambda: Forward(read_elsewhere, a=nn.Linear(6, 8), b=nn.Linear(8, 8), c=nn.Linear(8, 3)), (6,)),
+    "a weight read as a tensor": Case(
+        lambda: Forward(read_elsewhere, a=nn.Linear(6, 8), b=nn.Linear(8, 8), c=nn.Linear(8, 3)), (6,)
+    ),
     "a layer called twice": Case(
         lambda: Forward(lambda net, x: net.out(net.a(net.a(x).tanh())), a=nn.Linear(6, 6), out=nn.Linear(6, 4)), (6,)
     ),
@@ -309,7 +313,9 @@ CASES = {
         "copied summed gathered",
     ),
     "several outputs": Case(
-        lambda: Forward(lambda net, x: {"y": (h := net.a(x)), "z": (net.b(h), h.tanh())}, a=nn.Linear(6, 8), b=nn.Linear(8, 5)),
+        lambda: Forward(
+            lambda net, x: {"y": (h := net.a(x)), "z": (net.b(h), h.tanh())}, a=nn.Linear(6, 8), b=nn.Linear(8, 5)
+        ),
         (6,),
     ),
     "fewer maps than ranks": Case(

@@ -70,7 +70,8 @@ def encoder():
     layer = nn.TransformerEncoderLayer(12, 4, 16, dropout=0.2, batch_first=True)
     return Forward(
         lambda net, x: net.last(net.encoder(net.first(x.flatten(2))).mean(1)),
-        first=nn.Linear(36, 12), encoder=nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), last=nn.Linear(12, 4),
+        first=nn.Linear(36, 12), last=nn.Linear(12, 4),
+        encoder=nn.TransformerEncoder(layer, 2, enable_nested_tensor=False),
     )  # fmt: skip
 
 
@@ -83,7 +84,9 @@ NETS = {
 }
 
 
-@pytest.mark.parametrize(("strategy", "ranks"), [(TensorParallel(), 2), (TensorParallel(), 3), (Hybrid(2, 2), 4)], ids=str)
+@pytest.mark.parametrize(
+    ("strategy", "ranks"), [(TensorParallel(), 2), (TensorParallel(), 3), (Hybrid(2, 2), 4)], ids=str
+)
 def test_what_is_drawn_is_what_one_process_draws(strategy, ranks):
     def experiment(name):
         return Experiment(
@@ -100,6 +103,8 @@ def test_what_is_drawn_is_what_one_process_draws(strategy, ranks):
 
 
 def test_convolutions_by_images_draw_what_one_process_draws():
-    made = Experiment(functions, (IMAGES, LABELS), CrossEntropy(), batch_size=8, lr=0.1, momentum=0.0, dtype=torch.float64)
+    made = Experiment(
+        functions, (IMAGES, LABELS), CrossEntropy(), batch_size=8, lr=0.1, momentum=0.0, dtype=torch.float64
+    )
     split = team(2).call(run, made, OneWeirdTrick(), steps=4)[0]
     assert difference(run(made, steps=4).model, split.model) < 1e-11

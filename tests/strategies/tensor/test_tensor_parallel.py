@@ -157,9 +157,7 @@ def test_a_group_of_some_ranks_or_of_one_splits_a_model_too():
         whole = net(x)
         layouts = on_rank(plan_neurons(graph_of(net, x), group.world_size), group)
         weight = net.output.weight.detach()
-        again = scatter_whole(
-            "output.weight", gather_part("output.weight", weight, layouts, group), layouts, group
-        )
+        again = scatter_whole("output.weight", gather_part("output.weight", weight, layouts, group), layouts, group)
         torch.testing.assert_close(net(x), whole)
         return weight.shape, torch.equal(weight, again)
 
