@@ -12,12 +12,15 @@ from dlkit.models.graph import ByMode, ImageRows, NetGraph, Node
 class GraphForward:
     """A forward of `net` that calls these nodes: `net.forward = GraphForward(...)`. A copy of the net has its own.
 
+    `calls`: the paths of the modules that it calls; in others there may be functions that it calls in their place.
+
     ValueError for images of another shape than the graph was recorded with, whose sizes are part of it.
     """
 
     def __init__(self, net: nn.Module, nodes: Sequence[Node], image_shape: tuple[int, ...]):
         self.net, self.image_shape = net, image_shape
         self.program = program(nodes)
+        self.calls = {str(node.target) for node in nodes if node.op == "module"}
 
     def __call__(self, images: Tensor) -> Any:
         if tuple(images.shape[1:]) != self.image_shape:

@@ -3,10 +3,12 @@
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -96,7 +98,13 @@ class DistributedShard(Shard):
             dist.destroy_process_group(self.statistics.group.process_group)
 
     def sharded_draws(self, plan: DrawPlan) -> ShardedDraws:
-        return ShardedDraws(plan, None if self.splits_layers is None else self.locate, self.model)
+        """Functions that draw are watched where a net's graph calls them without the module that they stand in."""
+        calls = getattr(self.model.forward, "calls", None)
+        watched = calls is not None and not calls.issuperset(plan.modules or ())
+        if calls is not None:  # attention of which a rank has some heads draws by it
+            plan = replace(plan, functions=plan.functions | {F.dropout})
+        locate = None if self.splits_layers is None else self.locate
+        return ShardedDraws(plan, locate, None if watched else self.model)
 
     def locate(self, shape: Sequence[int]) -> tuple[list[int], list[int]]:
         """Where this rank's part of a draw begins in each dimension, and the sizes of all parts together."""
