@@ -56,6 +56,7 @@ class PipelineShard(DistributedShard):
         self.own_draws = (0, 0)
         if run.trial.plan is not None:
             self.own_draws = draws_of_stage(run.trial.plan, tried.draws, self.rank, self.rank + 1)
+        self.called = {node.target for node in graph.nodes if node.op == "module"}
         self.seen, self.stage, self.has_grad = blocks.seen, stages[self.rank], tried.has_grad
         keep_stage(self.model, graph, self.stage, self.rank == 0)
         self.metric_names = tried.metric_names
@@ -64,7 +65,8 @@ class PipelineShard(DistributedShard):
         self.log = Log(self.recorder, run.device)
 
     def sharded_draws(self, plan: DrawPlan) -> StageDraws:
-        return StageDraws(plan, *self.own_draws, self.model)
+        watched = None if plan.modules is None or not self.called.issuperset(plan.modules) else self.model
+        return StageDraws(plan, *self.own_draws, watched)
 
     def drawing_for(self, batch: Batch) -> AbstractContextManager[object]:
         if isinstance(self.draws, StageDraws):

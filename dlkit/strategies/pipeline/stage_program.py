@@ -45,24 +45,28 @@ class StageProgram:
 def keep_stage(net: nn.Module, graph: NetGraph, own: StageProgram, is_first: bool) -> None:
     """Leave the net what this stage uses, in place; what no stage uses stays with the first.
 
-    A module that is called by other stages alone becomes nn.Identity, and other parameters and buffers None, so that
-    all that stay keep their names.
+    A module of which nothing is left becomes nn.Identity, and other parameters and buffers None, so that all that stay
+    keep their names.
     """
-    used, called = _used(graph, own.nodes), {id(graph.module_of(node)) for node in own.nodes}
-    everywhere = _used(graph, graph.nodes)
+    kept = _used(graph, own.nodes)
+    if is_first:
+        kept |= {id(value) for _, value in state_of(net)} - _used(graph, graph.nodes)
+    called = {id(graph.module_of(node)) for node in own.nodes}
     foreign = {id(module) for node in graph.nodes if (module := graph.module_of(node)) is not None} - called
     gone: list[str] = []
     for path, module in net.named_modules(remove_duplicate=False):
-        if id(module) in foreign and not any(id(value) in used for _, value in state_of(module)):
+        state = state_of(module)
+        of_others = id(module) in foreign or (state and id(module) not in called and not any(module.children()))
+        if of_others and path and not any(id(value) in kept for _, value in state):
             gone.append(path)
     for path in gone:
         if not any(path.startswith(f"{other}.") for other in gone):
             net.set_submodule(path, nn.Identity())
     for module in [*net.modules()]:
-        for kind in (module._parameters, module._buffers):
-            for name, value in kind.items():
-                if value is not None and id(value) not in used and (id(value) in everywhere or not is_first):
-                    kind[name] = None
+        for values in (module._parameters, module._buffers):
+            for name, value in values.items():
+                if value is not None and id(value) not in kept:
+                    values[name] = None
 
 
 def _used(graph: NetGraph, nodes: Sequence[Node]) -> set[int]:
