@@ -49,8 +49,7 @@ def bfloat16_products() -> bool:
 
 def fast_linear(net: nn.Module, rows: int) -> AbstractContextManager[object]:
     """`FastLinear()` if it saves time: if an nn.Linear on the CPU is large enough for a batch of `rows` rows."""
-    linear = (layer for layer in net.modules() if isinstance(layer, nn.Linear) and layer.weight is not None)
-    layers = (layer for layer in linear if _on_cpu(layer))
+    layers = (layer for layer in net.modules() if isinstance(layer, nn.Linear) and _on_cpu(layer))
     large = any(rows * layer.in_features * layer.out_features >= SMALL for layer in layers)
     return FastLinear() if large else nullcontext()
 
