@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -39,6 +39,7 @@ class Layout:
         return Layout(dim, tuple(parts))
 
 
+@runtime_checkable
 class Exchange(Protocol):
     """An exchange of one value. `name` is that in tables."""
 

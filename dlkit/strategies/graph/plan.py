@@ -6,7 +6,7 @@ explanations are read off it, and `on_rank` makes a rank's part of it.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -44,6 +44,7 @@ class Step:
     summed: tuple[str, ...] = ()
 
 
+@runtime_checkable
 class Rules(Protocol):
     """What a strategy does with a node."""
 
