@@ -7,7 +7,7 @@ of images, or on the mode, is known as such.
 import copy
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -43,6 +43,7 @@ class Node:
     attribute, the tensor, the function, or the method's name.
     value: what it gives for two images, on torch's meta device: shapes and dtypes; of "output" nothing.
     images_dim: the dimension of a tensor that grows with the images of a batch; None if none does.
+    storage: names of the memory that its tensors lie in; a view has its base's.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Node:
     kwargs: dict[str, Any] = field(default_factory=dict)
     value: Any = None
     images_dim: int | None = None
+    storage: frozenset[int] = frozenset()
 
     @property
     def inputs(self) -> list["Node"]:
@@ -116,17 +118,16 @@ class NetGraph:
         return UNKNOWN if module is None or has_hooks(module) else kind_of(module)
 
     def is_alone(self, node: Node) -> bool:
-        """Is this the one place that takes the parameters of the module that the node calls?"""
-        module = self.module_of(node)
-        own = set() if module is None else {id(parameter) for parameter in module.parameters()}
-        others = (other for other in self.nodes if other is not node)
-        return not any(own & self._parameters_of(other) for other in others)
+        """Is this the one place that calls the module that the node calls, or takes its parameters or buffers?"""
+        own = self._parts_of(node)
+        return not any(own & self._parts_of(other) for other in self.nodes if other is not node)
 
-    def _parameters_of(self, node: Node) -> set[int]:
+    def _parts_of(self, node: Node) -> set[int]:
+        """Of what it calls or takes: the modules, parameters and buffers."""
         if node.op == "attribute":
             return {id(self.attribute(node))}
         module = self.module_of(node)
-        return set() if module is None else {id(parameter) for parameter in module.parameters()}
+        return set() if module is None else {id(o) for o in (*module.modules(), *module.parameters(), *module.buffers())}
 
     def attribute(self, node: Node) -> Any:
         return operator.attrgetter(node.target)(self.net)
@@ -203,11 +204,18 @@ def _recorded(net: nn.Module, original: nn.Module, images: Tensor) -> list[Node]
     made: dict[fx.Node, Node] = {}
     for own in graph.nodes:
         args, kwargs = (_own_nodes(part, made) for part in (own.args, own.kwargs))
-        node = made[own] = Node(own.name, OPS[own.op], own.target, args, kwargs, on_meta(values.get(own)))
+        value = values.get(own)
+        node = Node(own.name, OPS[own.op], own.target, args, kwargs, on_meta(value), storage=_storage(value))
+        made[own] = node
         if node.op == "attribute" and not _has(original, node.target):  # a tensor of no parameter or buffer
             node.op, node.target = "constant", operator.attrgetter(node.target)(net)
     taken = {node for user in made.values() for node in user.inputs}
     return [node for node in made.values() if node in taken or node.op not in ("attribute", "constant")]
+
+
+def _storage(value: Any) -> frozenset[int]:
+    tensors = (leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor))
+    return frozenset(tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel())
 
 
 def _own_nodes(value: Any, made: dict[fx.Node, Node]) -> Any:
@@ -246,14 +254,13 @@ def _joined(first: list[Node], second: list[Node], join: Callable[[Any, Any], An
     nodes: dict[Node, Node] = {}
     try:
         for one, other in zip(first, second, strict=True):
-            target = one.target
             if one.op != other.op or not _same_target(one, other):
                 return None
             pair = ((one.args, one.kwargs), (other.args, other.kwargs))
             args, kwargs = _join_values(*pair, join, same)
             args, kwargs = map_nodes((args, kwargs), lambda node: nodes[node])
             dim = _growing_dim(one.value, other.value) if one.images_dim is None else one.images_dim
-            nodes[one] = Node(one.name, one.op, target, args, kwargs, one.value, dim)
+            nodes[one] = replace(one, args=args, kwargs=kwargs, images_dim=dim)
     except _Differs:
         return None
     return list(nodes.values())

@@ -20,7 +20,7 @@ def graph_of(net: nn.Module, images: Tensor, copied: Callable[[nn.Module], nn.Mo
     ValueError, with the line or with what differs, for a net that is not what any graph of it says, to the bit: one
     that keeps a count in an attribute, say, or draws by Python's random.
     """
-    images = images[torch.arange(max(STEPS), device=images.device) % len(images)]
+    images = images.detach()[torch.arange(max(STEPS), device=images.device) % len(images)]
     graph = trace(net, images, copied)
     own, other = copied(net), copied(net)
     other.forward = GraphForward(other, graph.nodes, graph.image_shape)

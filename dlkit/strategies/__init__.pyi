@@ -3,10 +3,10 @@ from .costs import cost as cost
 from .data.data_parallel import DataParallel as DataParallel
 from .data.model_averaging import ModelAveraging as ModelAveraging
 from .hybrid import Hybrid as Hybrid
-from .hybrid import OneWeirdTrick as OneWeirdTrick
 from .layer_cost import LayerCost as LayerCost
 from .pipeline.pipeline import Pipeline as Pipeline
 from .pipeline.stage import bubble as bubble
 from .pipeline.stage import measured_bubble as measured_bubble
 from .spatial.spatial_parallel import SpatialParallel as SpatialParallel
 from .tensor.tensor_parallel import TensorParallel as TensorParallel
+from .weird_trick import OneWeirdTrick as OneWeirdTrick

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from dlkit.core.slices import slice_of
 from dlkit.distributed.autograd import copy_to_ranks, reduce_from_ranks, scatter_to_ranks
 from dlkit.distributed.autograd import gather_from_ranks as gather
 from dlkit.distributed.group import Group, ring_bytes
@@ -19,6 +20,9 @@ class Layout:
 
     dim: int
     parts: tuple[Sequence[int], ...]
+
+    def __post_init__(self):
+        object.__setattr__(self, "parts", tuple(map(tuple, self.parts)))  # so that equal layouts are equal
 
     @property
     def counts(self) -> list[int]:
@@ -38,6 +42,20 @@ class Layout:
         parts = (tuple(times * index + k for index in part for k in range(times)) for part in self.parts)
         return Layout(dim, tuple(parts))
 
+    def in_blocks(self, size: int, dim: int) -> "Layout | None":
+        """That of the blocks of so many indices which it is made of; None if a rank has a part of one."""
+        for part in self.parts:
+            starts = part[::size]
+            if any(start % size for start in starts) or part != tuple(s + k for s in starts for k in range(size)):
+                return None
+        return Layout(dim, tuple(tuple(index // size for index in part[::size]) for part in self.parts))
+
+
+def even_layout(dim: int, whole: int, world_size: int) -> Layout:
+    """Nearly equal parts, the larger ones first."""
+    slices = (slice_of(whole, rank, world_size) for rank in range(world_size))
+    return Layout(dim, tuple(range(part.start, part.stop) for part in slices))
+
 
 @runtime_checkable
 class Exchange(Protocol):
@@ -46,7 +64,7 @@ class Exchange(Protocol):
     @property
     def name(self) -> str: ...
 
-    def on(self, group: Group) -> Callable[[Tensor], Tensor]:
+    def on(self, group: Group) -> Callable[..., Any]:
         """As a function of what this rank has, under autograd."""
         ...
 
@@ -72,6 +90,36 @@ class Gather:
     def sent(self, size: int, rank: int, world_size: int) -> tuple[int, int]:
         longest = max(self.layout.counts)
         return (world_size - 1) * longest * (size // self.layout.whole), 0
+
+
+@dataclass(frozen=True)
+class Several:
+    """How several tensors are split that one call gives: each so."""
+
+    layout: Layout
+
+    def gathering(self) -> "GatherSeveral":
+        return GatherSeveral(self.layout)
+
+
+@dataclass(frozen=True)
+class GatherSeveral:
+    """All ranks' parts of several tensors."""
+
+    layout: Layout
+    name = "gathered"
+
+    def on(self, group: Group) -> Callable[[Any], Any]:
+        gather_one = Gather(self.layout).on(group)
+
+        def gather_all(tensors: Any) -> Any:
+            gathered = [gather_one(tensor) for tensor in tensors]
+            return type(tensors)(gathered)
+
+        return gather_all
+
+    def sent(self, size: int, rank: int, world_size: int) -> tuple[int, int]:
+        return Gather(self.layout).sent(size, rank, world_size)
 
 
 @dataclass(frozen=True)
@@ -115,15 +163,17 @@ class Take:
 
 
 def gather_parts(x: Tensor, layout: Layout, group: Group, places: Tensor | None = None) -> Tensor:
+    """In order in memory, as a `view` behind it may need."""
     whole = gather(x, layout.counts, layout.dim, group)
-    return whole if places is None else whole.index_select(layout.dim, places.to(x.device))
+    return whole.contiguous() if places is None else whole.index_select(layout.dim, places.to(x.device))
 
 
 def take_part(x: Tensor, layout: Layout, group: Group) -> Tensor:
     if not layout.in_order:
         order = [index for part in layout.parts for index in part]
         x = x.index_select(layout.dim, torch.tensor(order, device=x.device))
-    return scatter_to_ranks(x, layout.counts, layout.dim, group)
+    part = scatter_to_ranks(x, layout.counts, layout.dim, group)
+    return part if x.requires_grad else part.contiguous()  # no view, which a function may change in place
 
 
 def part_of(whole: Tensor, layout: Layout, rank: int) -> Tensor:

@@ -26,6 +26,9 @@ def on_rank(plan: Plan, group: Group) -> Layouts:
     whole_net = None if plan.graph.evaluates else skeleton(net)
     for path, layout in layouts.items():
         keep_part(net, path, layout, group)
+    for step in plan.steps:
+        if step.narrow is not None:
+            step.narrow(net.get_submodule(step.node.target), group.rank)
     forward = GraphForward(net, bound(plan.program, net, group), plan.graph.image_shape)
     net.forward = forward if whole_net is None else ByMode(net, forward, whole_net, layouts, group)
     return layouts

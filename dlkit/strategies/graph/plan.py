@@ -14,15 +14,17 @@ from dlkit.distributed.group import Group
 from dlkit.models.graph import NetGraph, Node, map_nodes
 from dlkit.strategies.graph.exchanges import Copy, Exchange, Gather, Layout, Take
 
+Narrow = Callable[[nn.Module, int], None]  # of a module and a rank
 Call = Callable[[nn.Module, Group], Callable[..., Any]]  # what a rank calls in a node's place, made from its net
 
 
 @dataclass
 class Made:
-    """An exchange that a plan makes of the value of `node`, whose layout was `before`."""
+    """An exchange that a plan makes of the value of `node`, or of the one of its tensors with this index."""
 
     node: Node
     exchange: Exchange
+    index: int | None = None
 
 
 @dataclass
@@ -31,8 +33,9 @@ class Step:
 
     layout: of what it gives; None if that is whole on all ranks. along: what of it a rank computes, as in `LayerCost`:
     "units", "inputs", "rows", "layer". why: why it is not split, or why something is gathered for it; "" if that
-    needs no word. made: the exchanges for it, in their order. parameters: how each is cut, by its path. summed: the
-    paths of those of which each rank has the gradient of what it computes alone, to be summed after a backward pass.
+    needs no word. made: the exchanges for it, in their order. parameters: how each is cut, by its path. narrow: tells
+    the module that it has this rank's part alone. summed: the paths of parameters of which each rank has the gradient
+    of what it computes alone, to be summed after a backward pass.
     """
 
     node: Node
@@ -41,6 +44,7 @@ class Step:
     why: str = ""
     made: list[Made] = field(default_factory=list)
     parameters: dict[str, Layout] = field(default_factory=dict)
+    narrow: Narrow | None = None
     summed: tuple[str, ...] = ()
 
 
@@ -87,10 +91,12 @@ class Bound:
 
 def plan_split(graph: NetGraph, world_size: int, rules: Rules) -> Plan:
     """Walk over the graph by these rules."""
-    walk = Walk(graph, world_size)
+    walk, pinned = Walk(graph, world_size), changed_through_views(graph)
     for node in graph.nodes:
         if node.op in ("images", "attribute", "constant"):
             walk.step(node)
+        elif node in pinned:
+            walk.step_whole(node, "it is changed in place through a view")
         elif node.op == "output":
             walk.step_whole(node)
         else:
@@ -106,7 +112,7 @@ class Walk:
         self.program: list[Node] = []
         self.steps: list[Step] = []
         self._values: dict[Node, tuple[Node, Any]] = {}  # and how it is split
-        self._exchanged: dict[tuple[Node, Exchange], Node] = {}
+        self._exchanged: dict[tuple[Node, Node, Exchange], Node] = {}  # by what of the net it stands for, and of what
         self._pending: list[Made] = []
 
     def layout(self, node: Any) -> Any:
@@ -119,15 +125,10 @@ class Walk:
 
     def exchanged(self, node: Node, exchange: Exchange, of: Node | None = None) -> Node:
         """The value after an exchange, which is made once however many take it. of: the value after another one."""
-        key = (of or self.as_it_is(node), exchange)
+        source = of or self.as_it_is(node)
+        key = (node, source, exchange)
         if key not in self._exchanged:
-            made = Node(
-                f"{node.name} {exchange.name}",
-                "function",
-                Bound(lambda net, group: exchange.on(group), exchange.name),
-                (key[0],),
-            )
-            self.program.append(made)
+            made = self._append(f"{node.name} {exchange.name}", bound_exchange(exchange), source)
             self._pending.append(Made(node, exchange))
             self._exchanged[key] = made
         return self._exchanged[key]
@@ -147,8 +148,7 @@ class Walk:
 
     def copied(self, node: Node) -> Node:
         """The whole value for ranks that each go on with a part of what comes next."""
-        whole = self.whole(node)
-        return self.exchanged(node, Copy(), whole) if requires_grad(node) else whole
+        return self.exchanged(node, Copy(), self.whole(node))
 
     def part(self, node: Node, layout: Layout) -> Node:
         """The value split so; it is cut if it is whole, and gathered first if it is split otherwise."""
@@ -165,16 +165,19 @@ class Walk:
         along: str = "layer",
         why: str = "",
         parameters: dict[str, Layout] | None = None,
-        summed: tuple[str, ...] = (),
         call: Call | None = None,
         then: Exchange | None = None,
+        finish: Call | None = None,
+        narrow: Narrow | None = None,
+        summed: tuple[str, ...] = (),
         args: tuple[Any, ...] | None = None,
         kwargs: dict[str, Any] | None = None,
     ) -> None:
         """The node is computed of `inputs(node)` of each node that it takes: by default of what each rank has.
 
-        call: makes what is called in the node's place. then: an exchange of what it gives. args and kwargs, if they are
-        others than the net's, are given with the net's nodes in them.
+        call: makes what is called in the node's place, of the module, if it is one, and the arguments. then: an exchange
+        of what it gives; finish: as `call`, of the module and what that gives. args and kwargs, if they are others than
+        the net's, are given with the net's nodes in them.
         """
         taken = inputs or self.as_it_is
         changed = node.args if args is None else args, node.kwargs if kwargs is None else kwargs
@@ -188,46 +191,76 @@ class Walk:
         own_args, own_kwargs = map_nodes(changed, choose)
         target, op = node.target, node.op
         if call is not None:
-            target, op = Bound(call, node.called), "function"
+            target, op, own_args = Bound(call, node.called), "function", (*self._module(node), *own_args)
         made = Node(node.name, op, target, own_args, own_kwargs, node.value, node.images_dim)
         self.program.append(made)
-        if is_in_place(node):
-            self._changed_in_place(node, chosen, layout)
+        if (changed := changed_input(self.graph, node)) is not None:
+            self._changed_in_place(changed, chosen, layout)
         made_for, self._pending = self._pending, []
         if then is not None:
-            after = Node(
-                f"{node.name} {then.name}", "function", Bound(lambda net, group: then.on(group), then.name), (made,)
-            )
-            self.program.append(after)
-            made_for.append(Made(node, then))
-            made = after
+            made = self._append(f"{node.name} {then.name}", bound_exchange(then), made)
+            made_for += then.made(node) if hasattr(then, "made") else [Made(node, then)]
+        if finish is not None:
+            made = self._append(f"{node.name} finished", Bound(finish, node.called), *self._module(node), made)
         self._values[node] = made, layout
-        self.steps.append(Step(node, layout, along, why, made_for, parameters or {}, summed))
+        self.steps.append(Step(node, layout, along, why, made_for, parameters or {}, narrow, summed))
+
+    def _append(self, name: str, target: Bound, *args: Node) -> Node:
+        self.program.append(Node(name, "function", target, args))
+        return self.program[-1]
+
+    def _module(self, node: Node) -> tuple[Node, ...]:
+        """The module that the node calls, as a node; nothing if it calls none."""
+        if node.op != "module":
+            return ()
+        self.program.append(Node(f"{node.name} itself", "attribute", node.target))
+        return (self.program[-1],)
 
     def step_whole(self, node: Node, why: str = "") -> None:
         """All ranks compute all of the node, of whole inputs."""
         gathers = node.op != "output" and any(self.layout(taken) is not None for taken in node.inputs)
         self.step(node, self.whole, why=why or (f"{node.called} is not known: it sees all" if gathers else ""))
 
-    def _changed_in_place(self, node: Node, chosen: dict[Node, Node], layout: Any) -> None:
-        """What a node changes is from now on what it has changed, not what it was exchanged from."""
-        first = node.args[0]
-        if isinstance(first, Node):
-            self._exchanged = {key: made for key, made in self._exchanged.items() if key[0] is not self.as_it_is(first)}
-            whole = layout if chosen[first] is not self.as_it_is(first) else self.layout(first)
-            self._values[first] = chosen[first], whole
+    def _changed_in_place(self, first: Node, chosen: dict[Node, Node], layout: Any) -> None:
+        """What a node changes is from now on what it has changed, and is exchanged anew."""
+        self._exchanged = {key: made for key, made in self._exchanged.items() if not key[0].storage & first.storage}
+        if chosen[first] is not self.as_it_is(first):
+            self._values[first] = chosen[first], layout
+
+
+def bound_exchange(exchange: Exchange) -> Bound:
+    return Bound(lambda net, group: exchange.on(group), exchange.name)
+
+
+def changed_input(graph: NetGraph, node: Node) -> Node | None:
+    """The node whose value it changes, as `x += y`, `x.relu_()` and nn.ReLU(inplace=True) do; None if it does not."""
+    module = graph.module_of(node)
+    inplace = node.kwargs.get("inplace") is True or bool(getattr(module, "inplace", False))
+    if not (inplace or is_in_place(node)) or not node.args or not isinstance(node.args[0], Node):
+        return None
+    return node.args[0]
 
 
 def is_in_place(node: Node) -> bool:
-    """Does it change its first input, as `x += y` and `x.relu_()` do?"""
+    """Does its name say that it changes its first input?"""
     name = node.called
-    inplace = node.kwargs.get("inplace") is True
     if node.op == "method":
         return name.endswith("_") and not name.startswith("_")
-    if node.op != "function":
-        return False
     operators = ("iadd", "isub", "imul", "itruediv", "ipow", "ifloordiv", "imatmul", "setitem")
-    return inplace or name in operators or (name.endswith("_") and not name.endswith("__"))
+    return node.op == "function" and (name in operators or (name.endswith("_") and not name.endswith("__")))
+
+
+def changed_through_views(graph: NetGraph) -> set[Node]:
+    """What shares memory with what is changed in place, where both are used after that: only whole it stays right."""
+    place = {node: number for number, node in enumerate(graph.nodes)}
+    found: set[Node] = set()
+    for node in graph.nodes:
+        if (first := changed_input(graph, node)) is not None:
+            sharing = [other for other in graph.nodes if other.storage & first.storage]
+            others = [other for other in sharing if other is not first and place[other] < place[node]]
+            if any(place[user] > place[node] for other in others for user in graph.users[other]):
+                found.update(sharing)
+    return found
 
 
 def requires_grad(node: Node) -> bool:

@@ -20,6 +20,9 @@ class Bands(Layout):
 
     parts: Ranges
 
+    def __post_init__(self):
+        """Ranges stay ranges."""
+
     def gathering(self) -> Exchange:
         return GatherRows(self)
 

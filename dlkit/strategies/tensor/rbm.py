@@ -18,7 +18,8 @@ from dlkit.models.autoencoder import Autoassociator
 from dlkit.models.rbm import RBM, GaussianRBM
 from dlkit.models.top_rbms import CodeRBM, LabelledRBM
 from dlkit.strategies.checks import class_name
-from dlkit.strategies.tensor.layers import Shardings, even_sharding, keep_shard
+from dlkit.strategies.graph.exchanges import even_layout
+from dlkit.strategies.graph.on_rank import Layouts, keep_part
 
 
 class HiddenShard(RBM):
@@ -83,7 +84,7 @@ SHARDS = {
 }
 
 
-def split_hidden(model: RBM | Autoassociator, group: Group) -> Shardings:
+def split_hidden(model: RBM | Autoassociator, group: Group) -> Layouts:
     """Leave the model this rank's hidden units. ValueError for too few of them, and for other kinds."""
     if type(model) not in SHARDS:
         names = ", ".join(known.__name__ for known in SHARDS)
@@ -95,7 +96,7 @@ def split_hidden(model: RBM | Autoassociator, group: Group) -> Shardings:
     shard: Any = model
     shard.__class__ = SHARDS[type(model)]
     shard.group, shard.units = group, slice_of(model.hidden, group.rank, group.world_size)
-    shardings = {"W": even_sharding(1, model.hidden, group), "b": even_sharding(0, model.hidden, group)}
-    for name, sharding in shardings.items():
-        keep_shard(model, name, sharding, group)
-    return shardings
+    layouts = {name: even_layout(dim, model.hidden, group.world_size) for name, dim in (("W", 1), ("b", 0))}
+    for name, layout in layouts.items():
+        keep_part(model, name, layout, group)
+    return layouts

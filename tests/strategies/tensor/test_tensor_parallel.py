@@ -19,11 +19,13 @@ from dlkit.core import matmul
 from dlkit.distributed.group import Group
 from dlkit.models.convnet import ConvNet, LeNet5
 from dlkit.models.convolution import SparseConv2d, Subsample
+from dlkit.models.graph_check import graph_of
 from dlkit.models.rbm import RBM, GaussianRBM
 from dlkit.models.sparse_coding import SparseCoding
 from dlkit.models.top_rbms import CodeRBM, LabelledRBM
-from dlkit.strategies.tensor.layers import gather_shards, scatter_whole, split_net
-from dlkit.strategies.tensor.tensor_parallel import TensorParallel, split_model
+from dlkit.strategies.graph.on_rank import gather_part, on_rank, scatter_whole
+from dlkit.strategies.tensor.rbm import split_hidden
+from dlkit.strategies.tensor.tensor_parallel import TensorParallel, plan_neurons
 from dlkit.training import CD, PCD, CrossEntropy, Reconstruction, UpDown
 from dlkit.training.dictionary import DictionaryLearning
 from dlkit.training.fine_tuning import LineSearches
@@ -97,7 +99,7 @@ def test_answers_and_gradients_of_split_nets_are_those_of_the_whole(ranks):
         whole = make().double()
         x = torch.rand(5, *shape, dtype=torch.float64, requires_grad=True)
         found, group = copy.deepcopy(whole), Group()
-        shardings = split_net(found, group)
+        layouts = on_rank(plan_neurons(graph_of(found, x), group.world_size), group)
         push = torch.rand_like(whole(x))
         answers, gradients = [], []
         for net in (whole, found):
@@ -108,7 +110,7 @@ def test_answers_and_gradients_of_split_nets_are_those_of_the_whole(ranks):
         torch.testing.assert_close(answers[1], answers[0], msg=lambda text: f"{name}: {text}")
         assert list(gradients[0]) == list(gradients[1])
         for each, gradient in gradients[0].items():
-            part = gather_shards(each, gradients[1][each], shardings, group)
+            part = gather_part(each, gradients[1][each], layouts, group)
             torch.testing.assert_close(part, gradient, msg=lambda text, each=each: f"{name}, {each}: {text}")
         return sum(p.numel() for p in found.parameters()) / sum(p.numel() for p in whole.parameters())
 
@@ -153,10 +155,10 @@ def test_a_group_of_some_ranks_or_of_one_splits_a_model_too():
         net = ConvNet()
         x = torch.rand(3, 28, 28)
         whole = net(x)
-        net, shardings = split_model(net, CrossEntropy(), group)
+        layouts = on_rank(plan_neurons(graph_of(net, x), group.world_size), group)
         weight = net.output.weight.detach()
         again = scatter_whole(
-            "output.weight", gather_shards("output.weight", weight, shardings, group), shardings, group
+            "output.weight", gather_part("output.weight", weight, layouts, group), layouts, group
         )
         torch.testing.assert_close(net(x), whole)
         return weight.shape, torch.equal(weight, again)
@@ -169,8 +171,8 @@ def test_a_group_of_some_ranks_or_of_one_splits_a_model_too():
 def test_parts_of_linear_layers_are_multiplied_by_the_faster_library():
     def made():
         net = nn.Sequential(nn.Linear(256, 256), nn.Sigmoid(), nn.Linear(256, 256))
-        split_net(net, Group())
         x = torch.rand(128, 256)
+        on_rank(plan_neurons(graph_of(net, x), 2), Group())
         with matmul.fast_linear(net, len(x)):
             todo, names = [net(x).grad_fn], []
         while todo:
@@ -243,7 +245,8 @@ def test_parts_of_an_rbm_give_the_energies_of_the_whole():
         generator = torch.Generator().manual_seed(0)
         whole, group = make(generator=generator, std=0.5).double(), Group()
         v, h = (torch.rand(6, count, generator=generator, dtype=torch.float64) for count in (9, 7))
-        part, _ = split_model(copy.deepcopy(whole), CD(), group)
+        part = copy.deepcopy(whole)
+        split_hidden(part, group)
         mine = slice(part.units.start, part.units.stop)
         pairs = [
             (part.energy(v, h[:, mine]), whole.energy(v, h)),
@@ -407,7 +410,7 @@ def reasons(cases):
 def test_what_cannot_be_split_is_refused_with_the_reason():
     images, labels = digits(200)
     cases = [
-        (Own, CrossEntropy(), "Own has no Linear or Conv2d in an nn.Sequential, and what a forward of its own does"),
+        (Own, CrossEntropy(), "Own has nothing to split by neurons, which takes a Linear, a convolution"),
         (tied, CrossEntropy(), "0.weight and 2.weight are one parameter, of which two layers"),
         (partial(RBM, 784, 1), CD(), "1 hidden units for 2 ranks: give each at least one"),
         (partial(RBM, 784, 9), CD(centred=True), "centred=True moves each visible bias by the means of all hidden"),
