@@ -166,11 +166,11 @@ class Walk:
         along: str = "layer",
         why: str = "",
         parameters: dict[str, Layout] | None = None,
-        summed: tuple[str, ...] = (),
         call: Call | None = None,
         then: Exchange | None = None,
         finish: Call | None = None,
         narrow: Narrow | None = None,
+        summed: tuple[str, ...] = (),
         args: tuple[Any, ...] | None = None,
         kwargs: dict[str, Any] | None = None,
     ) -> None:

@@ -30,12 +30,25 @@ def plan_costs(plan: Plan, batch_size: int) -> list[list[LayerCost]]:
                 images = slice_of(batch_size, rank, plan.world_size)
                 cost.activations = value_bytes(step.node, images.count)
                 replicate_one(cost, step, plan, images, plan.world_size, whole=True)
+            if step.summed:
+                gradients = sum(plan.graph.net.get_parameter(path).nbytes for path in first_summed(plan, step))
+                cost.exchanged += ring_bytes(gradients, plan.world_size, passes=2)
             for made in step.made:
                 forward, backward = made_bytes(made, rank, plan.world_size, batch_size)
                 cost.forward += forward
                 cost.backward += backward
             costs.append(cost)
     return ranks
+
+
+def first_summed(plan: Plan, step: Step) -> list[str]:
+    """The parameters whose gradients are summed that no step before has."""
+    before: set[str] = set()
+    for other in plan.steps:
+        if other is step:
+            break
+        before.update(other.summed)
+    return [path for path in step.summed if path not in before]
 
 
 def replicate(costs: list[LayerCost], plan: Plan, images: Slice, replicas: int, *, whole: bool) -> None:

@@ -21,7 +21,7 @@ class Bands(Layout):
     parts: Ranges
 
     def __post_init__(self):
-        """Ranges are as they should be."""
+        """Ranges stay ranges."""
 
     def gathering(self) -> Exchange:
         return GatherRows(self)

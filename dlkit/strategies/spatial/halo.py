@@ -9,22 +9,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dlkit.distributed.autograd import copy_to_ranks, gather_from_ranks
+from dlkit.distributed.autograd import gather_from_ranks
 from dlkit.distributed.group import Group
 from dlkit.strategies.graph.exchanges import Layout
 
 
 @dataclass(frozen=True)
 class Halo:
-    """Rows `need[rank]` of dimension `dim`, of which each rank has `have[rank]`; see `halo_exchange`.
-
-    backward: whether a gradient goes back.
-    """
+    """Rows `need[rank]` of dimension `dim`, of which each rank has `have[rank]`; see `halo_exchange`."""
 
     dim: int
     have: tuple[range, ...]
     need: tuple[range, ...]
-    backward: bool
     name = "rows borrowed"
 
     def on(self, group: Group) -> Callable[[Tensor], Tensor]:
@@ -35,8 +31,7 @@ class Halo:
             return 0, 0
         row = size // max(rows.stop for rows in self.have)
         lent, borrowed = halos(rank, self.have, self.need)
-        forward, backward = (row * sum(map(len, rows.values())) for rows in (lent, borrowed))
-        return forward, backward if self.backward else 0
+        return row * sum(map(len, lent.values())), row * sum(map(len, borrowed.values()))
 
 
 @dataclass(frozen=True)
@@ -51,19 +46,6 @@ class GatherRows:
 
     def sent(self, size: int, rank: int, world_size: int) -> tuple[int, int]:
         return (world_size - 1) * max(self.layout.counts) * (size // self.layout.whole), 0
-
-
-@dataclass(frozen=True)
-class OfAll:
-    """A whole value, such as the images, that needs no gradient; should a learner want one, it is all ranks' together."""
-
-    name = "shared"
-
-    def on(self, group: Group) -> Callable[[Tensor], Tensor]:
-        return partial(copy_to_ranks, group=group)
-
-    def sent(self, size: int, rank: int, world_size: int) -> tuple[int, int]:
-        return 0, 0
 
 
 def halo_exchange(

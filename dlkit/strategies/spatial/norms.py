@@ -17,7 +17,6 @@ from dlkit.distributed.autograd import copy_to_ranks, gather_from_ranks
 from dlkit.distributed.batch_norm import OverRanks, Part, batch_norms, exchanged_bytes, shared_statistics
 from dlkit.distributed.group import Group, ring_bytes
 from dlkit.strategies.graph.exchanges import Layout
-from dlkit.strategies.graph.plan import requires_grad
 from dlkit.strategies.spatial.bands import Ranges
 from dlkit.strategies.spatial.resize import has_rows_of_maps
 from dlkit.strategies.spatial.site import Site
@@ -28,7 +27,6 @@ class Moments:
     """Means and squared deviations of all ranks, of a value of which there are `of` numbers for each of these."""
 
     of: int
-    backward: bool
     name = "statistics"
 
     def on(self, group: Group) -> Callable[[Tensor], Tensor]:
@@ -36,7 +34,7 @@ class Moments:
 
     def sent(self, size: int, rank: int, world_size: int) -> tuple[int, int]:
         own = 2 * size // self.of
-        return (world_size - 1) * own, ring_bytes(world_size * own, world_size, passes=2) if self.backward else 0
+        return (world_size - 1) * own, ring_bytes(world_size * own, world_size, passes=2)
 
 
 def all_moments(own: Tensor, group: Group) -> Tensor:
@@ -64,15 +62,13 @@ class BatchMoments:
     """What BatchNorm's ranks exchange for a layer, in float64."""
 
     norm: nn.Module
-    backward: bool
     name = "statistics of the batch"
 
     def on(self, group: Group) -> Callable[[Tensor], Tensor]:
         raise NotImplementedError("the layer exchanges them itself")
 
     def sent(self, size: int, rank: int, world_size: int) -> tuple[int, int]:
-        forward, backward = exchanged_bytes(self.norm, world_size)
-        return forward, backward if self.backward else 0
+        return exchanged_bytes(self.norm, world_size)
 
 
 def batch_norm(site: Site) -> bool:
@@ -85,7 +81,7 @@ def batch_norm(site: Site) -> bool:
             return module(x)
 
     if batch_norms(site.module):
-        site.walk.noted(site.source, BatchMoments(site.module, requires_grad(site.source)))
+        site.walk.noted(site.source, BatchMoments(site.module))
     site.step(site.bands, {site.source: site.walk.as_it_is(site.source)}, lambda group: partial(run, group))
     return True
 
@@ -160,6 +156,6 @@ def _counts(parts: Ranges, of_row: int) -> Tensor:
 
 def _note(site: Site, groups: int) -> None:
     """groups: of two images."""
-    site.walk.noted(site.source, Moments(prod(site.source.shape) // groups, requires_grad(site.source)))
+    site.walk.noted(site.source, Moments(prod(site.source.shape) // groups))
 
 

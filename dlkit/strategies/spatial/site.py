@@ -14,7 +14,7 @@ from dlkit.models.tracing import AppliedFunction
 from dlkit.strategies.graph.exchanges import Copy, Exchange, Layout, Take
 from dlkit.strategies.graph.plan import Walk, requires_grad
 from dlkit.strategies.spatial.bands import Bands, Ranges, is_partition, rows_of
-from dlkit.strategies.spatial.halo import Halo, OfAll
+from dlkit.strategies.spatial.halo import Halo
 
 Work = Callable[[Group], Callable[..., Any]]  # what a rank does in a node's place; of a module, its first argument
 
@@ -50,23 +50,20 @@ class Site:
         if isinstance(layout, Bands) and layout.dim == dim:
             if layout.parts == need:
                 return self.walk.as_it_is(node)
-            return self.walk.exchanged(node, Halo(dim, layout.parts, need, requires_grad(node)))
+            return self.walk.exchanged(node, Halo(dim, layout.parts, need))
         if not requires_grad(node):
             whole = self.whole_for_rows(node)
-            return self.walk.exchanged(node, Halo(dim, (range(height),) * self.ranks, need, False), whole)
+            return self.walk.exchanged(node, Halo(dim, (range(height),) * self.ranks, need), whole)
         if is_partition(need, height):
             return self.walk.part(node, Bands(dim, need))
         even = self.even(height)
         part = self.walk.part(node, Bands(dim, even))
-        return self.walk.exchanged(node, Halo(dim, even, need, True), part)
+        return self.walk.exchanged(node, Halo(dim, even, need), part)
 
     def whole_for_rows(self, node: Node) -> Node:
-        """The whole value, for ranks that each compute some rows with it."""
-        if requires_grad(node):
-            return self.walk.copied(node)
-        whole = self.walk.whole(node)
+        """The whole value, for ranks that each compute some rows with it: gradients are summed."""
         is_float = isinstance(node.value, Tensor) and node.value.is_floating_point()
-        return self.walk.exchanged(node, OfAll(), whole) if is_float and node.op != "attribute" else whole
+        return self.walk.copied(node) if is_float else self.walk.whole(node)
 
     def parameter(self, name: str, layout: Layout | None = None) -> Node:
         """A parameter of the module, for ranks that each compute some rows with it: its gradient is whole on all.
@@ -121,10 +118,8 @@ class Site:
             else:
                 own = {name: self.parameter(name) for name in trained}
                 chosen |= {node: node for node in own.values()}
-            if work is not None or own is not None:
-                work = work or (lambda group: _called)
-                args = args if own is None else (own, *args)
-                work = work if own is None else _with_parameters(work)
+            if own is not None:
+                args, work = (own, *args), _with_parameters(work or (lambda group: _called))
         call = None if work is None else (lambda net, group: work(group))
         self.walk.step(
             self.node,

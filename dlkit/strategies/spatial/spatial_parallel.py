@@ -15,8 +15,8 @@ from dlkit.strategies.checks import check_learner, class_name, refuse_exchanges_
 from dlkit.strategies.graph.of_run import graph_of_run
 from dlkit.strategies.graph.on_rank import gather_part, on_rank, scatter_whole
 from dlkit.strategies.graph.plan import Plan, Step, plan_split
+from dlkit.strategies.graph.plan_costs import plan_costs
 from dlkit.strategies.layer_cost import LayerCost
-from dlkit.strategies.spatial.row_costs import row_costs
 from dlkit.strategies.spatial.rules import RowRules, is_over_maps
 from dlkit.training.learner import Backprop, Metrics
 
@@ -76,7 +76,7 @@ class SpatialParallel:
 
     def layer_costs(self, net: nn.Module, images: Tensor, batch_size: int, world_size: int) -> list[list[LayerCost]]:
         """Some rows of every map; from the first layer on that sees whole maps, every rank computes the same."""
-        return row_costs(self.plan(graph_of(net, images), world_size), batch_size)
+        return plan_costs(self.plan(graph_of(net, images), world_size), batch_size)
 
 
 class SpatialShard(DistributedShard):
