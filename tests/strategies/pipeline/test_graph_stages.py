@@ -106,7 +106,7 @@ class InPlace(Wide):
 
     def forward(self, x):
         first = self.a(x)
-        y = self.b(first).relu_()
+        y = self.b(first).mul_(1.5)
         y += first
         z = self.c(y)
         z[:, 2:5] = 0.5

@@ -314,7 +314,7 @@ REFUSED = [
         {},
         "a sparsity target needs the mean activity of a whole batch",
     ),
-    (EXPERIMENTS["autoassociator"], {}, "W is used in two places, which would be on two ranks"),
+    (EXPERIMENTS["autoassociator"], {"stages": ["b"]}, "of those with weights: a."),
     (replace(LINEAR, model=lambda: Own(nn.Linear(784, 10))), {}, "ranks need a layer with weights each, and this Own"),
     (replace(LINEAR, model=shared), {}, "0.weight and 2.weight are one parameter, which would be on two ranks"),
     (replace(LINEAR, model=lambda: net(nn.BatchNorm1d(20))), {}, "1, a BatchNorm1d, takes its statistics from"),
