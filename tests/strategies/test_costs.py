@@ -155,7 +155,7 @@ def test_it_is_shown_as_a_table():
     ("net", "strategy", "ranks", "message"),
     [
         (LeNet5(), DataParallel(), 1, "1 ranks and a batch of 60: at least 2 and 1"),
-        (nn.Bilinear(2, 2, 2), DataParallel(), 2, "Bilinear is no nn.Sequential"),
+        (nn.Bilinear(2, 2, 2), DataParallel(), 2, r"Bilinear does not take images of shape"),
         (perceptron(), SpatialParallel(), 2, "has no layer with maps and weights"),
         (perceptron(), Pipeline(), 4, "4 ranks need a layer with weights each, and this Sequential has 3"),
         (
