@@ -16,8 +16,8 @@ from dlkit.models.rbm import RBM
 from dlkit.strategies.base import all_reduce_metrics, unflatten_into
 from dlkit.strategies.checks import check_learner, class_name, refuse_exchanges_of_its_own
 from dlkit.strategies.data.replica import Replica
-from dlkit.strategies.graph.on_paper import ByImages, paper_graph
-from dlkit.strategies.graph.plan import Step, plan_split
+from dlkit.strategies.graph.on_paper import paper_graph, plan_by_images
+from dlkit.strategies.graph.plan import Step
 from dlkit.strategies.graph.plan_costs import plan_costs
 from dlkit.strategies.layer_cost import LayerCost, rbm_costs
 from dlkit.strategies.learner_trial import gradients_are_final, uses_all_for_each_image
@@ -82,21 +82,22 @@ class DataParallel:
 
     def layer_costs(self, net: nn.Module, images: Tensor, batch_size: int, world_size: int) -> list[list[LayerCost]]:
         """All layers, for a part of the images; gradients go round a ring. With shard=, what a rank keeps of them."""
+        shard = getattr(self, "sharded", None)  # strategies of a reader's own borrow this method
         if isinstance(net, RBM):
-            if self.sharded:
+            if shard:
                 raise ValueError(f"{self} is for nets that backpropagate, and this is an RBM: leave out shard=.")
             return rbm_costs(net, batch_size, data=world_size, model=1)
-        plan = plan_split(paper_graph(net, images.shape[1:]), world_size, ByImages())
+        plan = plan_by_images(paper_graph(net, images.shape[1:]), world_size)
         costs = plan_costs(plan, batch_size)
-        if self.sharded:
+        if shard:
             from dlkit.strategies.data.sharded import sharded_costs
 
-            return sharded_costs(plan, costs, frees=self.sharded == "all")
+            return sharded_costs(plan, costs, frees=shard == "all")
         return costs
 
     def steps(self, graph: NetGraph, world_size: int) -> list[Step]:
         """What each rank computes of the graph, for `explain`."""
-        return plan_split(graph, world_size, ByImages()).steps
+        return plan_by_images(graph, world_size).steps
 
 
 class DataParallelShard(Replica):

@@ -12,7 +12,7 @@ from torch import nn
 from dlkit.models.graph import NetGraph, Node
 from dlkit.models.graph_check import STEPS, graph_of
 from dlkit.strategies.checks import class_name
-from dlkit.strategies.graph.plan import Walk
+from dlkit.strategies.graph.plan import Plan, Walk, plan_split
 
 
 class _Remembered(NamedTuple):
@@ -59,8 +59,13 @@ def looks_of(net: nn.Module) -> Any:
     return repr(net), shapes, [module.training for module in net.modules()]
 
 
-class ByImages:
-    """Rules by which each rank computes all of the net, for its images."""
+def plan_by_images(graph: NetGraph, world_size: int) -> Plan:
+    """Each rank computes all of the net, for its images: nothing is exchanged but gradients, and BatchNorm's sums."""
+    plan = plan_split(graph, world_size, _ByImages())
+    plan.steps[-1].along = "images"  # gradients of parameters that no node takes are summed too
+    return plan
 
+
+class _ByImages:
     def visit(self, walk: Walk, node: Node) -> None:
         walk.step(node, along="images")
