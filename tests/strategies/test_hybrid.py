@@ -113,7 +113,7 @@ def test_a_run_goes_on_split_or_alone_from_the_same_checkpoint(strategy, tmp_pat
 
 
 class OwnForward(nn.Module):
-    """Branches, BatchNorm on both sides of the cut, a size that follows the images, and a value that crosses as well."""
+    """Branches, BatchNorm on both sides of the cut, a size that follows the images, and a value that crosses too."""
 
     def __init__(self):
         super().__init__()

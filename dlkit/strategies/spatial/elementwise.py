@@ -17,19 +17,151 @@ from dlkit.strategies.spatial.bands import Bands
 from dlkit.strategies.spatial.site import Site, no_rows
 
 ALIKE = frozenset(
-    "relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ selu selu_ celu celu_ gelu silu mish softplus softsign tanh tanh_ "
-    "hardtanh hardtanh_ sigmoid sigmoid_ logsigmoid hardswish hardsigmoid threshold dropout alpha_dropout rrelu "
-    "abs neg exp exp_ log log1p expm1 sqrt rsqrt square sin cos erf sign round floor ceil reciprocal isfinite isnan "
-    "clone contiguous detach detached float double half bfloat16 nan_to_num stochastic_depth "
-    "zeros_like ones_like rand_like randn_like bernoulli logit tanhshrink hardshrink softshrink requires_grad_".split()
+    [
+        "relu",
+        "relu_",
+        "relu6",
+        "leaky_relu",
+        "leaky_relu_",
+        "elu",
+        "elu_",
+        "selu",
+        "selu_",
+        "celu",
+        "celu_",
+        "gelu",
+        "silu",
+        "mish",
+        "softplus",
+        "softsign",
+        "tanh",
+        "tanh_",
+        "hardtanh",
+        "hardtanh_",
+        "sigmoid",
+        "sigmoid_",
+        "logsigmoid",
+        "hardswish",
+        "hardsigmoid",
+        "threshold",
+        "dropout",
+        "alpha_dropout",
+        "rrelu",
+        "abs",
+        "neg",
+        "exp",
+        "exp_",
+        "log",
+        "log1p",
+        "expm1",
+        "sqrt",
+        "rsqrt",
+        "square",
+        "sin",
+        "cos",
+        "erf",
+        "sign",
+        "round",
+        "floor",
+        "ceil",
+        "reciprocal",
+        "isfinite",
+        "isnan",
+        "clone",
+        "contiguous",
+        "detach",
+        "detached",
+        "float",
+        "double",
+        "half",
+        "bfloat16",
+        "nan_to_num",
+        "stochastic_depth",
+        "zeros_like",
+        "ones_like",
+        "rand_like",
+        "randn_like",
+        "bernoulli",
+        "logit",
+        "tanhshrink",
+        "hardshrink",
+        "softshrink",
+        "requires_grad_",
+    ]
 )
-OF_MAPS = frozenset("dropout2d feature_dropout feature_alpha_dropout".split())
+OF_MAPS = frozenset(["dropout2d", "feature_dropout", "feature_alpha_dropout"])
 BROADCAST = frozenset(
-    "add sub mul truediv div true_divide floordiv pow iadd isub imul itruediv add_ sub_ mul_ div_ multiply subtract "
-    "divide maximum minimum max min where eq ne lt le gt ge eq_ lerp addcmul addcdiv clamp clamp_ fmod remainder rsub "
-    "logical_and logical_or logical_not masked_fill atan2 hypot copysign and_ or_ invert neg pos".split()
+    [
+        "add",
+        "sub",
+        "mul",
+        "truediv",
+        "div",
+        "true_divide",
+        "floordiv",
+        "pow",
+        "iadd",
+        "isub",
+        "imul",
+        "itruediv",
+        "add_",
+        "sub_",
+        "mul_",
+        "div_",
+        "multiply",
+        "subtract",
+        "divide",
+        "maximum",
+        "minimum",
+        "max",
+        "min",
+        "where",
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "eq_",
+        "lerp",
+        "addcmul",
+        "addcdiv",
+        "clamp",
+        "clamp_",
+        "fmod",
+        "remainder",
+        "rsub",
+        "logical_and",
+        "logical_or",
+        "logical_not",
+        "masked_fill",
+        "atan2",
+        "hypot",
+        "copysign",
+        "and_",
+        "or_",
+        "invert",
+        "neg",
+        "pos",
+    ]
 )
-BY_ROWS = frozenset("mean sum amax amin prod std var logsumexp softmax log_softmax normalize argmax cumsum".split())
+BY_ROWS = frozenset(
+    [
+        "mean",
+        "sum",
+        "amax",
+        "amin",
+        "prod",
+        "std",
+        "var",
+        "logsumexp",
+        "softmax",
+        "log_softmax",
+        "normalize",
+        "argmax",
+        "cumsum",
+    ]
+)
 MODULES = frozenset((nn.Hardswish, nn.Hardsigmoid, nn.Threshold, nn.Tanhshrink, nn.Hardshrink, nn.Softshrink))
 
 
@@ -65,8 +197,10 @@ def of_maps(site: Site) -> bool:
 def broadcast(site: Site) -> bool:
     """Values at the same index of several tensors, some of which may have one row for all, or no rows."""
     shape = site.node.shape
-    split = [(taken, layout) for taken in site.node.inputs if (layout := site.walk.layout(taken)) is not None]
-    tensors = [taken for taken in site.node.inputs if isinstance(taken.value, Tensor)]
+    split: list[Any] = [
+        (taken, layout) for taken in site.node.inputs if (layout := site.walk.layout(taken)) is not None
+    ]
+    tensors: list[Any] = [taken for taken in site.node.inputs if isinstance(taken.value, Tensor)]
     if shape is None or len(tensors) < len(site.node.inputs):
         return False
     if is_in_place(site.node) and site.bands is None:
@@ -91,7 +225,7 @@ def broadcast(site: Site) -> bool:
 
 def joined(site: Site) -> bool:
     """Concatenated along another dimension than that of rows, or stacked."""
-    tensors, shape = site.node.args[0], site.node.shape
+    tensors, shape = site.node.args[0], site.shape
     if not isinstance(tensors, tuple | list) or shape is None:
         return False
     stacks = site.kind == "stack"
@@ -151,7 +285,7 @@ def largest(site: Site) -> bool:
 
     def work(group: Group) -> Callable[..., Tensor]:
         own = site.bands.parts[group.rank]
-        return lambda *args: F.adaptive_max_pool2d(args[-1], 1) if own else no_rows(args[-1], site.node.shape, 2)
+        return lambda *args: F.adaptive_max_pool2d(args[-1], 1) if own else no_rows(args[-1], site.shape, 2)
 
     taken = {site.source: site.walk.as_it_is(site.source)}
     parts = tuple(range(min(len(rows), 1)) for rows in site.bands.parts)

@@ -42,7 +42,12 @@ class GatherRows:
     name = "gathered"
 
     def on(self, group: Group) -> Callable[[Tensor], Tensor]:
-        return partial(gather_rows, group=group, have=self.layout.parts, dim=self.layout.dim)
+        return partial(
+            gather_rows,
+            group=group,
+            have=tuple(range(part[0], part[-1] + 1) if part else range(0) for part in self.layout.parts),
+            dim=self.layout.dim,
+        )
 
     def sent(self, size: int, rank: int, world_size: int) -> tuple[int, int]:
         return (world_size - 1) * max(self.layout.counts) * (size // self.layout.whole), 0

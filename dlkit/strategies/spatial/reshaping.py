@@ -62,9 +62,9 @@ def rows_in(shape: tuple[int, ...], dim: int, other: tuple[int, ...]) -> tuple[i
     height, before, after = shape[dim], prod(shape[:dim]), prod(shape[dim + 1 :])
     for place, size in enumerate(other):
         times, left = divmod(size, height)
-        if prod(other[:place]) == before and left == 0 and times and times * prod(other[place + 1 :]) == after:
-            if times == 1 or prod(shape[dim + 1 :]) % times == 0:
-                return place, times
+        is_there = left == 0 and times > 0 and prod(other[:place]) == before
+        if is_there and times * prod(other[place + 1 :]) == after and after % times == 0:
+            return place, times
     return None
 
 
@@ -142,6 +142,20 @@ def narrowed(site: Site) -> bool:
 
 
 VIEWS = frozenset(
-    "view reshape flatten unflatten squeeze squeeze_ unsqueeze unsqueeze_ view_as reshape_as".split()
+    [
+        "view",
+        "reshape",
+        "flatten",
+        "unflatten",
+        "squeeze",
+        "squeeze_",
+        "unsqueeze",
+        "unsqueeze_",
+        "view_as",
+        "reshape_as",
+    ]
 ) | {nn.Flatten, nn.Unflatten}
-PERMUTES = frozenset("permute transpose swapaxes swapdims transpose_ movedim".split()) - {"movedim", "transpose_"}
+PERMUTES = frozenset(["permute", "transpose", "swapaxes", "swapdims", "transpose_", "movedim"]) - {
+    "movedim",
+    "transpose_",
+}

@@ -16,7 +16,7 @@ Columns = Callable[[Tensor], Tensor]
 
 
 def step_indexed(site: Site, index: Sequence[int], dim: int, columns: Columns, fill: float = 0.0) -> bool:
-    """Row o of the output is row `index[o]` of the input; `fill` where that is below 0. columns: what is done besides."""
+    """Row o of the output is row `index[o]` of the input; `fill` where that is below 0. columns: done besides."""
     node, own = site.node, site.even(len(index))
     need = needed(own, lambda rows: hull(index[rows.start : rows.stop]))
 
@@ -30,19 +30,22 @@ def step_indexed(site: Site, index: Sequence[int], dim: int, columns: Columns, f
             if len(seen) in wanted:
                 shape = (*x.shape[:dim], 1, *x.shape[dim + 1 :])
                 x = torch.cat([x, x.new_full(shape, fill)], dim)
-            return columns(x if in_order else x.index_select(dim, torch.tensor(wanted, dtype=torch.long, device=x.device)))
+            return columns(
+                x if in_order else x.index_select(dim, torch.tensor(wanted, dtype=torch.long, device=x.device))
+            )
 
         return run
 
     out_dim = dim if node.shape is None or site.source is None else dim + len(node.shape) - len(site.source.shape)
-    site.step(Bands(out_dim, own), {site.source: site.rows(site.source, dim, need)}, work, args=(site.source,), kwargs={})
+    site.step(
+        Bands(out_dim, own), {site.source: site.rows(site.source, dim, need)}, work, args=(site.source,), kwargs={}
+    )
     return True
 
 
 def step_linear(site: Site, matrix: Tensor, columns: Columns) -> bool:
     """Rows of the output are sums of rows of the input, with weights `matrix` (output rows, input rows), in float64."""
-    node, shape = site.node, site.node.shape
-    assert shape is not None
+    shape = site.shape
     seen = [row.nonzero().flatten().tolist() for row in matrix]
     if all(len(row) == 1 for row in seen) and ((matrix == 0) | (matrix == 1)).all():
         return step_indexed(site, [row[0] for row in seen], 2, columns)
@@ -77,22 +80,25 @@ def upsample(site: Site) -> bool:
     else:
         found = dict(zip(INTERPOLATE, node.args, strict=False)) | node.kwargs
     mode, corners = found.get("mode") or "nearest", found.get("align_corners")
-    size, scale = found.get("size"), found.get("scale_factor")
+    scale = found.get("scale_factor")
+    of_rows: Any
+    of_columns: Any
     if found.get("antialias"):
         return site.step_whole("antialias sees other rows: it sees all")
     if scale is None or found.get("recompute_scale_factor") or mode == "area":
-        high, wide = node.shape[2:]
-        kinds = {"size": (high, 1)}, {"size": (None, wide)}
+        high, wide = site.shape[2:]
+        of_rows, of_columns = {"size": (high, 1)}, {"size": (None, wide)}
     else:
         scales = tuple(map(float, _pair(scale)))
-        kinds = {"scale_factor": (scales[0], 1.0)}, {"scale_factor": (1.0, scales[1])}
-    del size
-    rows = F.interpolate(_each_row(site.source.shape[2]), **kinds[0], mode=mode, align_corners=corners)
+        of_rows, of_columns = {"scale_factor": (scales[0], 1.0)}, {"scale_factor": (1.0, scales[1])}
+    rows = F.interpolate(_each_row(site.source.shape[2]), **of_rows, mode=mode, align_corners=corners)
 
     def columns(x: Tensor) -> Tensor:
         if not x.shape[2]:
-            return no_rows(x, node.shape, 2)
-        given = {key: tuple(x.shape[2] if value is None else value for value in pair) for key, pair in kinds[1].items()}
+            return no_rows(x, site.shape, 2)
+        given: Any = {
+            key: tuple(x.shape[2] if value is None else value for value in pair) for key, pair in of_columns.items()
+        }
         return F.interpolate(x, **given, mode=mode, align_corners=corners)
 
     return step_linear(site, rows[0, :, :, 0].T, columns)
@@ -100,11 +106,11 @@ def upsample(site: Site) -> bool:
 
 def adaptive_average(site: Site, size: Any) -> bool:
     """Average pooling to more than one row."""
-    high, wide = site.node.shape[2:]
+    high, wide = site.shape[2:]
     rows = F.adaptive_avg_pool2d(_each_row(site.source.shape[2]), (high, 1))[0, :, :, 0].T
 
     def columns(x: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(x, (None, wide)) if x.shape[2] else no_rows(x, site.node.shape, 2)
+        return F.adaptive_avg_pool2d(x, (None, wide)) if x.shape[2] else no_rows(x, site.shape, 2)
 
     return step_linear(site, rows, columns)
 
@@ -116,7 +122,9 @@ def _each_row(height: int) -> Tensor:
 
 def has_rows_of_maps(site: Site) -> bool:
     """Are rows of (batch, maps, rows, columns) split, and has the output such too?"""
-    return site.bands is not None and site.bands.dim == 2 and len(site.source.shape) == len(site.node.shape or ()) == MAPS
+    return (
+        site.bands is not None and site.bands.dim == 2 and len(site.source.shape) == len(site.node.shape or ()) == MAPS
+    )
 
 
 # Padding and slices.
@@ -148,7 +156,7 @@ def padded(site: Site) -> bool:
 
     def columns(x: Tensor) -> Tensor:
         if not x.shape[2]:
-            return no_rows(x, node.shape, 2)
+            return no_rows(x, site.shape, 2)
         return F.pad(x, (*edges[:2], 0, 0), mode, **({"value": fill} if mode == "constant" else {}))
 
     return step_indexed(site, index, 2, columns, fill)

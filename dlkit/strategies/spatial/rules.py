@@ -24,9 +24,9 @@ class RowRules:
         rule = rule_of(site.kind)
         is_split = any(walk.layout(taken) is not None for taken in node.inputs)
         may_start = rule is windowed or rule is resize.transposed_conv
-        if rule is None or not (is_split or may_start) or not rule(site):
-            if not walk.steps or walk.steps[-1].node is not node:
-                walk.step_whole(node)
+        done = rule is not None and (is_split or may_start) and rule(site)
+        if not done and (not walk.steps or walk.steps[-1].node is not node):
+            walk.step_whole(node)
 
 
 def rule_of(kind: Any) -> Rule | None:
@@ -53,7 +53,7 @@ def adaptive_pool(site: Site) -> bool:
     """To one value a map, of which all ranks' are added; or to more rows."""
     if not resize.has_rows_of_maps(site):
         return False
-    high, wide = site.node.shape[2:]
+    high, wide = site.shape[2:]
     if (high, wide) == (1, 1):
         return elementwise.summed(site, (2, 3), keepdim=True, is_mean=True)
     return high > 1 and resize.adaptive_average(site, (high, wide))
@@ -67,7 +67,12 @@ def adaptive_max(site: Site) -> bool:
 
 def softmax(site: Site) -> bool:
     dim = site.module.dim
-    return dim is not None and site.bands is not None and dim % len(site.source.shape) != site.bands.dim and elementwise.alike(site)
+    return (
+        dim is not None
+        and site.bands is not None
+        and dim % len(site.source.shape) != site.bands.dim
+        and elementwise.alike(site)
+    )
 
 
 def product(site: Site) -> bool:
@@ -90,10 +95,15 @@ def upside_down(site: Site) -> bool:
 
 
 RULES: dict[Any, Rule] = {
-    **dict.fromkeys((nn.Conv2d, SparseConv2d, LocallyConnected2d, Subsample, L2Pool, nn.MaxPool2d, nn.AvgPool2d), windowed),
+    **dict.fromkeys(
+        (nn.Conv2d, SparseConv2d, LocallyConnected2d, Subsample, L2Pool, nn.MaxPool2d, nn.AvgPool2d), windowed
+    ),
     **dict.fromkeys(("conv2d", "max_pool2d", "avg_pool2d"), windowed),
     nn.ConvTranspose2d: resize.transposed_conv,
-    **dict.fromkeys((ContrastNorm, nn.Dropout2d, nn.FeatureAlphaDropout, nn.ChannelShuffle, nn.PReLU, nn.Softmax2d), elementwise.of_maps),
+    **dict.fromkeys(
+        (ContrastNorm, nn.Dropout2d, nn.FeatureAlphaDropout, nn.ChannelShuffle, nn.PReLU, nn.Softmax2d),
+        elementwise.of_maps,
+    ),
     **dict.fromkeys((*elementwise.OF_MAPS, "channel_shuffle", "prelu"), elementwise.of_maps),
     **dict.fromkeys(elementwise.ALIKE, elementwise.alike),
     **dict.fromkeys(elementwise.BROADCAST, elementwise.broadcast),

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from dlkit.core.random import ShardedGenerator
 from dlkit.data.batch import Batch
 from dlkit.models.graph import NetGraph
-from dlkit.strategies.graph.on_paper import paper_graph
 from dlkit.strategies.base import DistributedShard, unflatten_into
 from dlkit.strategies.checks import check_learner, class_name, refuse_exchanges_of_its_own, refuse_optimizer
 from dlkit.strategies.graph.of_run import graph_of_run
+from dlkit.strategies.graph.on_paper import paper_graph
 from dlkit.strategies.graph.on_rank import gather_part, on_rank, scatter_whole
 from dlkit.strategies.graph.plan import Plan, Step, plan_split
 from dlkit.strategies.graph.plan_costs import plan_costs

@@ -35,7 +35,13 @@ class Window(NamedTuple):
 def step_windows(site: Site, window: Window | None) -> bool:
     """Split the layer by rows of its output, if its maps are split or it has weights of its own."""
     node, source = site.node, site.source
-    if window is None or source is None or node.shape is None or len(node.shape) != MAPS or len(source.shape or ()) != MAPS:
+    if (
+        window is None
+        or source is None
+        or node.shape is None
+        or len(node.shape) != MAPS
+        or len(source.shape or ()) != MAPS
+    ):
         return False
     own_weights = isinstance(site.module, LocallyConnected2d)
     if site.bands is None and not starts(site):
@@ -75,7 +81,14 @@ def step_windows(site: Site, window: Window | None) -> bool:
 def starts(site: Site) -> bool:
     """May whole maps be split from here on? Where a gradient goes back to them, only for what has weights."""
     assert site.node.shape is not None
-    learns = site.kind in (nn.Conv2d, SparseConv2d, LocallyConnected2d, nn.ConvTranspose2d, "conv2d", "conv_transpose2d")
+    learns = site.kind in (
+        nn.Conv2d,
+        SparseConv2d,
+        LocallyConnected2d,
+        nn.ConvTranspose2d,
+        "conv2d",
+        "conv_transpose2d",
+    )
     return (learns or not requires_grad(site.source)) and site.node.shape[2] >= site.ranks
 
 
@@ -102,7 +115,7 @@ def window_of(site: Site) -> Window | None:
         return POOLS[kind](vars(module), site)
     if kind in (SparseConv2d, LocallyConnected2d, Subsample, L2Pool):
         windows = kind_of(module).windows(module)
-        return windows and Window(windows, _module, lambda module: tuple(module.parameters()))
+        return None if windows is None else Window(windows, _module, lambda module: tuple(module.parameters()))
     if kind == "conv2d":
         return _functional_conv(site)
     if kind == "max_pool2d":
@@ -153,8 +166,8 @@ def _same(size: int) -> Edges:
 def _functional_conv(site: Site) -> Window | None:
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
     defaults = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
-    found = defaults | dict(zip(names, site.node.args, strict=False)) | site.node.kwargs
-    weight = found.get("weight")
+    found: dict[str, Any] = defaults | dict(zip(names, site.node.args, strict=False)) | site.node.kwargs
+    weight: Any = found.get("weight")
     if found.get("input") is not site.source or getattr(weight, "shape", None) is None or site.walk.layout(weight):
         return None
     if found["bias"] is not None and (site.walk.layout(found["bias"]) or list(site.node.inputs)[1:2] != [weight]):
@@ -220,12 +233,14 @@ POOLS: dict[Any, Callable[[dict[str, Any], Site], Window | None]] = {nn.MaxPool2
 def _sizes(found: dict[str, Any]) -> tuple[Edges, ...]:
     stride = found["stride"] if found["stride"] not in (None, (), []) else found["kernel_size"]
     values = (found["kernel_size"], found.get("dilation", 1), found["padding"], stride)
-    return tuple(tuple(value) * (2 // len(value)) if isinstance(value, tuple | list) else (value,) * 2 for value in values)
+    return tuple(
+        tuple(value) * (2 // len(value)) if isinstance(value, tuple | list) else (value,) * 2 for value in values
+    )
 
 
 def _beyond(site: Site, size: int, stride: int, padding: int) -> int:
     """The columns to the right of the image that the last window sees."""
-    return max((site.node.shape[3] - 1) * stride + size - site.source.shape[3] - padding, 0)
+    return max((site.shape[3] - 1) * stride + size - site.source.shape[3] - padding, 0)
 
 
 def _inside(count: int, whole: int, size: int, stride: int, padding: int, counted: int) -> Tensor:
