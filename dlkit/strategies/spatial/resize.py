@@ -1,6 +1,7 @@
 """What gives maps of other rows: up-sampling, padding, slices, adaptive pooling, transposed convolutions."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -81,8 +82,7 @@ def upsample(site: Site) -> bool:
         found = dict(zip(INTERPOLATE, node.args, strict=False)) | node.kwargs
     mode, corners = found.get("mode") or "nearest", found.get("align_corners")
     scale = found.get("scale_factor")
-    of_rows: Any
-    of_columns: Any
+    sampled: Any = partial(F.interpolate, mode=mode, align_corners=corners)
     if found.get("antialias"):
         return site.step_whole("antialias sees other rows: it sees all")
     if scale is None or found.get("recompute_scale_factor") or mode == "area":
@@ -91,7 +91,7 @@ def upsample(site: Site) -> bool:
     else:
         scales = tuple(map(float, _pair(scale)))
         of_rows, of_columns = {"scale_factor": (scales[0], 1.0)}, {"scale_factor": (1.0, scales[1])}
-    rows = F.interpolate(_each_row(site.source.shape[2]), **of_rows, mode=mode, align_corners=corners)
+    rows = sampled(_each_row(site.source.shape[2]), **of_rows)
 
     def columns(x: Tensor) -> Tensor:
         if not x.shape[2]:
@@ -99,7 +99,7 @@ def upsample(site: Site) -> bool:
         given: Any = {
             key: tuple(x.shape[2] if value is None else value for value in pair) for key, pair in of_columns.items()
         }
-        return F.interpolate(x, **given, mode=mode, align_corners=corners)
+        return sampled(x, **given)
 
     return step_linear(site, rows[0, :, :, 0].T, columns)
 
