@@ -74,8 +74,8 @@ class OneWeirdTrickShard(DistributedShard):
         early, store = gradients_are_final(run), self.store_for_unused(run)
         self.splits_layers = self.group
         self.layouts = on_rank(plan, self.group)
-        modules = {node.target: plan.graph.module_of(node) for node in rules.before if node.op == "module"}
-        norms = {path: module for path, module in modules.items() if isinstance(module, _BatchNorm)}
+        before = [node for node in plan.graph.nodes if node in rules.before]  # in the same order on all ranks
+        norms = {node.target: module for node in before if isinstance(module := plan.graph.module_of(node), _BatchNorm)}
         self.norms = nn.ModuleList(norms.values())
         if norms:
             self.share_statistics(self.group)
