@@ -55,7 +55,7 @@ MAKERS = frozenset(
 NUMBERS = (bool, int, float, str, type(None), torch.Size, torch.dtype, torch.device, torch.layout)
 CALLS = ("call_module", "call_function", "call_method")
 ISINSTANCE = isinstance
-MODULE_CALL, MODULE_GETATTR, APPLY = nn.Module.__call__, nn.Module.__getattr__, torch.autograd.Function.apply
+MODULE_CALL, MODULE_GETATTR, APPLY = nn.Module.__call__, nn.Module.__getattr__, vars(torch.autograd.Function)["apply"]
 
 
 def record(net: nn.Module, images: Tensor) -> tuple[fx.Graph, dict[fx.Node, Any]]:

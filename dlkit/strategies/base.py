@@ -38,6 +38,7 @@ class DistributedShard(Shard):
 
     splits_layers: Group | None = None
     statistics: OverRanks | None = None  # of BatchNorm, where it is shared
+    normalised: nn.Module | None = None  # in which part of the model
 
     def __init__(self, model: nn.Module, learner: Learner):
         super().__init__(model, learner)
@@ -70,16 +71,20 @@ class DistributedShard(Shard):
         """Context of the passes of a batch, in which BatchNorm takes the statistics of the whole."""
         if self.statistics is None:
             return nullcontext()
-        return sharing_statistics(self.model, self.learner, batch, self.statistics)
+        return sharing_statistics(self.normalised or self.model, self.learner, batch, self.statistics)
 
-    def share_statistics(self, group: Group, groups: list[list[int]] | None = None) -> None:
+    def share_statistics(
+        self, group: Group, groups: list[list[int]] | None = None, within: nn.Module | None = None
+    ) -> None:
         """Let BatchNorm take the statistics of `group`, whose ranks have parts of a batch. All ranks call it.
 
+        within: what of the model sees a part of a batch; by default all.
         groups: the ranks of all groups like this one; by default it is that of all ranks. By gloo others of the same
         ranks are made for it: a rank that lacks a gradient sends it later than others, and what is sent between would
         be taken for another. NCCL wants one group for all exchanges.
         """
-        paths = [path for path, module in self.model.named_modules() if isinstance(module, _BatchNorm)]
+        self.normalised = within
+        paths = [path for path, module in (within or self.model).named_modules() if isinstance(module, _BatchNorm)]
         if not paths:
             return
         process_group = group.process_group

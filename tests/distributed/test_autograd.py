@@ -11,7 +11,8 @@ from dlkit import Experiment
 from dlkit.distributed.autograd import copy_to_ranks, gather_from_ranks, reduce_from_ranks
 from dlkit.distributed.group import Group
 from dlkit.strategies import DataParallel, Hybrid, OneWeirdTrick, Pipeline, SpatialParallel, TensorParallel
-from dlkit.strategies.spatial.halo import gather_rows, halo_exchange, rows_of
+from dlkit.strategies.spatial.bands import rows_of
+from dlkit.strategies.spatial.halo import gather_rows, halo_exchange
 from dlkit.training import Backprop, CrossEntropy
 
 COUNTS = [2, 1]

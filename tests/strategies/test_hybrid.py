@@ -113,7 +113,7 @@ def test_a_run_goes_on_split_or_alone_from_the_same_checkpoint(strategy, tmp_pat
 
 
 class OwnForward(nn.Module):
-    """Branches, BatchNorm on both sides of the cut, sizes that follow the images, and two values that cross."""
+    """Branches, BatchNorm on both sides of the cut, a size that follows the images, and a value that crosses as well."""
 
     def __init__(self):
         super().__init__()
@@ -147,8 +147,9 @@ def test_a_forward_of_its_own_is_cut_where_convolutions_end(count):
 def test_what_crosses_the_cut_is_told_by_images():
     class Mixed(OwnForward):
         def forward(self, images):
-            x = torch.relu(self.a(images[:, None]))
-            return self.last(self.first(self.b(x - x.mean()).flatten(1)))
+            x = self.b(self.a(images[:, None]))
+            y = x.transpose(0, 1)
+            return self.last(torch.tanh(self.first(x.flatten(1)))) + y.mean((0, 2, 3)).unsqueeze(1)
 
     class Tied(OwnForward):
         def forward(self, images):

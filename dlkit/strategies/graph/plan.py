@@ -33,9 +33,11 @@ class Step:
     """A node as the ranks compute it.
 
     layout: of what it gives; None if that is whole on all ranks. along: what of it a rank computes, as in `LayerCost`:
-    "units", "inputs", "rows", "layer". why: why it is not split, or why something is gathered for it; "" if that
-    needs no word. made: the exchanges for it, in their order. parameters: how each is cut, by its path. narrow: tells
-    the module that it has this rank's part alone.
+    "units", "inputs", "rows", "layer"; or the one rank that computes it, such as "rank 1". why: why it is not split, or
+    why something is gathered for it; "" if that needs no word. made: the exchanges for it, in their order. parameters:
+    how each is cut, by its path. summed: the paths of those of which each rank has the gradient of what it computes
+    alone, to be summed after a backward pass.
+    narrow: tells the module that it has this rank's part alone.
     """
 
     node: Node
@@ -44,6 +46,7 @@ class Step:
     why: str = ""
     made: list[Made] = field(default_factory=list)
     parameters: dict[str, Layout] = field(default_factory=dict)
+    summed: tuple[str, ...] = ()
     narrow: Narrow | None = None
 
 
@@ -69,6 +72,11 @@ class Plan:
     def parameters(self) -> dict[str, Layout]:
         """How each parameter or buffer that is cut is cut, by its path."""
         return {path: layout for step in self.steps for path, layout in step.parameters.items()}
+
+    @property
+    def summed(self) -> list[str]:
+        """The parameters whose gradients are to be summed over ranks, each once."""
+        return list(dict.fromkeys(path for step in self.steps for path in step.summed))
 
 
 @dataclass(frozen=True)
@@ -127,6 +135,10 @@ class Walk:
             self._exchanged[key] = made
         return self._exchanged[key]
 
+    def noted(self, node: Node, exchange: Exchange) -> None:
+        """Note an exchange, of numbers as many as `exchange` says of the value of `node`, that the next step makes."""
+        self._pending.append(Made(node, exchange))
+
     def whole(self, node: Node) -> Node:
         """The whole value, which is the same on all ranks, as is what they go on to compute of it."""
         layout = self.layout(node)
@@ -159,6 +171,7 @@ class Walk:
         then: Exchange | None = None,
         finish: Call | None = None,
         narrow: Narrow | None = None,
+        summed: tuple[str, ...] = (),
         args: tuple[Any, ...] | None = None,
         kwargs: dict[str, Any] | None = None,
     ) -> None:
@@ -192,7 +205,7 @@ class Walk:
         if finish is not None:
             made = self._append(f"{node.name} finished", Bound(finish, node.called), *self._module(node), made)
         self._values[node] = made, layout
-        self.steps.append(Step(node, layout, along, why, made_for, parameters or {}, narrow))
+        self.steps.append(Step(node, layout, along, why, made_for, parameters or {}, summed, narrow))
 
     def _append(self, name: str, target: Bound, *args: Node) -> Node:
         self.program.append(Node(name, "function", target, args))
@@ -207,7 +220,7 @@ class Walk:
 
     def step_whole(self, node: Node, why: str = "") -> None:
         """All ranks compute all of the node, of whole inputs."""
-        gathers = any(self.layout(taken) is not None for taken in node.inputs)
+        gathers = node.op != "output" and any(self.layout(taken) is not None for taken in node.inputs)
         self.step(node, self.whole, why=why or (f"{node.called} is not known: it sees all" if gathers else ""))
 
     def _changed_in_place(self, first: Node, chosen: dict[Node, Node], layout: Any) -> None:

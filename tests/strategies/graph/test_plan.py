@@ -116,6 +116,7 @@ def test_layouts_of_reshaped_tensors_are_those_of_their_parts():
         for part, own in zip(parts(x, layout), parts(x.view(after), found), strict=True):
             assert torch.equal(part.reshape(own.shape), own)
 
+
     for layout, before, after in (
         (uneven, (2, 6, 5, 3), (2, 2, 45)),
         (even_layout(2, 6, 2), (2, 3, 6), (2, 18)),

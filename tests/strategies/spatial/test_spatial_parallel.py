@@ -8,6 +8,7 @@ import pytest
 import torch
 from oracles import seeded
 from ranks import team
+from rows import answer_and_gradients, split_by_rows, split_pass
 from splitting import STEPS, difference, digits, experiments, run, same_bits
 from torch import nn
 
@@ -17,8 +18,9 @@ from dlkit.models import ConvNet, LeNet5
 from dlkit.models.convolution import SparseConv2d, Subsample
 from dlkit.models.locally_connected import L2Pool, LocallyConnected2d, LocalNet
 from dlkit.models.sequence import layers_of
-from dlkit.strategies.spatial.halo import halo_exchange, rows_of
-from dlkit.strategies.spatial.spatial_parallel import SpatialNet, SpatialParallel
+from dlkit.strategies.spatial.bands import rows_of
+from dlkit.strategies.spatial.halo import halo_exchange
+from dlkit.strategies.spatial.spatial_parallel import SpatialParallel
 from dlkit.training import CrossEntropy, Reconstruction
 from dlkit.training.fine_tuning import LineSearches
 
@@ -101,22 +103,6 @@ def made(name, dtype=torch.float64):
     return net, torch.rand(3, *shape, dtype=dtype, generator=seeded(1))
 
 
-def answer_and_gradients(net, images, finish=lambda: None):
-    found = net(images)
-    weights = torch.randn(found.shape, dtype=found.dtype, generator=seeded(2))
-    net.zero_grad()
-    (found * weights).sum().backward()
-    finish()
-    return {"answer": found.detach()} | {name: p.grad for name, p in net.named_parameters() if p.requires_grad}
-
-
-def split_pass(net, images):
-    """On each rank: the answer, and the whole's gradients."""
-    bands = SpatialNet(net, images[:1], Group())
-    found = answer_and_gradients(bands, images, bands.reduce_gradients)
-    return {name: bands.gather(name, value) for name, value in found.items()}
-
-
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 @pytest.mark.parametrize("name", NETS)
@@ -131,18 +117,20 @@ def test_answers_and_all_gradients_are_the_whole_nets(name, ranks):
 
 def test_the_last_maps_order_in_memory_changes_nothing_and_stays():
     def orders(net, images):
-        bands, seen = SpatialNet(net, images[:1], Group()), []
-        for module in bands:
-            module.register_forward_hook(
-                lambda _module, given, _found: seen.append(given[0].is_contiguous(memory_format=torch.channels_last))
-            )
-        return answer_and_gradients(bands, images, bands.reduce_gradients), seen
+        shard, seen = split_by_rows(net, images), []
+        for module in net:
+            if isinstance(module, nn.Tanh):
+                module.register_forward_hook(
+                    lambda _module, given, _found: seen.append(given[0].is_contiguous(memory_format=torch.channels_last))
+                )
+        return answer_and_gradients(net, images, shard.reduce_gradients), seen
 
-    net = last_in_channels(nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3), nn.AvgPool2d(2)))
+    layers = nn.Conv2d(2, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 4, 3), nn.Tanh(), nn.AvgPool2d(2), nn.Tanh()
+    net = last_in_channels(nn.Sequential(*layers))
     images = torch.rand(3, 2, 12, 12, generator=seeded()).contiguous(memory_format=torch.channels_last)
     wanted = answer_and_gradients(copy.deepcopy(net), images)
     for found, seen in team(3).call(orders, net, images):
-        assert all(seen)
+        assert seen == [True] * 3
         for each in wanted:
             torch.testing.assert_close(found[each], wanted[each])
 
@@ -164,9 +152,7 @@ def test_some_of_the_ranks_can_split_a_net_among_them():
         number = dist.get_rank() // 2
         group = Group(pairs[number], name="pair")
         mine = images + number
-        bands = SpatialNet(net, mine[:1], group)
-        found = answer_and_gradients(bands, mine, bands.reduce_gradients)
-        return {name: bands.gather(name, value) for name, value in found.items()}
+        return split_pass(net, mine, group)
 
     net, images = made("LocalNet")
     wanted = [answer_and_gradients(copy.deepcopy(net), images + number) for number in (0, 1)]
@@ -413,26 +399,14 @@ class Branches(nn.Module):
 REFUSED = {
     "an RBM": (experiments()["CD"], "CD has no net that images go through layer by layer"),
     "no places": (FLAT, "Sequential has no layer with maps and weights"),
-    "no chain": (
-        Branches,
-        "Branches is no nn.Sequential, or has a forward or hooks of its own, so that SpatialParallel",
-    ),
-    "batch norm": (partial(net_of, nn.BatchNorm2d(2), *LAST), "2, a BatchNorm2d, takes its statistics from a whole"),
-    "whole maps between": (
-        partial(net_of, nn.GroupNorm(1, 2), *LAST),
-        "2, a GroupNorm, needs whole maps, and 3, a Conv2d, is to be split again after it",
-    ),
-    "a window as torch has it alone": (
-        partial(net_of, nn.MaxPool2d(3, 2, ceil_mode=True), *LAST),
-        "2, a MaxPool2d, needs whole maps, and 3, a Conv2d,",
+    "branches without places": (Branches, "Branches has no layer with maps and weights"),
+    "a padding that is not known": (
+        lambda: nn.Sequential(MAPS[0], nn.Conv2d(1, 2, 3, padding=1, padding_mode="reflect"), *FLAT()[:1], LAST[-1]),
+        "Sequential has no layer over maps that SpatialParallel knows how to split by rows",
     ),
     "few rows": (
         lambda: nn.Sequential(MAPS[0], nn.Conv2d(1, 2, 27), nn.Flatten(), nn.Linear(8, 10)),
         "the maps of 1 have 2 rows, fewer than 3 ranks: use at most 2 engines",
-    ),
-    "weights used twice": (
-        lambda: nn.Sequential(MAPS[0], *[nn.Conv2d(1, 1, 3)] * 2, nn.Flatten(), nn.Linear(576, 10)),
-        "1.weight and 2.weight are one parameter, which SpatialParallel cannot split",
     ),
     "line searches over parts": (
         replace(EXPERIMENTS["LocalNet"], optimizer=LineSearches, lr=1.0, momentum=None, weight_decay=0.0),
@@ -458,10 +432,10 @@ def test_line_searches_over_whole_weights_agree_on_all_ranks():
 
 def test_images_of_another_size_are_refused():
     def other(net, images):
-        bands = SpatialNet(net, images[:1], Group())
+        split_by_rows(net, images)
         with pytest.raises(
-            ValueError, match=r"maps of \(1, 12, 9\) for a net that was split for maps of \(1, 12, 11\)"
+            ValueError, match=r"images of \(1, 12, 9\) for a net that was split for images of \(1, 12, 11\): give all"
         ):
-            bands(images[..., :9])
+            net(images[..., :9])
 
     team(2).call(other, *made("a module used twice, in place"))
