@@ -16,6 +16,8 @@ from dlkit.core.evaluation import check_net
 from dlkit.models.layer_kinds import UNKNOWN, kind_of
 from dlkit.models.sequence import refuse_shared_parameters
 from dlkit.strategies.checks import class_name
+from dlkit.strategies.graph.on_paper import has_forward, paper_graph
+from dlkit.strategies.graph.skips import skips_of
 from dlkit.strategies.layer_cost import LayerCost
 
 COLUMNS = ("rank", "parameters", "gradients", "activations", "forward", "backward", "for gradients", "sent in all")
@@ -23,12 +25,16 @@ COLUMNS = ("rank", "parameters", "gradients", "activations", "forward", "backwar
 
 @dataclass(frozen=True)
 class Cost:
-    """What each rank holds and sends, layer by layer: `layers[rank][layer]`; shown, a table of the ranks' sums."""
+    """What each rank holds and sends, layer by layer: `layers[rank][layer]`; shown, a table of the ranks' sums.
+
+    skips: pairs (from, to) of layers' indices, where `to` takes what `from` gives, past others; -1 is the images.
+    """
 
     strategy: Any
     batch_size: int
     layers: list[list[LayerCost]] = field(repr=False)
     not_counted: str = field(default="", repr=False)  # of what the activations are left out, in a sentence
+    skips: list[tuple[int, int]] = field(default_factory=list, repr=False)
 
     @property
     def world_size(self) -> int:
@@ -84,11 +90,14 @@ def cost(net: nn.Module, image_shape: tuple[int, ...], batch_size: int, world_si
     images = torch.zeros(2, *image_shape)
     check_net(net)
     refuse_shared_parameters(net, "which would be counted twice")
-    ranks = strategy.layer_costs(deepcopy(net).cpu().float(), images, batch_size, world_size)
+    graph = paper_graph(net, image_shape) if has_forward(net) else None
+    own = deepcopy(net).cpu().float() if graph is None else graph.net
+    ranks = strategy.layer_costs(own, images, batch_size, world_size)
     if not all(ranks):
         raise ValueError(f"{class_name(net)} has no layers.")
     joined = [join_activations(layers) for layers in ranks]
-    return Cost(strategy, batch_size, joined, _not_counted(net, joined[0]))
+    skips = [] if graph is None else skips_of(graph, [layer.name for layer in joined[0]])
+    return Cost(strategy, batch_size, joined, _not_counted(net, joined[0]), skips)
 
 
 def _not_counted(net: nn.Module, layers: list[LayerCost]) -> str:

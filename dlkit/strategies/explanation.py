@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
 from dlkit.core import text_table
 from dlkit.core.evaluation import check_net
+from dlkit.distributed.group import ring_bytes
 from dlkit.models.graph import NetGraph, Node
 from dlkit.strategies.checks import class_name
 from dlkit.strategies.graph.on_paper import paper_graph
 from dlkit.strategies.graph.plan import Step
-from dlkit.strategies.layer_cost import FLOAT
+from dlkit.strategies.graph.plan_costs import made_bytes
 
 COLUMNS = ("layer", "kind", "what a rank computes", "exchanged", "why")
 
@@ -84,7 +85,9 @@ def explained(graph: NetGraph, steps: Sequence[Step], world_size: int, batch_siz
             if not step.made:
                 continue
             name = "output"
-        layers.append(ExplainedLayer(name, kind, _split(step), _exchanged(step, world_size, batch_size), step.why))
+        layers.append(
+            ExplainedLayer(name, kind, _split(step), _exchanged(graph, step, world_size, batch_size), step.why)
+        )
     return layers
 
 
@@ -108,19 +111,21 @@ def _of_maps(node: Node, dim: int) -> bool:
     return node.shape is not None and len(node.shape) > 3 and dim == 1
 
 
-def _exchanged(step: Step, world_size: int, batch_size: int) -> str:
-    """Each exchange, with what rank 0 sends for it."""
+def _exchanged(graph: NetGraph, step: Step, world_size: int, batch_size: int) -> str:
+    """Each exchange of which rank 0 sends something, and what."""
     words = []
     for made in step.made:
-        size = FLOAT * made.node.numel(batch_size)
-        forward, backward = made.exchange.sent(size, 0, world_size)
-        if not needs_grad(made.node):
-            backward = 0
-        sent = text_table.format_bytes(forward + backward)
+        sent = sum(made_bytes(made, 0, world_size, batch_size))
         what = "" if made.node is step.node else f"{made.node.called} "
-        words.append(f"{what}{made.exchange.name}: {sent}")
+        words += [f"{what}{made.exchange.name}: {text_table.format_bytes(sent)}"] * (sent > 0)
+    if sent := ring_bytes(_summed_bytes(graph, step), world_size, passes=2):
+        words.append(f"gradients summed: {text_table.format_bytes(sent)}")
     return "; ".join(words)
 
 
-def needs_grad(node: Node) -> bool:
-    return isinstance(node.value, Tensor) and node.value.requires_grad
+def _summed_bytes(graph: NetGraph, step: Step) -> int:
+    """Bytes of the parameters that are whole on all ranks, and whose gradients are summed after a backward pass."""
+    module = graph.module_of(step.node)
+    if step.along == "images" and module is not None:
+        return sum(p.nbytes for p in module.parameters() if p.requires_grad)
+    return sum(graph.net.get_parameter(path).nbytes for path in step.summed)

@@ -33,7 +33,7 @@ def paper_graph(net: nn.Module, image_shape: Sequence[int]) -> NetGraph:
     for known in _remembered:
         if (known.net() is net and known.looks == looks) or (known.graph.net is net and known.looks[1] == looks[1]):
             return known.graph
-    if getattr(net.forward, "__func__", None) is nn.Module.forward:
+    if not has_forward(net):
         raise ValueError(
             f"{class_name(net)} has no forward that images go through, to be split: use DataParallel or TensorParallel."
         )
@@ -51,6 +51,11 @@ def paper_graph(net: nn.Module, image_shape: Sequence[int]) -> NetGraph:
     graph = graph_of(copied, images)
     _remembered.append(_Remembered(weakref.ref(net), looks, graph))
     return graph
+
+
+def has_forward(net: nn.Module) -> bool:
+    """An RBM, and a stack of them, have none."""
+    return getattr(net.forward, "__func__", None) is not nn.Module.forward
 
 
 def looks_of(net: nn.Module) -> Any:

@@ -7,6 +7,7 @@ from dlkit.core.slices import Slice
 from dlkit.core.text_table import format_bytes
 from dlkit.strategies import Cost, Hybrid, LayerCost
 from dlkit.ui.draw.pictures import BLUE, GREEN, ORANGE, VERMILION
+from dlkit.ui.draw.split_skips import skip_arcs, skips_in_words
 
 COLOURS = (BLUE, ORANGE, GREEN, VERMILION)
 MARKS = (  # over the colour, so that ranks are told apart without it
@@ -24,8 +25,8 @@ PARTS = {"units": ("unit", "units"), "inputs": ("input", "inputs"), "rows": ("ro
 def split_diagram(cost: Cost, split_by: str) -> str:
     """An SVG: a row a rank, a column a layer, and in front of them the batch; filled is what the rank computes.
 
-    Under each box what that is, the bar of the layer's weights that the rank holds, and the bytes that it sends.
-    `split_by` names the strategy for readers of the alternative text.
+    Under each box what that is, the bar of the layer's weights that the rank holds, and the bytes that it sends; under
+    all of them, arcs for values that go past layers. `split_by` names the strategy for readers of the alternative text.
     """
     ranks = range(cost.world_size)
     width, height = LEFT + COLUMN * (len(cost.layers[0]) + 1), TOP + LANE * cost.world_size
@@ -42,8 +43,10 @@ def split_diagram(cost: Cost, split_by: str) -> str:
         for column, layer in enumerate(layers, 1):
             shapes += _layer(layer, rank, LEFT + column * COLUMN, y)
     shapes += _arrows(cost)
+    arcs, below = skip_arcs(cost.skips, LEFT, COLUMN, height)
+    shapes, height = shapes + arcs, height + below
     return (
-        f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" '
+        f'<svg width="{width}" height="{height:.0f}" viewBox="0 0 {width} {height:.0f}" role="img" '
         f'aria-label="{escape(_alt(cost, split_by), quote=True)}" font-family="sans-serif" font-size="11" '
         f'fill="currentColor">{"".join(shapes)}</svg>'
     )
@@ -210,4 +213,5 @@ def _alt(cost: Cost, split_by: str) -> str:
         f"rank {rank}: " + ", ".join(f"{short_name(layer.name)} {part_in_words(layer)}" for layer in layers)
         for rank, layers in enumerate(cost.layers)
     ]
-    return f"Who computes what, split by {split_by}. {'; '.join(ranks)}."
+    skips = skips_in_words(cost.skips, [short_name(layer.name) for layer in cost.layers[0]])
+    return f"Who computes what, split by {split_by}. {'; '.join(ranks)}.{skips}"
