@@ -43,7 +43,7 @@ def all_moments(own: Tensor, group: Group) -> Tensor:
 
 
 def normalised(x: Tensor, counts: Tensor, eps: float, group: Group) -> Tensor:
-    """x (groups, values), less the mean of its group and over its deviation. counts (ranks,): values of a group each."""
+    """x (groups, values) less the means of groups, over their deviations. counts (ranks,): of values of a group."""
     if x.shape[1]:
         mean = x.mean(1)
         own = torch.stack([mean, (x - mean[:, None]).square().sum(1)])
@@ -157,5 +157,3 @@ def _counts(parts: Ranges, of_row: int) -> Tensor:
 def _note(site: Site, groups: int) -> None:
     """groups: of two images."""
     site.walk.noted(site.source, Moments(prod(site.source.shape) // groups))
-
-

@@ -142,6 +142,20 @@ def narrowed(site: Site) -> bool:
 
 
 VIEWS = frozenset(
-    "view reshape flatten unflatten squeeze squeeze_ unsqueeze unsqueeze_ view_as reshape_as".split()
+    [
+        "view",
+        "reshape",
+        "flatten",
+        "unflatten",
+        "squeeze",
+        "squeeze_",
+        "unsqueeze",
+        "unsqueeze_",
+        "view_as",
+        "reshape_as",
+    ]
 ) | {nn.Flatten, nn.Unflatten}
-PERMUTES = frozenset("permute transpose swapaxes swapdims transpose_ movedim".split()) - {"movedim", "transpose_"}
+PERMUTES = frozenset(["permute", "transpose", "swapaxes", "swapdims", "transpose_", "movedim"]) - {
+    "movedim",
+    "transpose_",
+}

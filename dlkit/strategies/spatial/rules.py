@@ -67,7 +67,9 @@ def adaptive_max(site: Site) -> bool:
 
 def softmax(site: Site) -> bool:
     dim = site.module.dim
-    return dim is not None and site.bands is not None and dim % len(site.source.shape) != site.bands.dim and elementwise.alike(site)
+    if dim is None or site.bands is None or dim % len(site.source.shape) == site.bands.dim:
+        return False
+    return elementwise.alike(site)
 
 
 def product(site: Site) -> bool:
@@ -90,10 +92,15 @@ def upside_down(site: Site) -> bool:
 
 
 RULES: dict[Any, Rule] = {
-    **dict.fromkeys((nn.Conv2d, SparseConv2d, LocallyConnected2d, Subsample, L2Pool, nn.MaxPool2d, nn.AvgPool2d), windowed),
+    **dict.fromkeys(
+        (nn.Conv2d, SparseConv2d, LocallyConnected2d, Subsample, L2Pool, nn.MaxPool2d, nn.AvgPool2d), windowed
+    ),
     **dict.fromkeys(("conv2d", "max_pool2d", "avg_pool2d"), windowed),
     nn.ConvTranspose2d: resize.transposed_conv,
-    **dict.fromkeys((ContrastNorm, nn.Dropout2d, nn.FeatureAlphaDropout, nn.ChannelShuffle, nn.PReLU, nn.Softmax2d), elementwise.of_maps),
+    **dict.fromkeys(
+        (ContrastNorm, nn.Dropout2d, nn.FeatureAlphaDropout, nn.ChannelShuffle, nn.PReLU, nn.Softmax2d),
+        elementwise.of_maps,
+    ),
     **dict.fromkeys((*elementwise.OF_MAPS, "channel_shuffle", "prelu"), elementwise.of_maps),
     **dict.fromkeys(elementwise.ALIKE, elementwise.alike),
     **dict.fromkeys(elementwise.BROADCAST, elementwise.broadcast),

@@ -35,7 +35,7 @@ class Window(NamedTuple):
 def step_windows(site: Site, window: Window | None) -> bool:
     """Split the layer by rows of its output, if its maps are split or it has weights of its own."""
     node, source = site.node, site.source
-    if window is None or source is None or node.shape is None or len(node.shape) != MAPS or len(source.shape or ()) != MAPS:
+    if window is None or source is None or not len(node.shape or ()) == len(source.shape or ()) == MAPS:
         return False
     own_weights = isinstance(site.module, LocallyConnected2d)
     if site.bands is None and not starts(site):
@@ -75,7 +75,7 @@ def step_windows(site: Site, window: Window | None) -> bool:
 def starts(site: Site) -> bool:
     """May whole maps be split from here on? Where a gradient goes back to them, only for what has weights."""
     assert site.node.shape is not None
-    learns = site.kind in (nn.Conv2d, SparseConv2d, LocallyConnected2d, nn.ConvTranspose2d, "conv2d", "conv_transpose2d")
+    learns = site.kind in (nn.Conv2d, SparseConv2d, LocallyConnected2d, nn.ConvTranspose2d, "conv2d")
     return (learns or not requires_grad(site.source)) and site.node.shape[2] >= site.ranks
 
 
@@ -220,7 +220,7 @@ POOLS: dict[Any, Callable[[dict[str, Any], Site], Window | None]] = {nn.MaxPool2
 def _sizes(found: dict[str, Any]) -> tuple[Edges, ...]:
     stride = found["stride"] if found["stride"] not in (None, (), []) else found["kernel_size"]
     values = (found["kernel_size"], found.get("dilation", 1), found["padding"], stride)
-    return tuple(tuple(value) * (2 // len(value)) if isinstance(value, tuple | list) else (value,) * 2 for value in values)
+    return tuple((value,) * 2 if isinstance(value, int) else tuple(value) * (2 // len(value)) for value in values)
 
 
 def _beyond(site: Site, size: int, stride: int, padding: int) -> int:

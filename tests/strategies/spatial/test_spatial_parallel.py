@@ -121,7 +121,9 @@ def test_the_last_maps_order_in_memory_changes_nothing_and_stays():
         for module in net:
             if isinstance(module, nn.Tanh):
                 module.register_forward_hook(
-                    lambda _module, given, _found: seen.append(given[0].is_contiguous(memory_format=torch.channels_last))
+                    lambda _module, given, _found: seen.append(
+                        given[0].is_contiguous(memory_format=torch.channels_last)
+                    )
                 )
         return answer_and_gradients(net, images, shard.reduce_gradients), seen
 
