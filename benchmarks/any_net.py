@@ -29,7 +29,7 @@ from vision import HAS_TORCHVISION
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "benchmarks/any_net.md"
-NET_SOURCES = ("nets", "net_ways", "ranks", "averaged_experiment", "vision", "written_nets")
+NET_SOURCES = ("averaged_experiment", "nets", "net_ways", "ranks", "sequential_averaging", "vision", "written_nets")
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 Table = dict[tuple[str, str], Cell]
 
@@ -118,11 +118,11 @@ def summary(table: Table) -> str:
 
 def as_markdown(table: Table) -> str:
     """The table, with its notes behind it."""
-    nets, ways = list(dict.fromkeys(net for net, _ in table)), list(dict.fromkeys(way for _, way in table))
+    nets, ways = dict.fromkeys(net for net, _ in table), [way for way in WAYS if any(way == of for _, of in table)]
     notes = Notes()
     lines = ["| net | " + " | ".join(ways) + " |", "| --- |" + " --- |" * len(ways)]
     for net in nets:
-        cells = [text_of(table[net, way], may_refuse(net, way), notes) if (net, way) in table else "" for way in ways]
+        cells = [text_of(net, way, table[net, way], notes) if (net, way) in table else "" for way in ways]
         lines.append(f"| {net} | " + " | ".join(cells) + " |")
     lines += ["", *(f"{number}. {sentence}" for number, sentence in enumerate(notes.sentences, 1))]
     return "\n".join(lines) + "\n"

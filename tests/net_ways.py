@@ -13,9 +13,9 @@ from typing import Any
 
 import nets
 import torch
+from averaged_experiment import average_in_turn
 from nets import BATCH_NORM, DRAWS, MAPS, MIXES, NETS, NOTHING_TO_CUT, SPECTRAL_NORM
 from ranks import stop_all, team
-from averaged_experiment import average_sequentially
 from torch import Tensor
 
 import dlkit
@@ -24,7 +24,7 @@ from dlkit.training import Learner
 
 STEPS, EVERY = 20, 3
 OF_GRADIENT, OF_STEPS, OF_NOISE = 1e-10, 1e-8, 10
-SECONDS = 240.0  # until ranks that give no answer are ended
+SECONDS = 600.0  # until ranks that give no answer are ended
 State = dict[str, Tensor]
 
 
@@ -64,7 +64,7 @@ WAYS = {
     "hybrid 1 x 2": Way(lambda: strategies.Hybrid(1, 2), "neurons"),
     "hybrid 2 x 2": Way(
         lambda: strategies.Hybrid(2, 2), "neurons", ranks=4,
-        only=lambda name: name in ("U-Net", "MLP-Mixer", "vision transformer", "ResNet, GroupNorm"),
+        only=lambda name: name in ("U-Net", "MLP-Mixer", "vision transformer"),
     ),
     "weird trick": Way(lambda: strategies.OneWeirdTrick(), "neurons"),
     "averaging": Way(lambda: strategies.ModelAveraging(every=EVERY), "averaging"),
@@ -220,7 +220,7 @@ def alone(net: str, changes: tuple[Callable, ...], every: int | None) -> dict[st
     if every is None:
         first, last = trained(made)
     else:
-        kept = average_sequentially(made, every, STEPS, keep=(1,))
+        kept = average_in_turn(made, every, STEPS, keep=(1,))
         first, last = kept[1], kept[STEPS]
     parameters = made.initial_model().named_parameters()
     start = {name: parameter.detach() for name, parameter in parameters if parameter.requires_grad}

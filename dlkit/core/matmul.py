@@ -49,9 +49,14 @@ def bfloat16_products() -> bool:
 
 def fast_linear(net: nn.Module, rows: int) -> AbstractContextManager[object]:
     """`FastLinear()` if it saves time: if an nn.Linear on the CPU is large enough for a batch of `rows` rows."""
-    layers = (layer for layer in net.modules() if isinstance(layer, nn.Linear) and layer.weight.device.type == "cpu")
+    layers = (layer for layer in net.modules() if isinstance(layer, nn.Linear) and _on_cpu(layer))
     large = any(rows * layer.in_features * layer.out_features >= SMALL for layer in layers)
     return FastLinear() if large else nullcontext()
+
+
+def _on_cpu(layer: nn.Linear) -> bool:
+    """Not by its weight: one that is computed from others, as by spectral_norm, would be computed once more."""
+    return any(parameter.device.type == "cpu" for parameter in layer.parameters())
 
 
 class FastLinear(TorchFunctionMode):

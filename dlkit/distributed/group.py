@@ -93,6 +93,25 @@ class Group:
         self._record("all-gather", begin, number, size * (self.world_size - 1), size * self.world_size, part.device)
         return whole
 
+    def all_gather_into(self, whole: Tensor, part: Tensor) -> None:
+        """Fill `whole` by the parts of all ranks, one after another, all as long. Sends its part n-1 times."""
+        begin, number = self._begin(part), self._next_number()
+        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+        gather(whole, part, group=self.process_group)
+        bytes_sent = part.nbytes * (self.world_size - 1)
+        self._record("all-gather", begin, number, bytes_sent, whole.nbytes, part.device)
+
+    def reduce_scatter_into(self, part: Tensor, whole: Tensor) -> None:
+        """Fill `part` by this rank's chunk of the sum of all ranks' `whole`. Sends (n-1)/n of the whole's bytes."""
+        if not whole.is_cuda:  # gloo would send an all-reduce's
+            part.copy_(ring_reduce_scatter(whole, self))
+            return
+        begin, number = self._begin(whole), self._next_number()
+        scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+        scatter(part, whole, group=self.process_group)
+        bytes_sent = ring_bytes(whole.nbytes, self.world_size, passes=1)
+        self._record("reduce-scatter", begin, number, bytes_sent, whole.nbytes, whole.device)
+
     def broadcast(self, tensor: Tensor, source: int = 0) -> None:
         """The tensor of rank `source`, in place. Only that rank sends: the tensor, once."""
         begin, number = self._begin(tensor), self._next_number()
@@ -187,6 +206,19 @@ def ring_all_reduce(tensor: Tensor, group: Group) -> None:
     for step in range(n - 1):
         mine, theirs = (rank - step + 1) % n, (rank - step) % n
         group.exchange({right: chunks[mine]}, {left: chunks[theirs]}, name="ring: hand round")
+
+
+def ring_reduce_scatter(tensor: Tensor, group: Group) -> Tensor:
+    """This rank's chunk, of n equal ones, of the sum over all ranks: the first half of `ring_all_reduce`."""
+    rank, n = group.rank, group.world_size
+    chunks = list(tensor.view(-1).chunk(n))
+    right, left = (rank + 1) % n, (rank - 1) % n
+    for step in range(n - 1):
+        mine, theirs = (rank - step - 1) % n, (rank - step - 2) % n
+        received = torch.empty_like(chunks[theirs])
+        group.exchange({right: chunks[mine]}, {left: received}, name="ring: add")
+        chunks[theirs] = chunks[theirs] + received
+    return chunks[rank]
 
 
 def ring_bytes(size: int, world_size: int, passes: int) -> int:

@@ -107,6 +107,11 @@ def listed(answer: Any) -> list | None:
     return list(answer)
 
 
+def kind(answer: Any) -> str:
+    """The type of an answer, and the length of a list or tuple."""
+    return type(answer).__name__ + (f" of {len(answer)}" if isinstance(answer, list | tuple) else "")
+
+
 def whole(answer: Any) -> int:
     """The answer, if it is one whole number. Raises Hint if not."""
     if number(answer) % 1:

@@ -1,6 +1,6 @@
 """The exercises of notebook 10: when two splits cost the same, the cheaper one, the groups of a rank, bytes sent.
 
-`hybrid_plan` has the open task.
+`batch_statistics` has the statistics of a batch in parts, `hybrid_plan` the open task.
 """
 
 from collections.abc import Sequence
@@ -11,10 +11,11 @@ import numpy as np
 
 from dlkit.exercises import Answer, Hint, exercise
 from dlkit.exercises.answers import first_wrong, listed, near, number, over_cases, refuse_mistakes, whole
+from dlkit.exercises.batch_statistics import combined
 from dlkit.exercises.hybrid_plan import plan
 from dlkit.exercises.layer_bills import ALEXNET, Layer, by_data, by_neurons, bytes_sent, groups_of
 
-__all__ = ["cheaper", "crossing_batch", "groups", "hybrid_bytes", "plan"]
+__all__ = ["cheaper", "combined", "crossing_batch", "groups", "hybrid_bytes", "plan"]
 
 
 @exercise(

@@ -127,7 +127,9 @@ class NetGraph:
         if node.op == "attribute":
             return {id(self.attribute(node))}
         module = self.module_of(node)
-        return set() if module is None else {id(o) for o in (*module.modules(), *module.parameters(), *module.buffers())}
+        return (
+            set() if module is None else {id(o) for o in (*module.modules(), *module.parameters(), *module.buffers())}
+        )
 
     def attribute(self, node: Node) -> Any:
         return operator.attrgetter(node.target)(self.net)

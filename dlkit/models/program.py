@@ -12,12 +12,15 @@ from dlkit.models.graph import ByMode, ImageRows, NetGraph, Node
 class GraphForward:
     """A forward of `net` that calls these nodes: `net.forward = GraphForward(...)`. A copy of the net has its own.
 
+    `calls`: the paths of the modules that it calls; in others there may be functions that it calls in their place.
+
     ValueError for images of another shape than the graph was recorded with, whose sizes are part of it.
     """
 
     def __init__(self, net: nn.Module, nodes: Sequence[Node], image_shape: tuple[int, ...]):
         self.net, self.image_shape = net, image_shape
         self.program = program(nodes)
+        self.calls = {str(node.target) for node in nodes if node.op == "module"}
 
     def __call__(self, images: Tensor) -> Any:
         if tuple(images.shape[1:]) != self.image_shape:
@@ -33,9 +36,12 @@ def follow(graph: NetGraph) -> None:
     graph.net.forward = GraphForward(graph.net, graph.nodes, graph.image_shape)
 
 
-def program(nodes: Sequence[Node]) -> Callable[[nn.Module, Tensor], Any]:
-    """A function of the net and of images that calls these nodes, the last of which is the output."""
-    writer = _Writer(nodes)
+def program(nodes: Sequence[Node], inputs: Sequence[Node] | None = None) -> Callable[..., Any]:
+    """A function of the net and of images that calls these nodes, the last of which is the output.
+
+    inputs: nodes before these whose values it is given in place of images, after the net and the number of images.
+    """
+    writer = _Writer(nodes, inputs)
     exec(compile(writer.source(), "<graph of a net>", "exec"), writer.names)
     return writer.names["forward"]
 
@@ -43,10 +49,10 @@ def program(nodes: Sequence[Node]) -> Callable[[nn.Module, Tensor], Any]:
 class _Writer:
     """Writes the function; what its lines cannot say, such as functions, they take from `names`."""
 
-    def __init__(self, nodes: Sequence[Node]):
-        self.nodes = nodes
+    def __init__(self, nodes: Sequence[Node], inputs: Sequence[Node] | None):
+        self.nodes, self.inputs = nodes, inputs
         self.names: dict[str, Any] = {}
-        self.variables = {node: f"v{number}" for number, node in enumerate(nodes)}
+        self.variables = {node: f"v{number}" for number, node in enumerate((*(inputs or ()), *nodes))}
         self.last_use: dict[Node, Node] = {}
         for node in nodes:
             self.last_use[node] = node
@@ -55,7 +61,11 @@ class _Writer:
 
     def source(self) -> str:
         lines = [line for node in self.nodes for line in self.lines_of(node)]
-        return "def forward(net, images):\n" + "".join(f"    {line}\n" for line in lines)
+        if self.inputs is None:
+            head = ["def forward(net, images):", "    count = images.shape[0]"]
+        else:
+            head = [f"def forward({', '.join(['net', 'count', *(self.variables[node] for node in self.inputs)])}):"]
+        return "".join(f"{line}\n" for line in (*head, *(f"    {line}" for line in lines)))
 
     def lines_of(self, node: Node) -> list[str]:
         if node.op == "output":
@@ -85,7 +95,7 @@ class _Writer:
         if isinstance(value, Node):
             return self.variables[value]
         if isinstance(value, ImageRows):
-            return f"({value.per_image} * images.shape[0] + {value.more})"
+            return f"({value.per_image} * count + {value.more})"
         if isinstance(value, ByMode):
             return f"({self.expression(value.training)} if net.training else {self.expression(value.evaluating)})"
         if isinstance(value, slice):

@@ -2,6 +2,7 @@ from .costs import Cost as Cost
 from .costs import cost as cost
 from .data.data_parallel import DataParallel as DataParallel
 from .data.model_averaging import ModelAveraging as ModelAveraging
+from .explanation import explain as explain
 from .hybrid import Hybrid as Hybrid
 from .layer_cost import LayerCost as LayerCost
 from .pipeline.pipeline import Pipeline as Pipeline

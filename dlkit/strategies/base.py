@@ -3,10 +3,12 @@
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -36,6 +38,7 @@ class DistributedShard(Shard):
 
     splits_layers: Group | None = None
     statistics: OverRanks | None = None  # of BatchNorm, where it is shared
+    normalised: nn.Module | None = None  # in which part of the model
 
     def __init__(self, model: nn.Module, learner: Learner):
         super().__init__(model, learner)
@@ -68,16 +71,20 @@ class DistributedShard(Shard):
         """Context of the passes of a batch, in which BatchNorm takes the statistics of the whole."""
         if self.statistics is None:
             return nullcontext()
-        return sharing_statistics(self.model, self.learner, batch, self.statistics)
+        return sharing_statistics(self.normalised or self.model, self.learner, batch, self.statistics)
 
-    def share_statistics(self, group: Group, groups: list[list[int]] | None = None) -> None:
+    def share_statistics(
+        self, group: Group, groups: list[list[int]] | None = None, within: nn.Module | None = None
+    ) -> None:
         """Let BatchNorm take the statistics of `group`, whose ranks have parts of a batch. All ranks call it.
 
+        within: what of the model sees a part of a batch; by default all.
         groups: the ranks of all groups like this one; by default it is that of all ranks. By gloo others of the same
         ranks are made for it: a rank that lacks a gradient sends it later than others, and what is sent between would
         be taken for another. NCCL wants one group for all exchanges.
         """
-        paths = [path for path, module in self.model.named_modules() if isinstance(module, _BatchNorm)]
+        self.normalised = within
+        paths = [path for path, module in (within or self.model).named_modules() if isinstance(module, _BatchNorm)]
         if not paths:
             return
         process_group = group.process_group
@@ -91,7 +98,13 @@ class DistributedShard(Shard):
             dist.destroy_process_group(self.statistics.group.process_group)
 
     def sharded_draws(self, plan: DrawPlan) -> ShardedDraws:
-        return ShardedDraws(plan, None if self.splits_layers is None else self.locate, self.model)
+        """Functions that draw are watched where a net's graph calls them without the module that they stand in."""
+        calls = getattr(self.model.forward, "calls", None)
+        watched = calls is not None and not calls.issuperset(plan.modules or ())
+        if calls is not None:  # attention of which a rank has some heads draws by it
+            plan = replace(plan, functions=plan.functions | {F.dropout})
+        locate = None if self.splits_layers is None else self.locate
+        return ShardedDraws(plan, locate, None if watched else self.model)
 
     def locate(self, shape: Sequence[int]) -> tuple[list[int], list[int]]:
         """Where this rank's part of a draw begins in each dimension, and the sizes of all parts together."""

@@ -72,8 +72,8 @@ def _longest(own: OwnImages, size: int, world_size: int) -> int:
 class ImagesThenRules:
     """Up to `cut`, an index of the graph's nodes, each rank computes its images; then `rules` are followed.
 
-    `parameters`: those before the cut, by path. ValueError where what crosses the cut cannot be told by images, or where
-    a parameter is used on both of its sides.
+    `parameters`: those before the cut, by path. ValueError where what crosses the cut cannot be told by images, or if a
+    parameter is used on both of its sides.
     """
 
     def __init__(self, graph: NetGraph, cut: int, rules: Rules, strategy: str):
@@ -86,8 +86,8 @@ class ImagesThenRules:
             counts = node.op == "module" and has_rows((node.args, node.kwargs))
             if node.images_dim is None or counts or (crosses and (node.shape is None or node.images_dim != 0)):
                 raise ValueError(
-                    f"what {node.name} gives in {type(graph.net).__name__} cannot be told by images, so that {strategy} "
-                    "cannot compute it for some of a batch: use DataParallel or TensorParallel."
+                    f"what {node.name} gives in {type(graph.net).__name__} cannot be told by images, so that "
+                    f"{strategy} cannot compute it for some of a batch: use DataParallel or TensorParallel."
                 )
         behind = [node for node in graph.nodes if node in depending and node not in self.before]
         self.parameters = parameters_for(graph, self.before)
@@ -108,7 +108,9 @@ class ImagesThenRules:
         if has_rows((node.args, node.kwargs)):
             args, call = (self.images, *replaced(node.args)), _counting(node)
         kwargs = replaced(node.kwargs)
-        walk.step(node, lambda x: self.own_part(walk, x), layout=layout, along="images", call=call, args=args, kwargs=kwargs)
+        walk.step(
+            node, lambda x: self.own_part(walk, x), layout=layout, along="images", call=call, args=args, kwargs=kwargs
+        )
 
     def own_part(self, walk: Walk, node: Node) -> Node:
         if node is not self.images:
@@ -121,10 +123,11 @@ class ImagesThenRules:
 
 
 def depending_on_images(nodes: Sequence[Node]) -> set[Node]:
-    """Images, and what is computed from them."""
+    """Images, and what is computed from them, or from their number."""
     found: set[Node] = set()
     for node in nodes:
-        if node.op == "images" or any(taken in found for taken in node.inputs):
+        counts = has_rows((node.args, node.kwargs))
+        if node.op == "images" or counts or any(taken in found for taken in node.inputs):
             found.add(node)
     return found
 

@@ -16,7 +16,8 @@ from dlkit.models.graph import NetGraph
 from dlkit.models.graph_check import graph_of
 from dlkit.models.rbm import RBM
 from dlkit.strategies.checks import refuse_exchanges_of_its_own, refuse_optimizer
-from dlkit.strategies.data.data_parallel import Buckets, Replica
+from dlkit.strategies.data.data_parallel import Buckets
+from dlkit.strategies.data.replica import Replica
 from dlkit.strategies.graph.on_rank import gather_part, scatter_whole
 from dlkit.strategies.graph.plan import Step
 from dlkit.strategies.graph.plan_costs import plan_costs, replicate

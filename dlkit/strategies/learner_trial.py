@@ -1,5 +1,6 @@
 """Whether a learner can learn from parts of a batch, and what its gradients do meanwhile, found by trials on copies."""
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -84,13 +85,14 @@ def _trial(
 ) -> str:
     """What of the whole batch's is not the sum of its parts', in words; "" if all is."""
     kept = Kept()
-    of_parts = [None, None] if in_turn else [Kept(kept), Kept(kept)]
-    whole = outcome(run, run.model, batch, None, 0, dtype, scale, statistics=None if in_turn else kept)
+    of_parts = [] if in_turn else [Kept(kept), Kept(kept)]
+    shared: list[Kept | None] = [None] * 3 if in_turn else [kept, *of_parts]
+    whole = outcome(run, run.model, batch, None, 0, dtype, scale, statistics=shared[0])
     if not whole.gradient.isfinite().all():
         return ""
-    first = outcome(run, run.model, batch, parts[0], 0, dtype, scale, statistics=of_parts[0])
+    first = outcome(run, run.model, batch, parts[0], 0, dtype, scale, statistics=shared[1])
     behind, its_scale = (first.model, 1.0) if in_turn else (run.model, scale)
-    second = outcome(run, behind, batch, parts[1], 1, dtype, its_scale, statistics=of_parts[1])
+    second = outcome(run, behind, batch, parts[1], 1, dtype, its_scale, statistics=shared[2])
     if wrong := _difference(whole, first, second, tolerance):
         return wrong
     if wrong := "" if in_turn else wrong_statistics(kept, of_parts, tolerance):
@@ -213,8 +215,19 @@ def gradients_are_final(run: Any) -> bool:
     return all(len(made[name]) == 1 and torch.equal(made[name][0], gradient) for name, gradient in kept.items())
 
 
-def uses_all_for_each_image(run: Any, most: int = 16) -> bool:
+def uses_all_for_each_image(run: Any) -> bool:
     """Does each of the first images, on its own, give every trained parameter a gradient, as a trial shows?"""
+    return all(unused is not None and not unused for unused in unused_by_image(run))
+
+
+def uses_same_for_each_image(run: Any) -> bool:
+    """Does each of the first images, on its own, give the same parameters a gradient? None may fail."""
+    first, *others = list(unused_by_image(run)) or [set()]
+    return first is not None and all(unused == first for unused in others)
+
+
+def unused_by_image(run: Any, most: int = 16) -> Iterator[set[str] | None]:
+    """The parameters that each of the first images, on its own, gives no gradient; None where it fails."""
     for number in range(min(most, run.experiment.batch_size)):
         passes = Passes(run, number + 1)
         labels = passes.batch.labels
@@ -223,7 +236,6 @@ def uses_all_for_each_image(run: Any, most: int = 16) -> bool:
             with sharing_statistics(passes.model, passes.learner, passes.batch, Fixed()):
                 passes()
         except Exception:  # of the reader's code, which may want more images than one
-            return False
-        if any(p.grad is None for p in passes.model.parameters() if p.requires_grad):
-            return False
-    return True
+            yield None
+            return
+        yield {name for name, p in passes.model.named_parameters() if p.requires_grad and p.grad is None}

@@ -1,4 +1,4 @@
-"""BatchNorm in a trial, in one process: parts of a batch are passed one after the other, with the whole's statistics."""
+"""BatchNorm in a trial, in one process: parts of a batch are passed one after another, with the whole's statistics."""
 
 from collections.abc import Sequence
 

@@ -116,7 +116,9 @@ def where_convolutions_end(graph: NetGraph) -> int:
     """
     nodes = graph.nodes
     last = max((index for index, node in enumerate(nodes) if _is_convolution(graph, node)), default=-1)
-    cut = next((index for index, node in enumerate(nodes) if index > last and _needs_whole_maps(graph, node)), len(nodes))
+    cut = next(
+        (index for index, node in enumerate(nodes) if index > last and _needs_whole_maps(graph, node)), len(nodes)
+    )
     if last < 0 or not any(isinstance(graph.module_of(node), nn.Linear) for node in nodes[cut:]):
         raise ValueError(
             f"{class_name(graph.net)} is not convolutions with Linear layers behind them: use DataParallel or "

@@ -1,6 +1,7 @@
 """A run before its first step: data, model, learner, this process's shard and the optimizer, each of them tried."""
 
 import copy
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, TypeVar
 
@@ -83,12 +84,17 @@ class PreparedRun(Generic[M]):
             self.shard = self._shard(strategy)
         self.model: M = self.shard.model  # type: ignore[assignment]
         self.captured, self.why_not_captured = captured(self) if capture else (None, "capture=False")
-        self.optimizer = self.make_optimizer(self.model)
+        self.optimizer = self.make_optimizer(self.model, self.shard.optimized())
         self.shard.settings = group_settings(self.optimizer)
 
-    def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The experiment's optimizer, of the model's weights and of its biases. ValueError if it takes no momentum."""
-        experiment, parameters = self.experiment, dict(model.named_parameters())
+    def make_optimizer(
+        self, model: nn.Module, parameters: Mapping[str, nn.Parameter] | None = None
+    ) -> torch.optim.Optimizer:
+        """The experiment's optimizer, of the model's weights and of its biases. ValueError if it takes no momentum.
+
+        parameters: what it is given, by name, where that is not the model's own.
+        """
+        experiment, parameters = self.experiment, parameters or dict(model.named_parameters())
         weights, biases = ([parameters[name] for name in names] for names in weights_and_biases(model))
         import_what_optimizers_need()
         optimizer = experiment.make_optimizer(weights, biases)

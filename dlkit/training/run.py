@@ -58,7 +58,7 @@ class Run(PreparedRun[M]):
         kept: list[Tensor] = [*model.state_dict().values()]
         kept += [p.grad for p in model.parameters() if p.grad is not None]
         kept += [x for state in self.optimizer.state.values() for x in state.values() if isinstance(x, Tensor)]
-        return sum(tensor.nbytes for tensor in kept)
+        return sum(getattr(tensor, "_local_tensor", tensor).nbytes for tensor in kept)  # of a DTensor, this rank's
 
     compare = staticmethod(compare)
 

@@ -107,6 +107,10 @@ class Shard:
         """This rank's part of such a whole."""
         return whole
 
+    def optimized(self) -> dict[str, nn.Parameter]:
+        """What the optimizer has of each parameter on this rank, by name."""
+        return dict(self.model.named_parameters())
+
     # The whole's state, as a checkpoint keeps it.
 
     def model_state(self) -> dict[str, Tensor]:
@@ -130,7 +134,7 @@ class Shard:
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The whole's tensors and numbers, by the index of their parameter among all that are trained."""
         tensors, numbers = pack_optimizer(optimizer, self.settings)
-        parameters = dict(self.model.named_parameters())
+        parameters = self.optimized()
         packed = {}
         for key, value in tensors.items():
             _, index, kind = key.split(".", 2)

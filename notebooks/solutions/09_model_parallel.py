@@ -45,6 +45,22 @@ def microbatches(stages, most):
     return count
 
 
+# 5. A skip. Ranks that have the same maps of both branches, or all of both, add what they have. Of a whole branch each
+#    rank drops what it does not need. If both are split, and otherwise, then one is gathered: each rank sends its part
+#    to each other rank, so that all maps are sent world_size - 1 times.
+
+
+def add_split(one, other, size):
+    if one == other:
+        return "nothing", 0
+    if one == "whole":
+        return "cut one", 0
+    if other == "whole":
+        return "cut other", 0
+    maps = sum(len(part) for part in one)
+    return "gather one", (len(one) - 1) * maps * size
+
+
 # Open task. By data each rank holds all weights, and sends all gradients: neither fits. One wide hidden layer that is
 # split by columns, and its output layer by rows, holds a quarter of everything, and sends ten numbers an image.
 

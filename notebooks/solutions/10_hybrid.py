@@ -34,6 +34,17 @@ def hybrid_bytes(layers, batch, data, model):
     return 4 * (gradients + values)
 
 
+# 5. Statistics in parts. A value's square distance from the mean of the whole is, on average over a part, the part's
+#    variance and the square of how far the two means are apart. No large numbers are subtracted after they are squared.
+
+
+def combined(parts):
+    total = sum(count for count, _, _ in parts)
+    mean = sum(count * part_mean for count, part_mean, _ in parts) / total
+    squares = sum(count * (variance + (part_mean - mean) ** 2) for count, part_mean, variance in parts)
+    return total, mean, squares / total
+
+
 # The open task. fc6, fc7 and fc8 take least time as (2, 4), where their inputs stay on the fast line. But then a rank
 # needs 284 MB. As (1, 8) fc6 frees 47 MB for 10 ms more, which is enough; fc7 would free only 21 MB. The convolutions
 # have so few weights that their gradients are quick even on the slow line.

@@ -15,8 +15,8 @@ FUNCTIONS = {
     "06_what_a_cnn_sees": ["occlude", "saliency", "integrated_gradients", "ascend"],
     "07_engine_cluster": ["latency_and_bandwidth", "hand_round", "bytes_sent", "broadcast"],
     "08_data_parallel": ["whole_gradient", "waits", "smallest_batch", "learning_rate"],
-    "09_model_parallel": ["put_together", "free_energy_part", "halo", "microbatches"],
-    "10_hybrid": ["crossing_batch", "cheaper", "groups", "hybrid_bytes"],
+    "09_model_parallel": ["put_together", "free_energy_part", "halo", "microbatches", "add_split"],
+    "10_hybrid": ["crossing_batch", "cheaper", "groups", "hybrid_bytes", "combined"],
 }
 solved = cache(solutions)
 

@@ -269,3 +269,18 @@ def test_who_takes_a_parameter_is_known():
     graph = trace(net, images())
     alone = {node.target: graph.is_alone(node) for node in graph.nodes if node.op == "module"}
     assert alone == {"layer": False, "other": True}
+
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        return 2 * gradients[0]
+
+
+def test_functions_of_one_s_own_are_applied_as_before_when_a_net_was_traced():
+    graph_of(nn.Linear(3, 2), torch.rand(5, 3))
+    assert torch.equal(Doubled.apply(torch.ones(2)), torch.full((2,), 2.0))

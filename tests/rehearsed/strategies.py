@@ -145,5 +145,6 @@ NO_TENSORS = {
     "LayerCost": "numbers",
     "bubble": "a formula",
     "cost": "numbers, of shapes",
+    "explain": "words, of shapes",
     "measured_bubble": "numbers, of spans",
 }

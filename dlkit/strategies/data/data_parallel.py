@@ -1,6 +1,6 @@
 """Data parallelism: every rank has the whole model and a part of each batch; the gradients are summed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,96 +9,86 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dlkit.core.random import ShardedGenerator
-from dlkit.core.slices import Slice, slice_of
+from dlkit.core.slices import slice_of
 from dlkit.data.batch import Batch
 from dlkit.distributed.group import Group, ring_all_reduce
 from dlkit.models.rbm import RBM
 from dlkit.models.sequence import layers_of
-from dlkit.strategies.base import DistributedShard, all_reduce_metrics, slice_counts, unflatten_into
+from dlkit.strategies.base import all_reduce_metrics, unflatten_into
 from dlkit.strategies.checks import check_learner, class_name, refuse_exchanges_of_its_own
+from dlkit.strategies.data.replica import Replica
 from dlkit.strategies.layer_cost import LayerCost, rbm_costs, replicated
-from dlkit.strategies.learner_trial import gradients_are_final, refuse_what_does_not_add_up, uses_all_for_each_image
+from dlkit.strategies.learner_trial import gradients_are_final, uses_all_for_each_image
 from dlkit.strategies.unused import Unused
 from dlkit.training.learner import Backprop, Learner, Metrics
 
 REDUCE = ("bucketed", "naive", "ring", "ddp")
+SHARD = ("optimizer", "all")
 BUCKET = 1 << 20  # bytes
 MISSING = "parameters without a gradient"  # their number, which is summed with the metrics
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False)
 class DataParallel:
     """Each rank fills .grad from its part of the batch; the gradients' sum is the whole batch's, and all take one step.
 
     reduce: "naive", an all-reduce for each parameter after the backward pass; "bucketed", for some at a time while the
     pass goes on; "ring", by `ring_all_reduce`, from sends alone; "ddp", torch's DistributedDataParallel, for learners
     that backpropagate. `bucket`: bytes of gradient that are sent together.
-    Source of bucketing: Li et al. 2020, PyTorch distributed: experiences on accelerating data parallel training, §3.2.
+    shard: "optimizer" leaves each rank some rows of each parameter, and of its gradient and the optimizer's state,
+    between steps; in a step all parameters are gathered. "all" lets go of them between passes, too, block by block.
+    Sources: of bucketing, Li et al. 2020, PyTorch distributed: experiences on accelerating data parallel training,
+    §3.2; of shards, Zhao et al. 2023, PyTorch FSDP: experiences on scaling fully sharded data parallel, §3.
     """
 
-    reduce: str = "bucketed"
-    bucket: int = BUCKET
+    reduce: str
+    bucket: int
+    sharded: str | None  # what is asked for by shard=, as `shard` is what a run calls
 
-    def __post_init__(self):
+    def __init__(self, reduce: str = "bucketed", bucket: int = BUCKET, *, shard: str | None = None):
+        for name, value in (("reduce", reduce), ("bucket", bucket), ("sharded", shard)):
+            object.__setattr__(self, name, value)
+        if shard not in (None, *SHARD):
+            raise ValueError(f'shard="{shard}": it is one of {", ".join(SHARD)}.')
+        if shard and (reduce, bucket) != ("bucketed", BUCKET):
+            raise ValueError(f'shard="{shard}" has an exchange of its own: leave out reduce= and bucket=.')
         if self.reduce not in REDUCE:
             raise ValueError(f'reduce="{self.reduce}": it is one of {", ".join(REDUCE)}.')
         if self.bucket < 1:
             raise ValueError(f"bucket={self.bucket}: at least 1 byte; a megabyte is usual.")
 
-    def shard(self, run: Any) -> "DataParallelShard":
+    def __repr__(self) -> str:
+        if self.sharded:
+            return f'DataParallel(shard="{self.sharded}")'
+        return f"DataParallel(reduce={self.reduce!r}, bucket={self.bucket})"
+
+    def shard(self, run: Any) -> Replica:
         """ValueError for learners that need a whole batch, and for layers that do."""
         if self.reduce == "ddp":
             check_learner(
                 run.learner, Backprop, 'has no backward pass, in which DDP sends gradients: reduce="bucketed" does.'
             )
         refuse_exchanges_of_its_own(run.model, "DataParallel")
+        if self.sharded:
+            from dlkit.strategies.data.sharded import ShardedReplica  # with torch's fully_shard, which takes a second
+
+            return ShardedReplica(run, repr(self), frees=self.sharded == "all")
         return DataParallelShard(run, self)
 
     def layer_costs(self, net: nn.Module, images: Tensor, batch_size: int, world_size: int) -> list[list[LayerCost]]:
-        """All layers, for a part of the images; gradients go round a ring."""
+        """All layers, for a part of the images; gradients go round a ring. With shard=, what a rank keeps of them."""
         if isinstance(net, RBM):
+            if self.sharded:
+                raise ValueError(f"{self} is for nets that backpropagate, and this is an RBM: leave out shard=.")
             return rbm_costs(net, batch_size, data=world_size, model=1)
         layers = layers_of(net, images, "DataParallel")
         parts = [slice_of(batch_size, rank, world_size) for rank in range(world_size)]
-        return [[replicated(layer, part, world_size) for layer in layers] for part in parts]
+        costs = [[replicated(layer, part, world_size) for layer in layers] for part in parts]
+        if self.sharded:
+            from dlkit.strategies.data.sharded import sharded_costs
 
-
-class Replica(DistributedShard):
-    """The whole model and a part of each batch, on one rank of `data`, the group that batches are split over."""
-
-    def __init__(self, run: Any, strategy: str, data: Group | None = None):
-        super().__init__(run.model, run.learner)
-        self.data = data or self.group
-        self.chains: dict[str, Slice] = {}
-        self.strategy_name = strategy
-
-    def split_learner(self, run: Any) -> None:
-        """Give the learner this rank's part. ValueError, with the reason, if it cannot learn from a part of a batch."""
-        if self.data.world_size > 1:
-            refuse_what_does_not_add_up(run, self.strategy_name)
-        self.chains = self.learner.split(self.data.rank, self.data.world_size)
-
-    def select(self, data: Batch, indices: Tensor) -> Batch:
-        """This rank's part of a batch; a rank that has none takes an image of weight 0."""
-        part = slice_of(len(indices), self.data.rank, self.data.world_size)
-        weight = part.count / part.whole
-        if not part.count:
-            part = Slice(0, 1, part.whole)
-        own = super().select(data, indices[part.start : part.stop])
-        return Batch(own.images, own.labels, weight, part)
-
-    def learner_state(self) -> dict[str, Tensor]:
-        return {
-            name: self.data.all_gather(value, slice_counts(self.chains[name], self.data))
-            if name in self.chains
-            else value
-            for name, value in self.learner.state.items()
-        }
-
-    def load_learner(self, state: Mapping[str, Tensor], device: torch.device) -> None:
-        super().load_learner(state, device)
-        for name, part in self.chains.items():
-            self.learner.state[name] = self.learner.state[name][part.start : part.stop].clone()
+            return sharded_costs(net, costs, frees=self.sharded == "all")
+        return costs
 
 
 class DataParallelShard(Replica):

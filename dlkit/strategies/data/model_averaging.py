@@ -12,7 +12,8 @@ from dlkit.data.batch import Batch
 from dlkit.distributed.batch_norm import batch_norms
 from dlkit.strategies.base import all_reduce_metrics, unflatten_into
 from dlkit.strategies.checks import class_name, refuse_exchanges_of_its_own
-from dlkit.strategies.data.data_parallel import DataParallel, Replica
+from dlkit.strategies.data.data_parallel import DataParallel
+from dlkit.strategies.data.replica import Replica
 from dlkit.strategies.layer_cost import LayerCost
 from dlkit.training.learner import Metrics
 from dlkit.training.optimizer_state import PREFIX, pack_optimizer, unpack_optimizer

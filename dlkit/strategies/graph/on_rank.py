@@ -61,6 +61,7 @@ class ByMode:
     def __init__(self, net: nn.Module, forward: GraphForward, whole_net: nn.Module, layouts: Layouts, group: Group):
         self.net, self.forward, self.whole_net = net, forward, whole_net
         self.layouts, self.group = layouts, group
+        self.calls = forward.calls
 
     def __call__(self, images: Tensor) -> Any:
         if self.net.training:

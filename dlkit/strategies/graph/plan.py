@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
 from dlkit.distributed.group import Group
 from dlkit.models.graph import NetGraph, Node, map_nodes
 from dlkit.strategies.graph.exchanges import Copy, Exchange, Gather, Layout, Take
+from dlkit.strategies.graph.in_place import changed_input, changed_through_views
 
 Narrow = Callable[[nn.Module, int], None]  # of a module and a rank
 Call = Callable[[nn.Module, Group], Callable[..., Any]]  # what a rank calls in a node's place, made from its net
@@ -33,9 +34,9 @@ class Step:
 
     layout: of what it gives; None if that is whole on all ranks. along: what of it a rank computes, as in `LayerCost`:
     "units", "inputs", "rows", "layer". why: why it is not split, or why something is gathered for it; "" if that
-    needs no word. made: the exchanges for it, in their order. parameters: how each is cut, by its path. narrow: tells
-    the module that it has this rank's part alone. summed: the paths of parameters of which each rank has the gradient
-    of what it computes alone, to be summed after a backward pass.
+    needs no word. made: the exchanges for it, in their order. parameters: how each is cut, by its path. summed: the
+    paths of those of which each rank has the gradient of what it computes alone, to be summed after a backward pass.
+    narrow: tells the module that it has this rank's part alone.
     """
 
     node: Node
@@ -44,8 +45,8 @@ class Step:
     why: str = ""
     made: list[Made] = field(default_factory=list)
     parameters: dict[str, Layout] = field(default_factory=dict)
-    narrow: Narrow | None = None
     summed: tuple[str, ...] = ()
+    narrow: Narrow | None = None
 
 
 @runtime_checkable
@@ -148,7 +149,7 @@ class Walk:
 
     def copied(self, node: Node) -> Node:
         """The whole value for ranks that each go on with a part of what comes next."""
-        return self.exchanged(node, Copy(), self.whole(node))
+        return self.exchanged(node, Copy(), self.whole(node)) if may_require_grad(node) else self.whole(node)
 
     def part(self, node: Node, layout: Layout) -> Node:
         """The value split so; it is cut if it is whole, and gathered first if it is split otherwise."""
@@ -175,9 +176,9 @@ class Walk:
     ) -> None:
         """The node is computed of `inputs(node)` of each node that it takes: by default of what each rank has.
 
-        call: makes what is called in the node's place, of the module, if it is one, and the arguments. then: an exchange
-        of what it gives; finish: as `call`, of the module and what that gives. args and kwargs, if they are others than
-        the net's, are given with the net's nodes in them.
+        call: makes what is called in the node's place, of the module, if it is one, and the arguments. then: an
+        exchange of what it gives; finish: as `call`, of the module and what that gives. args and kwargs, if they are
+        others than the net's, are given with the net's nodes in them.
         """
         taken = inputs or self.as_it_is
         changed = node.args if args is None else args, node.kwargs if kwargs is None else kwargs
@@ -203,7 +204,7 @@ class Walk:
         if finish is not None:
             made = self._append(f"{node.name} finished", Bound(finish, node.called), *self._module(node), made)
         self._values[node] = made, layout
-        self.steps.append(Step(node, layout, along, why, made_for, parameters or {}, narrow, summed))
+        self.steps.append(Step(node, layout, along, why, made_for, parameters or {}, summed, narrow))
 
     def _append(self, name: str, target: Bound, *args: Node) -> Node:
         self.program.append(Node(name, "function", target, args))
@@ -232,35 +233,11 @@ def bound_exchange(exchange: Exchange) -> Bound:
     return Bound(lambda net, group: exchange.on(group), exchange.name)
 
 
-def changed_input(graph: NetGraph, node: Node) -> Node | None:
-    """The node whose value it changes, as `x += y`, `x.relu_()` and nn.ReLU(inplace=True) do; None if it does not."""
-    module = graph.module_of(node)
-    inplace = node.kwargs.get("inplace") is True or bool(getattr(module, "inplace", False))
-    if not (inplace or is_in_place(node)) or not node.args or not isinstance(node.args[0], Node):
-        return None
-    return node.args[0]
-
-
-def is_in_place(node: Node) -> bool:
-    """Does its name say that it changes its first input?"""
-    name = node.called
-    if node.op == "method":
-        return name.endswith("_") and not name.startswith("_")
-    operators = ("iadd", "isub", "imul", "itruediv", "ipow", "ifloordiv", "imatmul", "setitem")
-    return node.op == "function" and (name in operators or (name.endswith("_") and not name.endswith("__")))
-
-
-def changed_through_views(graph: NetGraph) -> set[Node]:
-    """What shares memory with what is changed in place, where both are used after that: only whole it stays right."""
-    place = {node: number for number, node in enumerate(graph.nodes)}
-    found: set[Node] = set()
-    for node in graph.nodes:
-        if (first := changed_input(graph, node)) is not None:
-            sharing = [other for other in graph.nodes if other.storage & first.storage]
-            others = [other for other in sharing if other is not first and place[other] < place[node]]
-            if any(place[user] > place[node] for other in others for user in graph.users[other]):
-                found.update(sharing)
-    return found
+def may_require_grad(node: Node) -> bool:
+    """Could a gradient go back through its value? That of images may be wanted, though nobody trains them."""
+    if node.op in ("attribute", "constant"):
+        return requires_grad(node)
+    return not isinstance(node.value, Tensor) or node.value.is_floating_point() or node.value.is_complex()
 
 
 def requires_grad(node: Node) -> bool:

@@ -74,7 +74,7 @@ def replicate_one(cost: LayerCost, step: Step, plan: Plan, images: Slice, replic
 
 
 def own_parameters(plan: Plan) -> dict[Node, dict[str, nn.Parameter]]:
-    """Of each node the parameters that it is the first to take, by their paths in the net."""
+    """Of each node the parameters that it is the first to take, by their paths; of the output what no node takes."""
     owned: dict[Node, dict[str, nn.Parameter]] = {}
     seen: set[int] = set()
     graph = plan.graph
@@ -86,12 +86,11 @@ def own_parameters(plan: Plan) -> dict[Node, dict[str, nn.Parameter]]:
                 named[str(taken.target)] = value
         owned[node] = {name: p for name, p in named.items() if id(p) not in seen}
         seen |= {id(p) for p in named.values()}
+    owned[graph.output] |= {name: p for name, p in graph.net.named_parameters() if id(p) not in seen}
     return owned
 
 
-def step_cost(
-    plan: Plan, step: Step, parameters: dict[str, nn.Parameter], rank: int, batch_size: int
-) -> LayerCost:
+def step_cost(plan: Plan, step: Step, parameters: dict[str, nn.Parameter], rank: int, batch_size: int) -> LayerCost:
     """What a rank has of a step; nothing is sent for it yet."""
     node, module = step.node, plan.graph.module_of(step.node)
     whole = sum(parameter.nbytes for parameter in parameters.values())

@@ -8,25 +8,24 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.distributed.pipelining import PipelineStage
+from torch import Tensor
 
 from dlkit.distributed.gpu import wait_for_exchange, wait_for_gpu
 from dlkit.distributed.recorder import Recorder, Span, now
 
 
-class OnWire(nn.Module):
-    """A stage between two others: its input is taken to `device`, its output to `output_device`, contiguous.
+@dataclass(frozen=True)
+class Value:
+    """A tensor that goes to the next stage with each microbatch. has_grad: whether a gradient of it comes back;
+    requires_grad: whether it is a function of what is trained, though perhaps of no use to the loss."""
 
-    It works on a copy of its input, which its first layer may change, and which is a part of a batch or a buffer.
-    """
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    requires_grad: bool
+    has_grad: bool
 
-    def __init__(self, net: nn.Module, device: torch.device, output_device: torch.device):
-        super().__init__()
-        self.net, self.device, self.output_device = net, device, output_device
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x.to(self.device, copy=True)).to(self.output_device).contiguous()
+    def empty(self, device: torch.device) -> Tensor:
+        return torch.empty(self.shape, dtype=self.dtype, device=device)
 
 
 @dataclass
@@ -59,48 +58,134 @@ class Log:
         self.recorder.add(Span("exchange", name, begin, end, group, self.numbers[group], size))
 
 
-class Stage(PipelineStage):
-    """torch's stage, which records its passes, what it sends, and how long it waits for its input."""
+class Stage:
+    """What a schedule of torch.distributed.pipelining asks of a stage, with a record of its passes, of what it sends,
+    and of how long it waits for its input.
 
-    log: Log
-    drawing: Callable[[int], AbstractContextManager[object]]  # of a microbatch
-    wait_begin = 0.0  # of the next input
+    torch's own stage wants a gradient of all that it is sent; masks have none. `compute`: the forward pass; of
+    `received` values it is given copies, which its layers may change, and it gives the `sent` ones, but the last stage
+    what the net does. They are sent from and to memory on `device`. `rows`: of a microbatch.
+    """
 
-    def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
+    def __init__(
+        self,
+        compute: Callable[[int, Sequence[Tensor]], Any],
+        rows: int,
+        received: Sequence[Value],
+        sent: Sequence[Value],
+        group: dist.ProcessGroup,
+        device: torch.device,
+        log: Log,
+        drawing: Callable[[int], AbstractContextManager[object]],
+    ):
+        self.compute, self.rows, self.received, self.sent = compute, rows, received, sent
+        self.group, self.device, self.log, self.drawing = group, device, log, drawing
+        self.stage_index, self.num_stages = dist.get_rank(group), dist.get_world_size(group)
+        self.is_first, self.is_last = self.stage_index == 0, self.stage_index == self.num_stages - 1
+        self.has_backward = True
+        self.wait_begin = 0.0  # of the next input
+        self.inputs: list[list[Tensor]] = []  # of each microbatch
+        self.gradients: list[list[Tensor]] = []
+        self.outputs: dict[int, Any] = {}
+
+    def _get_init_p2p_neighbors_ops(self) -> list[dist.P2POp]:
+        """Neighbours meet: some libraries want that all ranks take part in their first messages."""
+        ops = []
+        for to in (self.stage_index + 1, self.stage_index - 1):
+            if 0 <= to < self.num_stages:
+                pair = (
+                    self.operation(dist.isend, torch.zeros(1, device=self.device), to),
+                    self.operation(dist.irecv, torch.zeros(1, device=self.device), to),
+                )
+                ops += pair
+        return ops
+
+    def _prepare_forward_infra(self, microbatches: int, *_: Any, **__: Any) -> None:
+        for _number in range(microbatches):
+            own = [] if self.is_first else [value.empty(self.device) for value in self.received]
+            for value, tensor in zip(self.received, own, strict=False):
+                tensor.requires_grad_(value.requires_grad)
+            self.inputs.append(own)
+            self.gradients.append([value.empty(self.device) for value in self.sent if value.has_grad])
+
+    def _prepare_backward_infra(self, *_: Any, **__: Any) -> None:
+        """Memory for gradients is there with that for inputs."""
+
+    def clear_runtime_states(self) -> None:
+        self.outputs.clear()
+        for tensors in self.inputs:
+            for tensor in tensors:
+                tensor.grad = None
+
+    def perform_reduce_grad(self, scale: int) -> None:
+        """Gradients are not scaled: losses have their weights."""
+
+    def forward_one_chunk(self, number: int, args: Sequence[Tensor] = (), *_: Any, **__: Any) -> Any:
         begin = self.log.arrival()
         if not self.is_first:
             self.log.exchanged("receive activations", (self.stage_index - 1, self.stage_index), self.wait_begin, begin)
-        with self.drawing(fwd_chunk_id):
-            output = super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
-        self.log.computed(f"F{fwd_chunk_id}", begin)
+        with self.drawing(number):
+            output = self.compute(self.rows, args if self.is_first else self.inputs[number])
+        if not self.is_last:
+            for value, tensor in zip(self.sent, output, strict=True):
+                if tensor.shape != value.shape or tensor.dtype != value.dtype:
+                    raise RuntimeError(
+                        f"a stage gives {tuple(tensor.shape)} of {tensor.dtype} where it gave {value.shape} of "
+                        f"{value.dtype} for the first images: let shapes and dtypes not depend on the batch."
+                    )
+        self.outputs[number] = output
+        self.log.computed(f"F{number}", begin)
         return output
 
-    def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> None:
+    def backward_one_chunk(self, number: int, loss: Tensor | None = None, **_: Any) -> None:
         begin = self.log.arrival()
         if not self.is_last:
             self.log.exchanged("receive gradients", (self.stage_index + 1, self.stage_index), self.wait_begin, begin)
-        super().backward_one_chunk(bwd_chunk_id, *args, **kwargs)
-        self.log.computed(f"B{bwd_chunk_id}", begin)
+        output = self.outputs.pop(number)
+        if loss is not None:
+            loss.backward()
+        else:
+            tensors = [tensor for value, tensor in zip(self.sent, output, strict=True) if value.has_grad]
+            if tensors:
+                torch.autograd.backward(tensors, self.gradients[number])
+        self.log.computed(f"B{number}", begin)
 
-    def get_fwd_recv_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
+    def get_fwd_recv_ops(self, number: int) -> list[dist.P2POp]:
         self.wait_begin = now()
-        return super().get_fwd_recv_ops(fwd_chunk_id)
+        return [self.operation(dist.irecv, tensor, self.stage_index - 1) for tensor in self.inputs[number]]
 
-    def get_bwd_recv_ops(self, bwd_chunk_id: int) -> list[dist.P2POp]:
+    def get_bwd_recv_ops(self, number: int) -> list[dist.P2POp]:
         self.wait_begin = now()
-        return super().get_bwd_recv_ops(bwd_chunk_id)
+        return [self.operation(dist.irecv, tensor, self.stage_index + 1) for tensor in self.gradients[number]]
 
-    def get_fwd_send_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
-        return self.record_send("send activations", super().get_fwd_send_ops(fwd_chunk_id), self.stage_index + 1)
+    def get_fwd_send_ops(self, number: int) -> list[dist.P2POp]:
+        if self.is_last:
+            return []
+        return self.recorded("send activations", [tensor.detach() for tensor in self.outputs[number]], 1)
 
-    def get_bwd_send_ops(self, bwd_chunk_id: int) -> list[dist.P2POp]:
-        return self.record_send("send gradients", super().get_bwd_send_ops(bwd_chunk_id), self.stage_index - 1)
+    def get_bwd_send_ops(self, number: int) -> list[dist.P2POp]:
+        gradients = []
+        for value, tensor in zip(self.received, self.inputs[number], strict=False):
+            if value.has_grad:
+                gradients.append(torch.zeros_like(tensor) if tensor.grad is None else tensor.grad.contiguous())
+            elif tensor.grad is not None:
+                raise RuntimeError(
+                    "the loss has a gradient for something that it made no use of for the first images: let it use "
+                    "the same outputs of the net for all batches, or use DataParallel."
+                )
+            tensor.grad = None
+        return self.recorded("send gradients", gradients, -1)
 
-    def record_send(self, name: str, ops: list[dist.P2POp], to: int) -> list[dist.P2POp]:
-        if ops:
-            moment = now()
-            self.log.exchanged(name, (self.stage_index, to), moment, moment, sum(op.tensor.nbytes for op in ops))
-        return ops
+    def recorded(self, name: str, tensors: Sequence[Tensor], way: int) -> list[dist.P2POp]:
+        """What sends these tensors to a neighbour, the next stage or the one before, noted as one message."""
+        if tensors:
+            moment, to = now(), self.stage_index + way
+            self.log.exchanged(name, (self.stage_index, to), moment, moment, sum(tensor.nbytes for tensor in tensors))
+        return [self.operation(dist.isend, tensor, self.stage_index + way) for tensor in tensors]
+
+    def operation(self, kind: Callable[..., Any], tensor: Tensor, stage: int) -> dist.P2POp:
+        """Send to, or receive from, this stage. The buffer of a value whose gradient is wanted is filled as it is."""
+        return dist.P2POp(kind, tensor.detach(), group=self.group, group_peer=stage)
 
 
 def bubble(stages: int, microbatches: int) -> float:

@@ -16,7 +16,7 @@ class StageDraws(ShardedDraws):
 
     takes_any_dtype = False  # other stages' draws are made as in the plan
 
-    def __init__(self, plan: DrawPlan, first: int, count: int, model: nn.Module):
+    def __init__(self, plan: DrawPlan, first: int, count: int, model: nn.Module | None):
         super().__init__(plan, model=model)
         self.first, self.count = first, count
         self.states: list[list[torch.Tensor]] = []

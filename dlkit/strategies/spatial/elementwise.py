@@ -12,7 +12,7 @@ from dlkit.distributed.group import Group
 from dlkit.models.graph import Node
 from dlkit.models.layer_kinds import KINDS
 from dlkit.strategies.graph.exchanges import Sum
-from dlkit.strategies.graph.plan import is_in_place
+from dlkit.strategies.graph.in_place import is_in_place
 from dlkit.strategies.spatial.bands import Bands
 from dlkit.strategies.spatial.site import Site, no_rows
 

@@ -1,4 +1,4 @@
-"""nn.MultiheadAttention split by heads: a rank has the rows of the projections, and the columns behind them, of its own.
+"""nn.MultiheadAttention split by heads: a rank has the rows of projections, and the columns behind, of its own heads.
 
 Source: Shoeybi et al. 2019, Megatron-LM, §3.
 """
@@ -19,17 +19,18 @@ from dlkit.models.graph import Node
 from dlkit.strategies.graph.exchanges import Gather, Layout, Sum, even_layout
 from dlkit.strategies.graph.plan import Made, Walk
 
-ARGUMENTS = "query key value key_padding_mask need_weights attn_mask average_attn_weights is_causal".split()
+INPUTS = ("query", "key", "value")
+ARGUMENTS = (*INPUTS, "key_padding_mask", "need_weights", "attn_mask", "average_attn_weights", "is_causal")
 
 
 def split_heads(walk: Walk, node: Node, module: nn.MultiheadAttention) -> bool:
     given = dict(zip(ARGUMENTS, node.args, strict=False)) | node.kwargs
-    inputs = [given.get(name) for name in ARGUMENTS[:3]]
-    if module.num_heads < walk.world_size or module.bias_k is not None or module.add_zero_attn:
+    inputs = [given.get(name) for name in INPUTS]
+    if module.num_heads < walk.world_size:
         return False
     if not all(isinstance(x, Node) and x.shape is not None and len(x.shape) == 3 for x in inputs):
         return False
-    if any(type(given.get(name, False)) is not bool for name in ARGUMENTS if name in ("need_weights", "is_causal")):
+    if any(type(given.get(name, False)) is not bool for name in ("need_weights", "is_causal")):
         return False
     heads = even_layout(1, module.num_heads, walk.world_size)
     units = heads.repeated(module.head_dim, 0)
@@ -49,8 +50,9 @@ def split_heads(walk: Walk, node: Node, module: nn.MultiheadAttention) -> bool:
 def _parameters(module: nn.MultiheadAttention, units: Layout) -> dict[str, Layout]:
     """How each is cut; the projections of queries, keys and values may be one below another in one."""
     three = Layout(0, tuple(tuple(k * module.embed_dim + i for k in range(3) for i in part) for part in units.parts))
-    cut = {name: units for name in ("q_proj_weight", "k_proj_weight", "v_proj_weight")}
+    cut = dict.fromkeys(("q_proj_weight", "k_proj_weight", "v_proj_weight"), units)
     cut |= {"in_proj_weight": three, "in_proj_bias": three}
+    cut |= dict.fromkeys(("bias_k", "bias_v"), Layout(2, units.parts))
     cut = {name: layout for name, layout in cut.items() if getattr(module, name) is not None}
     return cut | {"out_proj.weight": Layout(1, units.parts)}
 
@@ -74,7 +76,11 @@ def own_heads(
     if module.batch_first:
         query, key, value = (x.transpose(0, 1) for x in (query, key, value))
     q, k, v = (_by_head(x, len(own)) for x in _projected(module, query, key, value))
-    mask = _mask(module, own, q, k, attn_mask, key_padding_mask)
+    more = int(module.bias_k is not None) + module.add_zero_attn  # keys that no mask hides
+    if module.add_zero_attn:
+        k, v = (F.pad(x, (0, 0, 0, 1)) for x in (k, v))
+    masks = [None if one is None else F.pad(_added(one, q), (0, more)) for one in (attn_mask, key_padding_mask)]
+    mask = _mask(module.num_heads, own, *masks)
     p = module.dropout if module.training else 0.0
     if not need_weights and is_causal and key_padding_mask is None:
         mask = torch.full((q.shape[-2], k.shape[-2]), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
@@ -93,7 +99,11 @@ def _projected(module: Any, query: Tensor, key: Tensor, value: Tensor) -> list[T
     if module.in_proj_weight is not None:
         weights = module.in_proj_weight.chunk(3)
     biases = (None, None, None) if module.in_proj_bias is None else module.in_proj_bias.chunk(3)
-    return [F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True)]
+    projected = [F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True)]
+    if module.bias_k is None:
+        return projected
+    more = (bias.expand(-1, query.shape[1], -1) for bias in (module.bias_k, module.bias_v))
+    return [projected[0], *(torch.cat(pair) for pair in zip(projected[1:], more, strict=True))]
 
 
 def _by_head(x: Tensor, heads: int) -> Tensor:
@@ -101,18 +111,13 @@ def _by_head(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3)
 
 
-def _mask(
-    module: Any, own: tuple[int, ...], q: Tensor, k: Tensor, attn_mask: Tensor | None, padding: Tensor | None
-) -> Tensor | None:
+def _mask(heads: int, own: tuple[int, ...], attn_mask: Tensor | None, padding: Tensor | None) -> Tensor | None:
     """What is added to the products of queries and keys; None for nothing."""
-    if attn_mask is not None:
-        attn_mask = _added(attn_mask, q)
-        if attn_mask.ndim == 3:
-            attn_mask = attn_mask.unflatten(0, (-1, module.num_heads))[:, own[0] : own[-1] + 1]
+    if attn_mask is not None and attn_mask.ndim == 3:
+        attn_mask = attn_mask.unflatten(0, (-1, heads))[:, own[0] : own[-1] + 1]
     if padding is None:
         return attn_mask
-    added = _added(padding, q)[:, None, None]
-    return added if attn_mask is None else attn_mask + added
+    return padding[:, None, None] if attn_mask is None else attn_mask + padding[:, None, None]
 
 
 def _added(mask: Tensor, like: Tensor) -> Tensor:
@@ -149,7 +154,9 @@ class JoinHeads:
             y, weights = parts
             y = reduce_from_ranks(y, group)
             if weights is not None:
-                weights = reduce_from_ranks(weights.sum(1) / self.heads.whole, group) if self.average else gather(weights)
+                weights = (
+                    reduce_from_ranks(weights.sum(1) / self.heads.whole, group) if self.average else gather(weights)
+                )
             return y, weights
 
         return join

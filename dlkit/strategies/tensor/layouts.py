@@ -55,7 +55,12 @@ def dimensions(dims: Any, node: Node) -> list[int] | None:
     """Dimensions as a function was given them, counted from the front; None if they are all, or cannot be known."""
     if type(dims) is int:
         dims = [dims]
-    if not isinstance(dims, tuple | list) or not dims or node.shape is None or any(type(dim) is not int for dim in dims):
+    if (
+        not isinstance(dims, tuple | list)
+        or not dims
+        or node.shape is None
+        or any(type(dim) is not int for dim in dims)
+    ):
         return None
     return [dim % len(node.shape) for dim in dims]
 

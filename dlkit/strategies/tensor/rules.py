@@ -13,7 +13,8 @@ from dlkit.models.layer_kinds import KINDS
 from dlkit.strategies.graph.plan import Plan, Walk
 from dlkit.strategies.tensor import shapes
 from dlkit.strategies.tensor.attention import split_heads
-from dlkit.strategies.tensor.elementwise import draws_elements, is_elementwise, split_elements
+from dlkit.strategies.tensor.elementwise import split_elements
+from dlkit.strategies.tensor.functions import function_step
 from dlkit.strategies.tensor.norms import BY_FEATURES, POOLS, split_features, split_group_norm, split_maps
 from dlkit.strategies.tensor.weights import (
     CONVOLUTIONS,
@@ -95,22 +96,6 @@ def is_chain(graph: NetGraph) -> bool:
     on_way = [node for node in graph.nodes if node.images_dim is not None or node.op == "output"]
     ways = [sum(taken.images_dim is not None for taken in node.inputs) for node in on_way]
     return all(count <= 1 for count in ways) and all(len(graph.users[node]) <= 1 for node in on_way)
-
-
-def function_step(walk: Walk, node: Node) -> bool:
-    """Make the step for a function or method that is known, and of whose inputs one is split; else say False."""
-    if all(walk.layout(taken) is None for taken in node.inputs):
-        return False
-    if draws_elements(node):
-        return split_elements(walk, node, draws=True)
-    if is_elementwise(node):
-        return split_elements(walk, node)
-    rules = shapes.METHODS if node.op == "method" else shapes.FUNCTIONS
-    try:
-        rule = rules.get(node.target)
-    except TypeError:  # it cannot be looked up
-        return False
-    return rule is not None and rule(walk, node)
 
 
 def split_along(walk: Walk, node: Node, module: Any) -> bool:

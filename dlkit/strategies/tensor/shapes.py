@@ -1,12 +1,10 @@
 """Functions that move, join, pick or add up what a tensor has, and leave the dimension alone that it is split along."""
 
-import operator
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlkit.distributed.group import Group
@@ -56,7 +54,9 @@ def permute(walk: Walk, node: Node) -> bool:
 
 def _permutation(node: Node, ndim: int) -> list[int] | None:
     """Which dimension of the input each of the output is."""
-    given = list(node.args[1]) if len(node.args) == 2 and isinstance(node.args[1], tuple | list) else list(node.args[1:])
+    given = (
+        list(node.args[1]) if len(node.args) == 2 and isinstance(node.args[1], tuple | list) else list(node.args[1:])
+    )
     if node.kwargs or any(type(dim) is not int for dim in given):
         return None
     if node.called == "permute":
@@ -216,40 +216,8 @@ def _source(walk: Walk, node: Node) -> tuple[Any, Layout | None]:
     """The first argument, and how it is split; None if it is not, or if others are too."""
     source = node.args[0] if node.args else None
     layout = walk.layout(source)
-    if not isinstance(layout, Layout) or any(walk.layout(taken) is not None for taken in node.inputs if taken is not source):
+    if not isinstance(layout, Layout) or any(
+        walk.layout(taken) is not None for taken in node.inputs if taken is not source
+    ):
         return source, None
     return source, layout
-
-
-def _named(names: str, *owners: Any) -> list[Any]:
-    return [getattr(owner, name) for name in names.split() for owner in owners if hasattr(owner, name)]
-
-
-RESHAPES, PERMUTES = "view reshape flatten unflatten squeeze unsqueeze", "permute transpose swapaxes swapdims movedim moveaxis"
-REDUCES = "mean sum amax amin std var prod logsumexp max min argmax argmin any all median nanmean"
-ALONG = "softmax log_softmax softmin cumsum cumprod"
-POOLS = (
-    "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
-    "adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d lp_pool1d lp_pool2d interpolate upsample"
-)
-BY_NAME: dict[str, Callable[[Walk, Node], bool]] = {
-    **dict.fromkeys(RESHAPES.split(), reshape),
-    **dict.fromkeys(PERMUTES.split(), permute),
-    **dict.fromkeys(REDUCES.split(), reduce),
-    **dict.fromkeys(ALONG.split(), along),
-    **dict.fromkeys(("chunk", "split", "unbind"), divide),
-    "norm": partial(reduce, position=2),
-    "expand": expand,
-    **dict.fromkeys(("matmul", "bmm"), multiply),
-}
-METHODS = BY_NAME
-FUNCTIONS: dict[Any, Callable[[Walk, Node], bool]] = {
-    **{function: rule for name, rule in BY_NAME.items() for function in _named(name, torch, F)},
-    **dict.fromkeys(_named(POOLS, torch, F), by_maps),
-    **dict.fromkeys(_named("cat concat concatenate stack", torch), concatenate),
-    F.normalize: partial(along, position=2, default=1),
-    F.pad: pad,
-    F.scaled_dot_product_attention: multiply,
-    operator.getitem: index,
-    operator.matmul: multiply,
-}

@@ -30,7 +30,7 @@ from dlkit.training.learner import Backprop
 class TensorParallel:
     """Each rank has a part of the parameters of a layer, and computes some of its units for the whole batch.
 
-    Nets, read as a graph: Linear layers in turn by outputs and by inputs, so that one sum over ranks serves two of them;
+    Nets, read as graphs: Linear layers in turn by outputs and by inputs, so that one sum over ranks serves two;
     convolutions by output maps, which are gathered for the next one or, where branches meet and that sends less, summed
     by input maps; attention by heads; norms by maps. RBMs under CD and PCD, and autoassociators: by hidden units.
     using: "dlkit", or "dtensor", torch's own parallelize_module, for chains of Linear layers and an optimizer that is

@@ -6,6 +6,8 @@ forward and one backward serve two layers. Source: Shoeybi et al. 2019, Megatron
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -13,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlkit.distributed.group import Group
 from dlkit.models.graph import Node
 from dlkit.models.layer_kinds import LayerKind
 from dlkit.strategies.graph.exchanges import Layout, Sum, even_layout
@@ -40,31 +41,29 @@ class Weights:
     rows: int | None = None
 
 
-def weights_of(node: Node, module: nn.Module, kind: LayerKind) -> Weights | None:
+def weights_of(node: Node, module: Any, kind: LayerKind) -> Weights | None:
     """None for a layer that cannot be split by outputs."""
     last = -1 if node.shape is None else len(node.shape) - 1
-    source = node.args[0]
-    if isinstance(module, nn.Linear):
-        columns = lambda layout: _first_dims(module, layout)
-        return Weights(module.out_features, last, len(source.shape) - 1, columns, _narrow("out_features"), 1)
     if type(module) is nn.Embedding:
-        if module.max_norm is not None or module.sparse:
-            return None
-        columns = lambda layout: {"weight": Layout(1, layout.parts)}
-        return Weights(module.embedding_dim, last, -1, columns, _narrow("embedding_dim"))
+        return None if module.max_norm is not None or module.sparse else _embedding(module, last)
+    if isinstance(module, nn.Linear):
+        narrow, columns = _narrow("out_features"), partial(_first_dims, module)
+        return Weights(module.out_features, last, len(node.args[0].shape) - 1, columns, narrow, 1)
     if isinstance(module, CONVOLUTIONS + TRANSPOSED):
-        if module.groups > 1 or not has_maps(source):
+        if module.groups > 1 or not has_maps(node.args[0]):
             return None
-        transposed = isinstance(module, TRANSPOSED)
-
-        def columns(layout: Layout) -> dict[str, Layout]:
-            return _first_dims(module, layout) | {"weight": Layout(int(transposed), layout.parts)}
-
-        return Weights(module.out_channels, 1, 1, columns, _narrow("out_channels"), int(not transposed))
+        dim = int(isinstance(module, TRANSPOSED))  # of the weight's, that counts outputs
+        columns = partial(_first_dims, module, weight_dim=dim)
+        return Weights(module.out_channels, 1, 1, columns, _narrow("out_channels"), 1 - dim)
     if kind.outputs(module):
-        columns = lambda layout: _by_kind(module, kind, layout)
+        columns = partial(_by_kind, module, kind)
         return Weights(kind.outputs(module), kind.output_dim % len(node.shape or (1,)), 1, columns, kind.narrow)
     return None
+
+
+def _embedding(module: nn.Embedding, last: int) -> Weights:
+    columns = partial(_first_dims, module, weight_dim=1)
+    return Weights(module.embedding_dim, last, -1, columns, _narrow("embedding_dim"))
 
 
 def split_weights(walk: Walk, node: Node, module: nn.Module, weights: Weights, *, by_rows: bool) -> bool:
@@ -79,9 +78,7 @@ def split_weights(walk: Walk, node: Node, module: nn.Module, weights: Weights, *
         return False
     output = even_layout(weights.output_dim, weights.outputs, walk.world_size)
     cut = {f"{node.target}.{name}": part for name, part in weights.columns(output).items()}
-    walk.step(
-        node, walk.copied, layout=output, along="units", parameters=cut, narrow=narrow_to(output, weights.narrow)
-    )
+    walk.step(node, walk.copied, layout=output, along="units", parameters=cut, narrow=narrow_to(output, weights.narrow))
     return True
 
 
@@ -186,8 +183,10 @@ def _narrow(attribute: str) -> Callable[[Any, int, int], None]:
     return lambda module, start, stop: setattr(module, attribute, stop - start)
 
 
-def _first_dims(module: nn.Module, layout: Layout) -> dict[str, Layout]:
-    return {name: Layout(0, layout.parts) for name, _ in module.named_parameters(recurse=False)}
+def _first_dims(module: nn.Module, layout: Layout, weight_dim: int = 0) -> dict[str, Layout]:
+    """Parameters cut by outputs, which the weight counts in this dimension, and others in their first."""
+    names = [name for name, _ in module.named_parameters(recurse=False)]
+    return {name: Layout(weight_dim if name == "weight" else 0, layout.parts) for name in names}
 
 
 def _by_kind(module: nn.Module, kind: LayerKind, layout: Layout) -> dict[str, Layout]:
@@ -202,4 +201,4 @@ def rows_of_outputs(rows: list[int] | None, layout: Layout) -> tuple[range, ...]
     """Which rows of a parameter each rank has, where output k has `rows[k]` of them (None: one each)."""
     starts = [sum(layout.counts[:rank]) for rank in range(len(layout.counts) + 1)]
     ends = starts if rows is None else [sum(rows[:start]) for start in starts]
-    return tuple(range(start, stop) for start, stop in zip(ends, ends[1:], strict=False))
+    return tuple(range(start, stop) for start, stop in pairwise(ends))

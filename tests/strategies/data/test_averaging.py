@@ -25,13 +25,16 @@ def net():
     )  # fmt: skip
 
 
-def experiment(make=net, optimizer=partial(torch.optim.SGD, momentum=0.9), count=62, **settings):
+SGD = partial(torch.optim.SGD, momentum=0.9)
+
+
+def experiment(make=net, optimizer=SGD, count=62, **settings):
     settings = {"batch_size": 14, "lr": 0.05, "dtype": torch.float64, "momentum": None} | settings
     return Experiment(make, (IMAGES[:count], LABELS[:count]), CrossEntropy(), optimizer=optimizer, **settings)
 
 
 @pytest.mark.parametrize("every", [1, 4])
-@pytest.mark.parametrize("optimizer", [partial(torch.optim.SGD, momentum=0.9), torch.optim.Adam], ids=["SGD", "Adam"])
+@pytest.mark.parametrize("optimizer", [SGD, torch.optim.Adam], ids=["SGD", "Adam"])
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_replicas_are_those_of_one_process_that_trains_them_in_turn(optimizer, every, ranks):
     made = experiment(optimizer=optimizer)

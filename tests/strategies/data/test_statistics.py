@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from dlkit import Experiment
-from dlkit.strategies import DataParallel, Hybrid, Pipeline, cost
+from dlkit.strategies import DataParallel, Hybrid, OneWeirdTrick, Pipeline, cost
 from dlkit.training import CrossEntropy, Learner, Reconstruction
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -41,9 +41,9 @@ def experiment(make=net, learner=None, **settings):
 
 def apart(model, other):
     """How far two models' parameters and buffers are from each other, each as one vector, relative to the first."""
-    pairs = [(dict(m.named_parameters()), dict(m.named_buffers())) for m in (model, other)]
-    vectors = [[torch.cat([t.detach().double().flatten() for t in kind.values()]) for kind in pair] for pair in pairs]
-    return max(float((a - b).norm() / a.norm()) for a, b in zip(*vectors, strict=True) if len(a))
+    kinds = [[list(m.parameters()), list(m.buffers())] for m in (model, other)]
+    vectors = [[torch.cat([t.detach().double().flatten() for t in kind]) for kind in pair if kind] for pair in kinds]
+    return max(float((a - b).norm() / a.norm()) for a, b in zip(*vectors, strict=True))
 
 
 def split(made, strategy, ranks=2, steps=STEPS, **settings):
@@ -194,9 +194,17 @@ def test_microbatches_have_statistics_of_their_own_which_is_refused():
         split(experiment(dense), Pipeline())
 
 
-def test_replicas_that_are_split_by_neurons_share_the_statistics_of_the_batch():
-    alone = run(experiment(dense), steps=STEPS)
-    assert apart(alone.model, split(experiment(dense), Hybrid(2, 1))[0].model) < 1e-10
+def convolutions():
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 12)), nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(400, 20),
+        nn.Tanh(), nn.Linear(20, 4),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("strategy", [Hybrid(2, 1), Hybrid(1, 2), OneWeirdTrick()], ids=str)
+def test_replicas_that_are_split_otherwise_too_share_the_statistics_of_the_batch(strategy):
+    alone = run(experiment(convolutions), steps=STEPS)
+    assert apart(alone.model, split(experiment(convolutions), strategy)[0].model) < 1e-10
 
 
 def test_a_split_run_with_averages_goes_on_from_a_checkpoint(tmp_path):

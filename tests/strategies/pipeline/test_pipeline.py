@@ -1,6 +1,7 @@
 """Splitting by layers: the same result as one process, in the order that the schedules are published with."""
 
 import os
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from itertools import combinations
@@ -15,11 +16,11 @@ from dlkit import Experiment
 from dlkit.distributed.recorder import Span
 from dlkit.models import DBN, LeNet5
 from dlkit.models.autoencoder import Autoassociator
+from dlkit.models.graph_check import graph_of
 from dlkit.models.rbm import RBM
-from dlkit.models.sequence import modules_of
 from dlkit.strategies import Pipeline, bubble, measured_bubble
 from dlkit.strategies.pipeline import partition
-from dlkit.strategies.pipeline.partition import best_cut, blocks_of, measure_blocks
+from dlkit.strategies.pipeline.partition import best_cut
 from dlkit.training import CrossEntropy, InputDropout, Reconstruction, UpDown
 from dlkit.training.fine_tuning import LineSearches
 
@@ -259,21 +260,26 @@ def test_the_cut_is_the_best_of_all(seed):
         assert slowest(found) == min(map(slowest, combinations(range(1, 9), stages - 1)))
 
 
+def blocks_of(net):
+    images = torch.rand(5, 784)
+    return partition.partition(graph_of(net, images), images, deepcopy)
+
+
 def test_a_layer_weighs_as_many_multiplications_as_both_its_passes_have(monkeypatch):
     monkeypatch.setattr(partition, "VALUE", 0)
-    net = DBN([RBM(784, 60), RBM(60, 50)]).classifier(10)
-    costs, between = measure_blocks(blocks_of(net), torch.rand(2, 784))
-    assert costs == [2 * 2 * 784 * 60, 2 * 3 * 60 * 50, 2 * 3 * 50 * 10]  # the first has no gradient to hand on
-    assert [tuple(x.shape) for x in between] == [(2, 784), (2, 60), (2, 50), (2, 10)]
+    blocks = blocks_of(DBN([RBM(784, 60), RBM(60, 50)]).classifier(10))
+    assert blocks.costs == [2 * 2 * 784 * 60, 2 * 3 * 60 * 50, 2 * 3 * 50 * 10]  # the first has no gradient to hand on
+    assert [[blocks.seen.shape(node, 7) for node in values] for values in blocks.crossing] == [[], [(7, 60)], [(7, 50)]]
 
 
 def test_layers_without_weights_stay_with_the_one_before():
-    net = DBN([RBM(784, 60), RBM(60, 50)]).autoencoder()
-    names = [[name for name, _ in piece] for piece in blocks_of(net)]
-    assert names == [["0.0", "0.1", "0.2"], ["0.3"], ["1.0", "1.1"], ["1.2", "1.3"]]
-    assert [module for _, module in modules_of(net, "Pipeline")] == [
-        *net.get_submodule("0").children(),
-        *net.get_submodule("1").children(),
+    blocks = blocks_of(DBN([RBM(784, 60), RBM(60, 50)]).autoencoder())
+    called = [[node.target for node in blocks.graph.nodes[slice(*blocks.span(i, i + 1))]] for i in range(4)]
+    assert [called[0][1:], *called[1:3], called[3][:-1]] == [  # but for the images and the output
+        ["0.0", "0.1", "0.2"],
+        ["0.3"],
+        ["1.0", "1.1"],
+        ["1.2", "1.3"],
     ]
 
 
@@ -287,7 +293,7 @@ class Own(nn.Sequential):
 
 def shared():
     layer = nn.Linear(784, 784)
-    return nn.Sequential(layer, nn.Sigmoid(), layer, nn.Linear(784, 10))
+    return nn.Sequential(layer, nn.Sigmoid(), layer, nn.Sigmoid(), nn.Flatten())
 
 
 class Transposed(nn.Linear):
@@ -308,8 +314,8 @@ REFUSED = [
         {},
         "a sparsity target needs the mean activity of a whole batch",
     ),
-    (EXPERIMENTS["autoassociator"], {}, "Autoassociator is no nn.Sequential, or has a forward or hooks of its own"),
-    (replace(LINEAR, model=lambda: Own(nn.Linear(784, 10))), {}, "Own is no nn.Sequential, or has a forward"),
+    (EXPERIMENTS["autoassociator"], {}, "W is used in two places, which would be on two ranks"),
+    (replace(LINEAR, model=lambda: Own(nn.Linear(784, 10))), {}, "ranks need a layer with weights each, and this Own"),
     (replace(LINEAR, model=shared), {}, "0.weight and 2.weight are one parameter, which would be on two ranks"),
     (replace(LINEAR, model=lambda: net(nn.BatchNorm1d(20))), {}, "1, a BatchNorm1d, takes its statistics from"),
     (

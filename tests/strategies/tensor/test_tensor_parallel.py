@@ -157,9 +157,7 @@ def test_a_group_of_some_ranks_or_of_one_splits_a_model_too():
         whole = net(x)
         layouts = on_rank(plan_neurons(graph_of(net, x), group.world_size), group)
         weight = net.output.weight.detach()
-        again = scatter_whole(
-            "output.weight", gather_part("output.weight", weight, layouts, group), layouts, group
-        )
+        again = scatter_whole("output.weight", gather_part("output.weight", weight, layouts, group), layouts, group)
         torch.testing.assert_close(net(x), whole)
         return weight.shape, torch.equal(weight, again)
 
@@ -368,17 +366,23 @@ def tied():
     return net
 
 
-class Own(nn.Module):
+class Recurrent(nn.Module):
     def __init__(self):
         super().__init__()
-        self.linear = nn.Linear(784, 10)
+        self.rnn = nn.RNN(784, 10)
 
     def forward(self, x):
-        return self.linear(x)
+        return self.rnn(x[None])[0][0]
 
 
 class OwnRBM(RBM):
     pass
+
+
+def test_layers_that_share_a_parameter_stay_whole():
+    images, labels = digits(200)
+    experiment = Experiment(tied, (images.flatten(1), labels), CrossEntropy(), lr=0.01)
+    alike(team(2).call(run, experiment, TensorParallel()), run(experiment))
 
 
 def one_output():
@@ -410,8 +414,7 @@ def reasons(cases):
 def test_what_cannot_be_split_is_refused_with_the_reason():
     images, labels = digits(200)
     cases = [
-        (Own, CrossEntropy(), "Own has nothing to split by neurons, which takes a Linear, a convolution"),
-        (tied, CrossEntropy(), "0.weight and 2.weight are one parameter, of which two layers"),
+        (Recurrent, CrossEntropy(), "Recurrent has nothing to split by neurons, which takes a Linear, a convolution"),
         (partial(RBM, 784, 1), CD(), "1 hidden units for 2 ranks: give each at least one"),
         (partial(RBM, 784, 9), CD(centred=True), "centred=True moves each visible bias by the means of all hidden"),
         (partial(OwnRBM, 784, 9), CD(), "OwnRBM may do with its hidden units what needs all of them"),
