@@ -63,8 +63,7 @@ def rows_in(shape: tuple[int, ...], dim: int, other: tuple[int, ...]) -> tuple[i
     for place, size in enumerate(other):
         times, left = divmod(size, height)
         if prod(other[:place]) == before and left == 0 and times and times * prod(other[place + 1 :]) == after:
-            if times == 1 or prod(shape[dim + 1 :]) % times == 0:
-                return place, times
+            return place, times
     return None
 
 

@@ -7,11 +7,15 @@ import torch
 import torch.nn.functional as F
 from ranks import team
 from rows import answer_and_gradients, split_by_rows
+from splitting import digits
 from torch import nn
 from torch.nn.utils import parametrizations
 
+from dlkit import Experiment
 from dlkit.models.graph_check import graph_of
+from dlkit.strategies import cost
 from dlkit.strategies.spatial.spatial_parallel import SpatialParallel
+from dlkit.training import CrossEntropy
 
 ROWS, COLUMNS = 11, 10
 
@@ -224,3 +228,54 @@ def test_what_has_a_rule_is_split_and_what_is_gathered_is_told(name):
         return
     assert bool(told) == (expected is not None), told
     assert expected is None or told[0].startswith(expected)
+
+
+# What a step sends is what the plan says.
+
+
+class Block(nn.Module):
+    """A ResNet block and one that halves the maps."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.one, self.two = conv(1, 4), conv(4, 4), conv(4, 4)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(2))
+        self.down, self.short, self.out = nn.Conv2d(4, 8, 3, 2, 1), nn.Conv2d(4, 8, 1, 2), nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = self.stem(x[:, None])
+        inner = F.relu(self.norms[0](self.one(x)))
+        x = F.relu(x + self.norms[1](self.two(inner)))
+        return self.out((self.down(x) + self.short(x)).mean((2, 3)))
+
+
+class UNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.down, self.low, self.high = conv(1, 4), conv(4, 8), conv(8, 4)
+        self.up, self.norm, self.out = nn.ConvTranspose2d(8, 4, 2, stride=2), nn.GroupNorm(2, 4), nn.Linear(4, 10)
+
+    def forward(self, x):
+        high = F.relu(self.down(x[:, None]))
+        low = F.relu(self.low(F.max_pool2d(high, 2)))
+        return self.out(self.norm(self.high(torch.cat([self.up(low), high], 1))).mean((2, 3)))
+
+
+def bytes_of_a_step(make):
+    images, labels = digits(120)
+    sent = []
+
+    def look(run):
+        sent.append(run.shard.recorder.bytes_sent)
+
+    experiment = Experiment(make, (images, labels), CrossEntropy(), batch_size=60)
+    experiment.run(strategy=SpatialParallel(), steps=2, device="cpu", progress=False, on_step=look)
+    return sent[1] - sent[0]
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("make", [Block, UNet])
+def test_a_step_sends_what_the_plan_costs(make, ranks):
+    bill = cost(make(), (28, 28), 60, ranks, SpatialParallel())
+    for rank, sent in enumerate(team(ranks).call(bytes_of_a_step, make)):
+        assert 0 <= sent - bill.bytes_sent(rank) <= ranks * len(bill.layers[rank])  # which are rounded down
