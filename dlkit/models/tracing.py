@@ -9,6 +9,7 @@ import operator
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partialmethod
 from typing import Any
 from unittest.mock import patch
 
@@ -133,6 +134,16 @@ class _Known(fx.Proxy):
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+    def _changed(self, function: Any, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    __iadd__ = partialmethod(_changed, operator.iadd)  # fx makes `x + y` of `x += y`, which leaves x as it is
+    __isub__ = partialmethod(_changed, operator.isub)
+    __imul__ = partialmethod(_changed, operator.imul)
+    __itruediv__ = partialmethod(_changed, operator.itruediv)
+    __ifloordiv__ = partialmethod(_changed, operator.ifloordiv)
+    __ipow__ = partialmethod(_changed, operator.ipow)
 
     def __eq__(self, other: object) -> Any:
         return self.tracer.create_proxy("call_function", operator.eq, (self, other), {})

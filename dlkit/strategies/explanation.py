@@ -117,6 +117,8 @@ def _split(step: Step) -> str:
         return f"inputs {' + '.join(map(str, layout.counts))}"
     if step.along == "images":
         return "all, of its images"
+    if step.along.startswith("rank "):
+        return f"all, on {step.along}"
     if step.along == "layer" or counts is None:
         return "all"
     unit = "rows" if step.along == "rows" else "maps" if _of_maps(step.node, step.layout.dim) else "units"

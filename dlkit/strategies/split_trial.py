@@ -136,15 +136,20 @@ def difference(whole: Outcome, moved: Outcome, shard: Any, metrics: Metrics, tol
                 part = shard.scatter(name, part)
             if grad.shape != part.shape or not (grad.double() - part).norm() <= allowed:
                 return f"the gradient of {name} is not what it is alone"
-    buffers = {name: shard.scatter(name, value) for name, value in whole.model.named_buffers()}
-    for kind, own, parts in (
-        ("the buffer {}", dict(shard.model.named_buffers()), buffers),
-        ('state["{}"]', shard.learner.state, whole.state),
+    buffers, further = (
+        {name: shard.scatter(name, value) for name, value in outcome.model.named_buffers()}
+        for outcome in (whole, moved)
+    )
+    for kind, own, parts, others in (
+        ("the buffer {}", dict(shard.model.named_buffers()), buffers, further),
+        ('state["{}"]', shard.learner.state, whole.state, moved.state),
     ):
         for name, part in parts.items():
-            value = own.get(name, part)
-            if value.shape == part.shape and not torch.allclose(value.double(), part.double(), tolerance, 1e-8):
-                return f"{kind.format(name)} is after a step not what it is alone"
+            value, part, other = (x.double() for x in (own.get(name, part), part, others.get(name, part)))
+            if value.shape == part.shape:
+                allowed = 1e-8 + tolerance * part.abs() + 10 * (other - part).abs().nan_to_num(0.0)
+                if not ((value - part).abs() <= allowed).all() and not torch.equal(value, part):
+                    return f"{kind.format(name)} is after a step not what it is alone"
     return ""
 
 

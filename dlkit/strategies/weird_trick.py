@@ -50,7 +50,13 @@ class OneWeirdTrick:
     def layer_costs(self, net: nn.Module, images: Tensor, batch_size: int, world_size: int) -> list[list[LayerCost]]:
         """Convolutions for a part of the images; all images' features gathered; what is behind them by neurons."""
         plan, _ = plan_weird_trick(graph_of(net, images), world_size)
-        return plan_costs(plan, batch_size)
+        ranks = plan_costs(plan, batch_size)
+        for costs in ranks:
+            first = next(number for number, cost in enumerate(costs) if cost.along != "images")
+            taker = next(number for number, cost in enumerate(costs) if number >= first and cost.is_sum)
+            for cost in costs[first:taker]:  # features are gathered for a Flatten, say: it counts for what takes units
+                costs[taker].forward, cost.forward = costs[taker].forward + cost.forward, 0
+        return ranks
 
     def steps(self, graph: NetGraph, world_size: int) -> list[Step]:
         return plan_weird_trick(graph, world_size)[0].steps

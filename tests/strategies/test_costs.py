@@ -165,7 +165,7 @@ def test_it_is_shown_as_a_table():
             "no layer of this Sequential has as many",
         ),
         (RBM(784, 3), TensorParallel(), 4, "3 hidden units for 4 ranks"),
-        (RBM(784, 30), Pipeline(), 2, "RBM is no nn.Sequential"),
+        (RBM(784, 30), Pipeline(), 2, "RBM cannot be read as a graph of its layers"),
         (LeNet5(), Hybrid(2, 2), 3, r"Hybrid\(data=2, model=2\) needs 4 ranks, and there are 3"),
         (perceptron(), OneWeirdTrick(), 2, "Sequential is not convolutions with Linear layers behind them"),
     ],

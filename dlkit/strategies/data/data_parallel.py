@@ -45,7 +45,10 @@ class DataParallel:
     bucket: int
     sharded: str | None  # what is asked for by shard=, as `shard` is what a run calls
 
-    def __init__(self, reduce: str = "bucketed", bucket: int = BUCKET, *, shard: str | None = None):
+    def __init__(
+        self, reduce: str = "bucketed", bucket: int = BUCKET, *, shard: str | None = None, sharded: str | None = None
+    ):
+        shard = shard or sharded  # the field's own name, as dataclasses.replace gives it
         for name, value in (("reduce", reduce), ("bucket", bucket), ("sharded", shard)):
             object.__setattr__(self, name, value)
         if shard not in (None, *SHARD):

@@ -33,9 +33,10 @@ class Step:
     """A node as the ranks compute it.
 
     layout: of what it gives; None if that is whole on all ranks. along: what of it a rank computes, as in `LayerCost`:
-    "units", "inputs", "rows", "layer". why: why it is not split, or why something is gathered for it; "" if that
-    needs no word. made: the exchanges for it, in their order. parameters: how each is cut, by its path. summed: the
-    paths of those of which each rank has the gradient of what it computes alone, to be summed after a backward pass.
+    "units", "inputs", "rows", "layer"; or the one rank that computes it, such as "rank 1". why: why it is not split, or
+    why something is gathered for it; "" if that needs no word. made: the exchanges for it, in their order. parameters:
+    how each is cut, by its path. summed: the paths of those of which each rank has the gradient of what it computes
+    alone, to be summed after a backward pass.
     narrow: tells the module that it has this rank's part alone.
     """
 

@@ -5,15 +5,18 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from dlkit.models.graph import NetGraph
 from dlkit.models.graph_check import STEPS, graph_of
 from dlkit.strategies.checks import check_learner, refuse_batch_statistics, refuse_optimizer
+from dlkit.strategies.graph.plan import Step
 from dlkit.strategies.layer_cost import LayerCost
 from dlkit.strategies.learner_trial import refuse_passes_of_its_own
 from dlkit.strategies.pipeline.partition import Partition, divisors, partition
 from dlkit.strategies.pipeline.shard import SCHEDULES, PipelineShard
-from dlkit.strategies.pipeline.stage_costs import stage_costs
+from dlkit.strategies.pipeline.stage_costs import stage_costs, stage_steps
 from dlkit.training.learner import Backprop
 
 
@@ -71,6 +74,12 @@ class Pipeline:
         begins = self.starts(blocks, world_size)
         microbatches = max(n for n in divisors(batch_size) if n <= self.microbatches)
         return stage_costs(blocks, begins, batch_size, microbatches)
+
+    def steps(self, graph: NetGraph, world_size: int) -> list[Step]:
+        """Which rank has what of the graph, for `explain`."""
+        images = torch.rand(max(STEPS), *graph.image_shape, generator=torch.Generator().manual_seed(0))
+        blocks = partition(graph, images, deepcopy)
+        return stage_steps(blocks, self.starts(blocks, world_size))
 
     def starts(self, blocks: Partition, world_size: int) -> Sequence[int]:
         """The blocks with which the second and later stages begin. ValueError if `stages` names what cannot be one."""

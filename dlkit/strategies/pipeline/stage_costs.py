@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dlkit.core.slices import Slice
 from dlkit.models.graph import Node
+from dlkit.strategies.graph.plan import Step
 from dlkit.strategies.layer_cost import FLOAT, LayerCost
 from dlkit.strategies.pipeline.measuring import tensors_in
 from dlkit.strategies.pipeline.partition import Partition
@@ -34,6 +35,20 @@ def stage_costs(blocks: Partition, begins: Sequence[int], batch_size: int, micro
             costs.append(_layer(blocks, node, parameters, rank == stage, batch_size))
         ranks[stage][-1].backward, backward = backward, 0
     return ranks
+
+
+def stage_steps(blocks: Partition, begins: Sequence[int]) -> list[Step]:
+    """Which rank computes each node, and with which nodes the values of the rank before arrive."""
+    firsts = {blocks.begins[block]: blocks.crossing[block] for block in begins}
+    steps, rank = [], 0
+    for index, node in enumerate(blocks.graph.nodes):
+        why = ""
+        if index in firsts:
+            names = [value.name for value in firsts[index]]
+            count = f"{len(names)} values come" if len(names) > 1 else "one value comes"
+            why, rank = f"{count} from rank {rank}: {', '.join(names)}", rank + 1
+        steps.append(Step(node, along=f"rank {rank}", why=why))
+    return steps
 
 
 def _bytes(blocks: Partition, node: Node, batch_size: int, microbatches: int) -> int:

@@ -40,7 +40,7 @@ def split_heads(walk: Walk, node: Node, module: nn.MultiheadAttention) -> bool:
         walk.copied,
         along="units",
         parameters={f"{node.target}.{name}": part for name, part in _parameters(module, units).items()},
-        call=lambda net, group: partial(own_heads, heads.parts[group.rank]),
+        call=lambda net, group: partial(own_heads, tuple(heads.parts[group.rank])),
         then=joined,
         finish=lambda net, group: _with_bias,
     )

@@ -22,7 +22,8 @@ def function_step(walk: Walk, node: Node) -> bool:
         return split_elements(walk, node, draws=True)
     if is_elementwise(node):
         return split_elements(walk, node)
-    rule = (BY_NAME if node.op == "method" else FUNCTIONS).get(node.target)
+    rules: dict[Any, Callable[[Walk, Node], bool]] = BY_NAME if node.op == "method" else FUNCTIONS
+    rule = rules.get(node.target)
     return rule is not None and rule(walk, node)
 
 
