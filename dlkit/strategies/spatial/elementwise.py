@@ -14,7 +14,7 @@ from dlkit.models.layer_kinds import KINDS
 from dlkit.strategies.graph.exchanges import Sum
 from dlkit.strategies.graph.in_place import is_in_place
 from dlkit.strategies.spatial.bands import Bands
-from dlkit.strategies.spatial.site import Site, no_rows
+from dlkit.strategies.spatial.site import Site, no_rows, shape_of
 
 MODULES = frozenset((nn.Hardswish, nn.Hardsigmoid, nn.Threshold, nn.Tanhshrink, nn.Hardshrink, nn.Softshrink))
 
@@ -58,16 +58,18 @@ def broadcast(site: Site) -> bool:
     if is_in_place(site.node) and site.bands is None:
         return False
     first, bands = next(((one, layout) for one, layout in split if one is site.source), split[0])
-    dim = bands.dim + len(shape) - len(first.shape)
-    if len(shape) < len(first.shape):
+    dim = bands.dim + len(shape) - len(shape_of(first))
+    if len(shape) < len(shape_of(first)):
         return False
     height, parts = shape[dim], bands.parts
-    if height != first.shape[bands.dim] or (first is site.source and is_in_place(site.node) and first.shape != shape):
+    if height != shape_of(first)[bands.dim] or (
+        first is site.source and is_in_place(site.node) and first.shape != shape
+    ):
         return False
     inputs = {}
     for taken in tensors:
-        own_dim = dim - len(shape) + len(taken.shape)
-        if own_dim >= 0 and taken.shape[own_dim] == height:
+        own_dim = dim - len(shape) + len(shape_of(taken))
+        if own_dim >= 0 and shape_of(taken)[own_dim] == height:
             inputs[taken] = site.rows(taken, own_dim, parts)
         else:
             inputs[taken] = site.whole_for_rows(taken)
@@ -137,7 +139,7 @@ def largest(site: Site) -> bool:
 
     def work(group: Group) -> Callable[..., Tensor]:
         own = site.bands.parts[group.rank]
-        return lambda *args: F.adaptive_max_pool2d(args[-1], 1) if own else no_rows(args[-1], site.node.shape, 2)
+        return lambda *args: F.adaptive_max_pool2d(args[-1], 1) if own else no_rows(args[-1], site.shape, 2)
 
     taken = {site.source: site.walk.as_it_is(site.source)}
     parts = tuple(range(min(len(rows), 1)) for rows in site.bands.parts)

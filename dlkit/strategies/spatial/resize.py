@@ -84,7 +84,7 @@ def upsample(site: Site) -> bool:
     if found.get("antialias"):
         return site.step_whole("antialias sees other rows: it sees all")
     if scale is None or found.get("recompute_scale_factor") or mode == "area":
-        high, wide = node.shape[2:]
+        high, wide = site.shape[2:]
         kinds = {"size": (high, 1)}, {"size": (None, wide)}
     else:
         scales = tuple(map(float, _pair(scale)))
@@ -93,7 +93,7 @@ def upsample(site: Site) -> bool:
 
     def columns(x: Tensor) -> Tensor:
         if not x.shape[2]:
-            return no_rows(x, node.shape, 2)
+            return no_rows(x, site.shape, 2)
         given = {key: tuple(x.shape[2] if value is None else value for value in pair) for key, pair in kinds[1].items()}
         return F.interpolate(x, **given, mode=mode, align_corners=corners)
 
@@ -102,11 +102,11 @@ def upsample(site: Site) -> bool:
 
 def adaptive_average(site: Site, size: Any) -> bool:
     """Average pooling to more than one row."""
-    high, wide = site.node.shape[2:]
+    high, wide = site.shape[2:]
     rows = F.adaptive_avg_pool2d(_each_row(site.source.shape[2]), (high, 1))[0, :, :, 0].T
 
     def columns(x: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(x, (None, wide)) if x.shape[2] else no_rows(x, site.node.shape, 2)
+        return F.adaptive_avg_pool2d(x, (None, wide)) if x.shape[2] else no_rows(x, site.shape, 2)
 
     return step_linear(site, rows, columns)
 
@@ -151,7 +151,7 @@ def padded(site: Site) -> bool:
 
     def columns(x: Tensor) -> Tensor:
         if not x.shape[2]:
-            return no_rows(x, node.shape, 2)
+            return no_rows(x, site.shape, 2)
         return F.pad(x, (*edges[:2], 0, 0), mode, **({"value": fill} if mode == "constant" else {}))
 
     return step_indexed(site, index, 2, columns, fill)
@@ -220,6 +220,6 @@ def _of_maps(bias: list[Tensor], x: Tensor) -> Any:
 def pixel_shuffle(site: Site, times: int) -> bool:
     if not has_rows_of_maps(site):
         return False
-    bands = Bands(2, scaled(site.bands.parts, times))
+    bands = Bands(2, scaled(site.split.parts, times))
     site.step(bands, {site.source: site.walk.as_it_is(site.source)})
     return True

@@ -30,6 +30,17 @@ class Site:
         self.bands: Bands | None = walk.layout(self.source)
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor that the node gives."""
+        return shape_of(self.node)
+
+    @property
+    def split(self) -> Bands:
+        """`bands`, where the source is split."""
+        assert self.bands is not None
+        return self.bands
+
+    @property
     def kind(self) -> Any:
         return kind_of_call(self.graph, self.node)
 
@@ -139,6 +150,12 @@ class Site:
         """All ranks compute all of it: True, as of a rule that has made its step."""
         self.walk.step_whole(self.node, why)
         return True
+
+
+def shape_of(node: Node) -> tuple[int, ...]:
+    """Of the tensor that the node gives."""
+    assert node.shape is not None
+    return node.shape
 
 
 def kind_of_call(graph: NetGraph, node: Node) -> Any:
