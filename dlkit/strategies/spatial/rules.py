@@ -52,7 +52,7 @@ def adaptive_pool(site: Site) -> bool:
     """To one value a map, of which all ranks' are added; or to more rows."""
     if not resize.has_rows_of_maps(site):
         return False
-    high, wide = site.node.shape[2:]
+    high, wide = site.shape[2:]
     if (high, wide) == (1, 1):
         return elementwise.summed(site, (2, 3), keepdim=True, is_mean=True)
     return high > 1 and resize.adaptive_average(site, (high, wide))
@@ -65,7 +65,7 @@ def adaptive_max(site: Site) -> bool:
 
 
 def softmax(site: Site) -> bool:
-    dim = site.module.dim
+    dim = getattr(site.module, "dim", None)
     if dim is None or site.bands is None or dim % len(site.source.shape) == site.bands.dim:
         return False
     return elementwise.alike(site)

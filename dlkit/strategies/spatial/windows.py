@@ -37,12 +37,13 @@ def step_windows(site: Site, window: Window | None) -> bool:
     node, source = site.node, site.source
     if window is None or source is None or not len(node.shape or ()) == len(source.shape or ()) == MAPS:
         return False
-    own_weights = isinstance(site.module, LocallyConnected2d)
+    layer = site.module
+    own_weights = isinstance(layer, LocallyConnected2d)
     if site.bands is None and not starts(site):
         return False
     if site.bands is not None and site.bands.dim != 2:
         return False
-    height, high = source.shape[2], node.shape[2]
+    height, high = source.shape[2], site.shape[2]
     if high == 1 and not own_weights:
         return site.step_whole("its output has one row: it sees all")
     if own_weights and not site.is_alone:
@@ -50,9 +51,9 @@ def step_windows(site: Site, window: Window | None) -> bool:
     windows, own = window.windows, site.even(high)
     need = needed(own, lambda rows: overlap(windows.input_rows(rows), range(height)))
     parameters = None
-    if own_weights:
-        parameters = {f"{node.target}.{name}": Layout(0, own) for name, _ in site.module.named_parameters()}
-    has_module, shape = site.module is not None, node.shape
+    if isinstance(layer, LocallyConnected2d):
+        parameters = {f"{node.target}.{name}": Layout(0, own) for name, _ in layer.named_parameters()}
+    has_module, shape = site.module is not None, site.shape
 
     def work(group: Any) -> Callable[..., Tensor]:
         rows = own[group.rank]
@@ -96,13 +97,13 @@ def with_edges(x: Tensor, rows: range, windows: Windows, height: int) -> Tensor:
 def window_of(site: Site) -> Window | None:
     """Of a module or a function; None if they are not understood."""
     module, kind = site.module, site.kind
-    if kind is nn.Conv2d:
+    if kind is nn.Conv2d and isinstance(module, nn.Conv2d):
         return conv2d(module.kernel_size, _conv_settings(module), module.padding_mode)
     if kind in (nn.MaxPool2d, nn.AvgPool2d):
         return POOLS[kind](vars(module), site)
-    if kind in (SparseConv2d, LocallyConnected2d, Subsample, L2Pool):
+    if module is not None and kind in (SparseConv2d, LocallyConnected2d, Subsample, L2Pool):
         windows = kind_of(module).windows(module)
-        return windows and Window(windows, _module, lambda module: tuple(module.parameters()))
+        return None if windows is None else Window(windows, _module, lambda module: tuple(module.parameters()))
     if kind == "conv2d":
         return _functional_conv(site)
     if kind == "max_pool2d":
@@ -154,7 +155,7 @@ def _functional_conv(site: Site) -> Window | None:
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
     defaults = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
     found = defaults | dict(zip(names, site.node.args, strict=False)) | site.node.kwargs
-    weight = found.get("weight")
+    weight: Any = found.get("weight")
     if found.get("input") is not site.source or getattr(weight, "shape", None) is None or site.walk.layout(weight):
         return None
     if found["bias"] is not None and (site.walk.layout(found["bias"]) or list(site.node.inputs)[1:2] != [weight]):
@@ -225,7 +226,7 @@ def _sizes(found: dict[str, Any]) -> tuple[Edges, ...]:
 
 def _beyond(site: Site, size: int, stride: int, padding: int) -> int:
     """The columns to the right of the image that the last window sees."""
-    return max((site.node.shape[3] - 1) * stride + size - site.source.shape[3] - padding, 0)
+    return max((site.shape[3] - 1) * stride + size - site.source.shape[3] - padding, 0)
 
 
 def _inside(count: int, whole: int, size: int, stride: int, padding: int, counted: int) -> Tensor:
