@@ -93,13 +93,17 @@ def cost(net: nn.Module, image_shape: tuple[int, ...], batch_size: int, world_si
 
 def _not_counted(net: nn.Module, layers: list[LayerCost]) -> str:
     """A sentence that names the layers that may have activations inside; "" if none has."""
+
+    def is_torch_s(module: nn.Module) -> bool:
+        return type(module).__module__.startswith("torch.nn.")
+
     modules = dict(net.named_modules())
     inner = [
         f"{layer.name} ({layer.kind})"
         for layer in layers
         if (module := modules.get(layer.name)) is not None
         and kind_of(module) is UNKNOWN
-        and (list(module.children()) or not type(module).__module__.startswith("torch.nn."))
+        and (list(module.children()) or isinstance(module, nn.RNNBase) or not is_torch_s(module))
     ]
     return f"Not counted: activations inside {', '.join(inner)}." if inner else ""
 

@@ -1,18 +1,16 @@
-"""How a strategy splits a net, layer by layer, before anything runs: what is split, what is exchanged, what is whole."""
+"""How a strategy splits a net, layer by layer, before anything runs: what is split, and what is exchanged."""
 
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from dlkit.core import text_table
 from dlkit.core.evaluation import check_net
 from dlkit.models.graph import NetGraph, Node
-from dlkit.models.graph_check import graph_of
 from dlkit.strategies.checks import class_name
+from dlkit.strategies.graph.on_paper import paper_graph
 from dlkit.strategies.graph.plan import Step
 from dlkit.strategies.layer_cost import FLOAT
 
@@ -67,25 +65,6 @@ def explain(
     graph = paper_graph(net, image_shape)
     steps = strategy.steps(graph, world_size)
     return Explanation(strategy, world_size, batch_size, explained(graph, steps, world_size, batch_size))
-
-
-def paper_graph(net: nn.Module, image_shape: Sequence[int]) -> NetGraph:
-    """The graph of a float32 copy of the net on the CPU, for images of this shape.
-
-    ValueError, with the reason, where it does not take such images, or cannot be read as a graph.
-    """
-    images = torch.rand(5, *image_shape, generator=torch.Generator().manual_seed(0))
-    copied = deepcopy(net).cpu().float().train()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            deepcopy(copied)(images.clone())
-    except (RuntimeError, IndexError, TypeError, ValueError) as error:
-        text = str(error).split("\n")[0].rstrip(".")
-        raise ValueError(
-            f"{class_name(net)} does not take images of shape {tuple(image_shape)} ({text}): give the shape of one "
-            "image, without the batch, such as (3, 32, 32)."
-        ) from error
-    return graph_of(copied, images)
 
 
 def explained(graph: NetGraph, steps: Sequence[Step], world_size: int, batch_size: int) -> list[ExplainedLayer]:

@@ -13,11 +13,11 @@ from dlkit.data.batch import Batch
 from dlkit.distributed.group import Group
 from dlkit.distributed.process_group import new_group
 from dlkit.models.graph import NetGraph
-from dlkit.models.graph_check import graph_of
 from dlkit.models.rbm import RBM
 from dlkit.strategies.checks import refuse_exchanges_of_its_own, refuse_optimizer
 from dlkit.strategies.data.data_parallel import Buckets
 from dlkit.strategies.data.replica import Replica
+from dlkit.strategies.graph.on_paper import paper_graph
 from dlkit.strategies.graph.on_rank import gather_part, scatter_whole
 from dlkit.strategies.graph.plan import Step
 from dlkit.strategies.graph.plan_costs import plan_costs, replicate
@@ -59,7 +59,7 @@ class Hybrid:
             raise ValueError(f"{self} needs {self.data * self.model} ranks, and there are {world_size}.")
         if isinstance(net, RBM):
             return rbm_costs(net, batch_size, self.data, self.model)
-        graph = graph_of(net, images)
+        graph = paper_graph(net, images.shape[1:])
         plan = plan_neurons(graph, self.model)
         ranks = []
         for replica in range(self.data):

@@ -1,15 +1,12 @@
 """One layer on one rank, on paper: what it holds and sends in a step, of float32 numbers of 4 bytes."""
 
 from dataclasses import dataclass
-from math import prod
 
 from torch import nn
 
 from dlkit.core.slices import Slice, slice_of
-from dlkit.distributed.batch_norm import batch_norms, exchanged_bytes
 from dlkit.distributed.group import ring_bytes
 from dlkit.models.rbm import RBM
-from dlkit.models.sequence import Layer
 
 FLOAT = 4  # bytes
 
@@ -49,38 +46,6 @@ class LayerCost:
     @property
     def bytes_sent(self) -> int:
         return self.forward + self.backward + self.exchanged
-
-
-def layer_cost(layer: Layer, along: str, part: Slice, parameters: int, activations: int) -> LayerCost:
-    """What a rank has of a layer; nothing is sent for it yet."""
-    is_sum = layer.kind.connections is not None or bool(parameter_bytes(layer.module))
-    return LayerCost(
-        layer.name,
-        type(layer.module).__name__,
-        layer.output_shape,
-        along,
-        part,
-        parameter_bytes(layer.module),
-        parameters,
-        activations,
-        is_sum=is_sum,
-        trained=trained_bytes(layer.module) / max(parameter_bytes(layer.module), 1),
-    )
-
-
-def replicated(layer: Layer, images: Slice, replicas: int) -> LayerCost:
-    """All of a layer, for some of the images; the gradients of all replicas are summed on a ring."""
-    activations = FLOAT * prod(layer.output_shape) * images.count
-    cost = layer_cost(layer, "images", images, parameter_bytes(layer.module), activations)
-    cost.images = images
-    cost.exchanged = ring_bytes(trained_bytes(layer.module), replicas, passes=2)
-    for norm in batch_norms(layer.module).values():
-        forward, backward = exchanged_bytes(norm, replicas)
-        cost.forward, cost.backward = (
-            cost.forward + forward,
-            cost.backward + (backward if layer.needs_input_grad else 0),
-        )
-    return cost
 
 
 def rbm_costs(rbm: RBM, batch_size: int, data: int, model: int) -> list[list[LayerCost]]:

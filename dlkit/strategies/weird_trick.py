@@ -12,13 +12,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dlkit.core.random import ShardedGenerator
 from dlkit.data.batch import Batch
 from dlkit.models.graph import NetGraph, Node
-from dlkit.models.graph_check import graph_of
 from dlkit.models.layer_kinds import is_convolutional
 from dlkit.strategies.base import DistributedShard
 from dlkit.strategies.by_images import ImagesThenRules
 from dlkit.strategies.checks import check_learner, class_name, refuse_exchanges_of_its_own, refuse_optimizer
 from dlkit.strategies.data.data_parallel import Buckets
 from dlkit.strategies.graph.of_run import graph_of_run
+from dlkit.strategies.graph.on_paper import paper_graph
 from dlkit.strategies.graph.on_rank import gather_part, on_rank, scatter_whole
 from dlkit.strategies.graph.plan import Plan, Step, plan_split
 from dlkit.strategies.graph.plan_costs import plan_costs
@@ -49,7 +49,7 @@ class OneWeirdTrick:
 
     def layer_costs(self, net: nn.Module, images: Tensor, batch_size: int, world_size: int) -> list[list[LayerCost]]:
         """Convolutions for a part of the images; all images' features gathered; what is behind them by neurons."""
-        plan, _ = plan_weird_trick(graph_of(net, images), world_size)
+        plan, _ = plan_weird_trick(paper_graph(net, images.shape[1:]), world_size)
         ranks = plan_costs(plan, batch_size)
         for costs in ranks:
             first = next(number for number, cost in enumerate(costs) if cost.along != "images")
@@ -74,8 +74,8 @@ class OneWeirdTrickShard(DistributedShard):
         early, store = gradients_are_final(run), self.store_for_unused(run)
         self.splits_layers = self.group
         self.layouts = on_rank(plan, self.group)
-        modules = {node.target: plan.graph.module_of(node) for node in rules.before if node.op == "module"}
-        norms = {path: module for path, module in modules.items() if isinstance(module, _BatchNorm)}
+        before = [node for node in plan.graph.nodes if node in rules.before]  # in the same order on all ranks
+        norms = {node.target: module for node in before if isinstance(module := plan.graph.module_of(node), _BatchNorm)}
         self.norms = nn.ModuleList(norms.values())
         if norms:
             self.share_statistics(self.group)

@@ -11,8 +11,9 @@ from torch import nn
 
 from dlkit import Experiment
 from dlkit.core.slices import slice_of
+from dlkit.distributed.batch_norm import exchanged_bytes
 from dlkit.models import ConvNet, LeNet5
-from dlkit.strategies import Hybrid, OneWeirdTrick
+from dlkit.strategies import Hybrid, OneWeirdTrick, cost
 from dlkit.training import CD, CrossEntropy
 
 EXPERIMENTS = experiments()
@@ -109,6 +110,55 @@ def test_a_run_goes_on_split_or_alone_from_the_same_checkpoint(strategy, tmp_pat
     ]
     assert difference(on_one.model, resumed.model) < 1e-5
     assert difference(run(experiment, steps=STEPS + 1).model, on_four.model) < 1e-5
+
+
+class OwnForward(nn.Module):
+    """Branches, BatchNorm on both sides of the cut, a size that follows the images, and a value that crosses too."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 4, 5, stride=3), nn.Conv2d(4, 4, 3, padding=1)
+        self.maps, self.units = nn.BatchNorm2d(4), nn.BatchNorm1d(13)
+        self.first, self.last, self.scale = nn.Linear(256, 13), nn.Linear(13, 10), nn.Parameter(torch.rand(4, 1, 1))
+
+    def forward(self, images):
+        x = torch.relu(self.maps(self.a(images[:, None])))
+        y = (x + self.b(x) * self.scale).view(len(images), 4, 8, 8)
+        units = self.units(self.first(y.flatten(1)))
+        return self.last(torch.tanh(units)) + x.mean((1, 2, 3)).unsqueeze(1)
+
+
+@pytest.mark.parametrize("count", [100, 63])
+def test_a_forward_of_its_own_is_cut_where_convolutions_end(count):
+    made = Experiment(
+        OwnForward, digits(count), CrossEntropy(), lr=0.01, momentum=0.9, batch_size=20, dtype=torch.float64
+    )
+    outcomes = team(2).call(run, made, OneWeirdTrick(), steps=6)
+    assert difference(run(made, steps=6).model, outcomes[0].model) < 1e-10
+    if count == 100:
+        once = [run.bytes_sent for run in team(2).call(run, made, OneWeirdTrick(), steps=1)]
+        counts = cost(OwnForward(), (28, 28), 20, 2, OneWeirdTrick())
+        for rank, sent in enumerate(once):
+            statistics = sum(exchanged_bytes(OwnForward().maps, 2))  # of doubles on paper too
+            on_paper = 2 * (counts.bytes_sent(rank) - statistics) + statistics
+            assert 0 <= sent - on_paper <= 8 * 4
+
+
+def test_what_crosses_the_cut_is_told_by_images():
+    class Mixed(OwnForward):
+        def forward(self, images):
+            x = self.b(self.a(images[:, None]))
+            y = x.transpose(0, 1)
+            return self.last(torch.tanh(self.first(x.flatten(1)))) + y.mean((0, 2, 3)).unsqueeze(1)
+
+    class Tied(OwnForward):
+        def forward(self, images):
+            return super().forward(images) + self.scale.sum()
+
+    with pytest.raises(ValueError, match="in Mixed cannot be told by images, so that OneWeirdTrick cannot compute it"):
+        cost(Mixed(), (28, 28), 20, 2, OneWeirdTrick())
+    with pytest.raises(ValueError, match="scale is used by the convolutions and behind them, which OneWeirdTrick"):
+        cost(Tied(), (28, 28), 20, 2, OneWeirdTrick())
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dlkit.core.random import ShardedGenerator
-from dlkit.core.slices import slice_of
 from dlkit.data.batch import Batch
 from dlkit.distributed.group import Group, ring_all_reduce
+from dlkit.models.graph import NetGraph
 from dlkit.models.rbm import RBM
-from dlkit.models.sequence import layers_of
 from dlkit.strategies.base import all_reduce_metrics, unflatten_into
 from dlkit.strategies.checks import check_learner, class_name, refuse_exchanges_of_its_own
 from dlkit.strategies.data.replica import Replica
-from dlkit.strategies.layer_cost import LayerCost, rbm_costs, replicated
+from dlkit.strategies.graph.on_paper import paper_graph, plan_by_images
+from dlkit.strategies.graph.plan import Step
+from dlkit.strategies.graph.plan_costs import plan_costs
+from dlkit.strategies.layer_cost import LayerCost, rbm_costs
 from dlkit.strategies.learner_trial import gradients_are_final, uses_all_for_each_image
 from dlkit.strategies.unused import Unused
 from dlkit.training.learner import Backprop, Learner, Metrics
@@ -80,18 +82,22 @@ class DataParallel:
 
     def layer_costs(self, net: nn.Module, images: Tensor, batch_size: int, world_size: int) -> list[list[LayerCost]]:
         """All layers, for a part of the images; gradients go round a ring. With shard=, what a rank keeps of them."""
+        shard = getattr(self, "sharded", None)  # strategies of a reader's own borrow this method
         if isinstance(net, RBM):
-            if self.sharded:
+            if shard:
                 raise ValueError(f"{self} is for nets that backpropagate, and this is an RBM: leave out shard=.")
             return rbm_costs(net, batch_size, data=world_size, model=1)
-        layers = layers_of(net, images, "DataParallel")
-        parts = [slice_of(batch_size, rank, world_size) for rank in range(world_size)]
-        costs = [[replicated(layer, part, world_size) for layer in layers] for part in parts]
-        if self.sharded:
+        plan = plan_by_images(paper_graph(net, images.shape[1:]), world_size)
+        costs = plan_costs(plan, batch_size)
+        if shard:
             from dlkit.strategies.data.sharded import sharded_costs
 
-            return sharded_costs(net, costs, frees=self.sharded == "all")
+            return sharded_costs(plan, costs, frees=shard == "all")
         return costs
+
+    def steps(self, graph: NetGraph, world_size: int) -> list[Step]:
+        """What each rank computes of the graph, for `explain`."""
+        return plan_by_images(graph, world_size).steps
 
 
 class DataParallelShard(Replica):

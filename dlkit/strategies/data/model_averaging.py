@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from dlkit.core.random import ShardedGenerator
 from dlkit.data.batch import Batch
 from dlkit.distributed.batch_norm import batch_norms
+from dlkit.models.graph import NetGraph
 from dlkit.strategies.base import all_reduce_metrics, unflatten_into
 from dlkit.strategies.checks import class_name, refuse_exchanges_of_its_own
 from dlkit.strategies.data.data_parallel import DataParallel
 from dlkit.strategies.data.replica import Replica
+from dlkit.strategies.graph.plan import Step
 from dlkit.strategies.layer_cost import LayerCost
 from dlkit.training.learner import Metrics
 from dlkit.training.optimizer_state import PREFIX, pack_optimizer, unpack_optimizer
@@ -50,6 +52,10 @@ class ModelAveraging:
         for layer in (layer for layers in ranks for layer in layers):
             layer.exchanged = round(layer.exchanged / self.every)
         return ranks
+
+    def steps(self, graph: NetGraph, world_size: int) -> list[Step]:
+        """What each rank computes of the graph, for `explain`."""
+        return DataParallel().steps(graph, world_size)
 
 
 class ModelAveragingShard(Replica):

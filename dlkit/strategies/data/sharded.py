@@ -21,6 +21,8 @@ from dlkit.strategies.base import all_reduce_metrics, unflatten_into
 from dlkit.strategies.checks import check_learner, class_name, refuse_optimizer
 from dlkit.strategies.data.replica import Replica
 from dlkit.strategies.data.units import candidates, units_of
+from dlkit.strategies.graph.plan import Plan
+from dlkit.strategies.graph.plan_costs import called_steps, own_parameters
 from dlkit.strategies.layer_cost import FLOAT, LayerCost
 from dlkit.strategies.learner_trial import gradients_are_final, uses_same_for_each_image
 from dlkit.training.learner import Backprop, Learner, Metrics
@@ -172,19 +174,18 @@ class _ReduceScatter(_Exchange):
         self.group.reduce_scatter_into(output_tensor, input_tensor)
 
 
-def sharded_costs(net: nn.Module, ranks: list[list[LayerCost]], *, frees: bool) -> list[list[LayerCost]]:
+def sharded_costs(plan: Plan, ranks: list[list[LayerCost]], *, frees: bool) -> list[list[LayerCost]]:
     """The costs of replicas, in place, where each rank keeps its rows of each parameter.
 
     Parameters are gathered for the forward pass, and if `frees` again for the backward pass; of gradients each rank
     sends all but its rows, once. Rows are padded to those of the first rank.
     """
-    modules, units = dict(net.named_modules()), candidates(net)
-    in_units = {id(p) for unit in units.values() for p in unit.parameters()}
-    world_size = len(ranks)
+    in_units = {id(p) for unit in candidates(plan.graph.net).values() for p in unit.parameters()}
+    owned, world_size = own_parameters(plan), len(ranks)
     for rank, layers in enumerate(ranks):
-        for layer in layers:
+        for layer, step in zip(layers, called_steps(plan), strict=True):
             layer.parameters = layer.exchanged = 0
-            for p in modules[layer.name].parameters():
+            for p in owned[step.node].values():
                 padded = FLOAT * ceil(len(p) / world_size) * (p.numel() // max(len(p), 1)) if p.ndim else 0
                 rest = p.nbytes - padded * rank
                 layer.parameters += max(min(padded, rest), 0) if p.ndim else p.nbytes

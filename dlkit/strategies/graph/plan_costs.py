@@ -21,9 +21,7 @@ def plan_costs(plan: Plan, batch_size: int) -> list[list[LayerCost]]:
     """Of each rank and each step, for so many images; what has no weights and no windows is marked (`is_sum`)."""
     ranks: list[list[LayerCost]] = [[] for _ in range(plan.world_size)]
     owned = own_parameters(plan)
-    for step in plan.steps:
-        if step.node.op in ("images", "attribute", "constant"):
-            continue
+    for step in called_steps(plan):
         for rank, costs in enumerate(ranks):
             cost = step_cost(plan, step, owned.get(step.node, {}), rank, batch_size)
             if step.along == "images":
@@ -41,6 +39,11 @@ def plan_costs(plan: Plan, batch_size: int) -> list[list[LayerCost]]:
     return ranks
 
 
+def called_steps(plan: Plan) -> list[Step]:
+    """Those of what is computed: each has its costs."""
+    return [step for step in plan.steps if step.node.op not in ("images", "attribute", "constant")]
+
+
 def first_summed(plan: Plan, step: Step) -> list[str]:
     """The parameters whose gradients are summed that no step before has."""
     before: set[str] = set()
@@ -53,8 +56,7 @@ def first_summed(plan: Plan, step: Step) -> list[str]:
 
 def replicate(costs: list[LayerCost], plan: Plan, images: Slice, replicas: int, *, whole: bool) -> None:
     """Let a rank's costs be those of one of several replicas, for some of the images. whole: is it not split?"""
-    steps = [step for step in plan.steps if step.node.op not in ("images", "attribute", "constant")]
-    for cost, step in zip(costs, steps, strict=True):
+    for cost, step in zip(costs, called_steps(plan), strict=True):
         replicate_one(cost, step, plan, images, replicas, whole=whole)
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from dlkit.models.graph import NetGraph
-from dlkit.models.graph_check import STEPS, graph_of
+from dlkit.models.graph_check import STEPS
 from dlkit.strategies.checks import check_learner, refuse_batch_statistics, refuse_optimizer
+from dlkit.strategies.graph.on_paper import paper_graph
 from dlkit.strategies.graph.plan import Step
 from dlkit.strategies.layer_cost import LayerCost
 from dlkit.strategies.learner_trial import refuse_passes_of_its_own
@@ -70,7 +71,7 @@ class Pipeline:
     def layer_costs(self, net: nn.Module, images: Tensor, batch_size: int, world_size: int) -> list[list[LayerCost]]:
         """Some layers that follow one another; activations go to the next rank, and gradients to the one before."""
         images = images[:1].expand(max(STEPS), *images.shape[1:])
-        blocks = partition(graph_of(net, images), images, deepcopy)
+        blocks = partition(paper_graph(net, images.shape[1:]), images, deepcopy)
         begins = self.starts(blocks, world_size)
         microbatches = max(n for n in divisors(batch_size) if n <= self.microbatches)
         return stage_costs(blocks, begins, batch_size, microbatches)

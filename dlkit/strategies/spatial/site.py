@@ -20,14 +20,17 @@ Work = Callable[[Group], Callable[..., Any]]  # what a rank does in a node's pla
 
 
 class Site:
-    """`source`: the value that the node works on, its first argument, and `bands`: how that is split."""
+    """`source`: the value that the node works on, its first argument, and `bands`: how that is split.
+
+    `module`, `source` and `bands` are None where there is none; rules, which are chosen by kind, know what they have.
+    """
 
     def __init__(self, walk: Walk, node: Node):
         self.walk, self.node, self.graph, self.ranks = walk, node, walk.graph, walk.world_size
-        self.module = self.graph.module_of(node)
+        self.module: Any = self.graph.module_of(node)
         first = node.args[0] if node.args else next(iter(node.inputs), None)
         self.source: Any = first if isinstance(first, Node) else None
-        self.bands: Bands | None = walk.layout(self.source)
+        self.bands: Any = walk.layout(self.source)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from dlkit.core.random import ShardedGenerator
 from dlkit.data.batch import Batch
 from dlkit.models.graph import NetGraph
-from dlkit.models.graph_check import graph_of
 from dlkit.strategies.base import DistributedShard, unflatten_into
 from dlkit.strategies.checks import check_learner, class_name, refuse_exchanges_of_its_own, refuse_optimizer
 from dlkit.strategies.graph.of_run import graph_of_run
+from dlkit.strategies.graph.on_paper import paper_graph
 from dlkit.strategies.graph.on_rank import gather_part, on_rank, scatter_whole
 from dlkit.strategies.graph.plan import Plan, Step, plan_split
 from dlkit.strategies.graph.plan_costs import plan_costs
@@ -76,7 +76,7 @@ class SpatialParallel:
 
     def layer_costs(self, net: nn.Module, images: Tensor, batch_size: int, world_size: int) -> list[list[LayerCost]]:
         """Some rows of every map; from the first layer on that sees whole maps, every rank computes the same."""
-        return plan_costs(self.plan(graph_of(net, images), world_size), batch_size)
+        return plan_costs(self.plan(paper_graph(net, images.shape[1:]), world_size), batch_size)
 
 
 class SpatialShard(DistributedShard):

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from dlkit.distributed.group import Group
 from dlkit.models.autoencoder import Autoassociator
 from dlkit.models.graph import NetGraph
-from dlkit.models.graph_check import graph_of
 from dlkit.models.rbm import RBM
 from dlkit.strategies.base import DistributedShard
 from dlkit.strategies.checks import class_name, refuse_optimizer
 from dlkit.strategies.graph.of_run import graph_of_run
+from dlkit.strategies.graph.on_paper import paper_graph
 from dlkit.strategies.graph.on_rank import Layouts, gather_part, on_rank, scatter_whole
 from dlkit.strategies.graph.plan import Plan, Step, plan_split
 from dlkit.strategies.graph.plan_costs import plan_costs
@@ -67,7 +67,7 @@ class TensorParallel:
         """Some units or maps of each layer, for all images."""
         if isinstance(net, RBM):
             return rbm_costs(net, batch_size, data=1, model=world_size)
-        return plan_costs(plan_neurons(graph_of(net, images), world_size), batch_size)
+        return plan_costs(plan_neurons(paper_graph(net, images.shape[1:]), world_size), batch_size)
 
     def steps(self, graph: NetGraph, world_size: int) -> list[Step]:
         return plan_neurons(graph, world_size).steps

@@ -1,0 +1,71 @@
+"""What `explain` says of a net, beside what the plan and its costs say."""
+
+import pytest
+import torch
+from torch import nn
+
+from dlkit.strategies import Hybrid, TensorParallel, cost, explain
+
+
+class Block(nn.Module):
+    """A skip around two convolutions; `side_by_side`: the second is two, whose maps are put together."""
+
+    def __init__(self, side_by_side: bool = False):
+        super().__init__()
+        self.first = nn.Conv2d(1, 8, 3)
+        self.conv1, self.norm1, self.conv2 = nn.Conv2d(8, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.Conv2d(8, 8, 1)
+        self.halves = nn.ModuleList(nn.Conv2d(8, 4, 1) for _ in range(2)) if side_by_side else None
+        self.last = nn.Linear(8, 10)
+
+    def forward(self, images):
+        x = self.first(images[:, None]).relu()
+        y = self.norm1(self.conv1(x)).relu()
+        y = self.conv2(y) if self.halves is None else torch.cat([half(y) for half in self.halves], 1)
+        return self.last((x + y).mean((2, 3)))
+
+
+def said(net):
+    return {layer.layer: layer for layer in explain(net, (12, 12), TensorParallel(), batch_size=96).layers}
+
+
+def test_branches_that_are_split_alike_are_added_without_an_exchange():
+    layers = said(Block())
+    assert layers["first"].split == layers["conv2"].split == layers["add 1"].split == "maps 4 + 4"
+    assert layers["conv1"].split == layers["last"].split == "inputs 4 + 4"
+    assert layers["norm1"].split == "all"
+    assert layers["add 1"].exchanged == ""
+    assert layers["conv1"].exchanged == "summed: 307 kB"  # 96 images of 8 maps of 10 x 10 places, 4 bytes each
+
+
+def test_branches_that_are_split_otherwise_are_not():
+    assert said(Block(side_by_side=True))["add 1"].exchanged == "cat gathered: 154 kB; cat cut: 154 kB"
+
+
+def test_it_is_shown_as_a_table_and_leaves_the_net_as_it_was():
+    net = Block()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    table = explain(net, (12, 12), TensorParallel())
+    assert repr(table).splitlines()[0].split() == ["layer", "kind", "what", "a", "rank", "computes", "exchanged", "why"]
+    assert len(repr(table).splitlines()) == 1 + len(table.layers)
+    assert "<table" in table._repr_html_()
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_every_exchange_of_the_bill_is_in_the_table():
+    """In bytes, as `cost` counts them: of each layer those of one place, in kB."""
+    named = [words for layer in said(Block()).values() for words in layer.exchanged.split("; ") if words]
+    bill = cost(Block(), (12, 12), 96, 2, TensorParallel())
+    sizes = {"B": 1, "kB": 1e3, "MB": 1e6}
+    total = sum(float(words.split(": ")[1].split()[0]) * sizes[words.split()[-1]] for words in named)
+    assert total == pytest.approx(bill.bytes_sent(0), rel=0.01)
+
+
+def test_what_cannot_be_explained_is_told():
+    with pytest.raises(ValueError, match=r"does not take images of shape \(3,\)"):
+        explain(Block(), (3,), TensorParallel())
+    with pytest.raises(TypeError, match=r"give a strategy, such as TensorParallel\(\)"):
+        explain(Block(), (12, 12), TensorParallel)
+    with pytest.raises(ValueError, match="1 ranks and a batch of 100"):
+        explain(Block(), (12, 12), TensorParallel(), world_size=1)
+    with pytest.raises(ValueError, match="needs 4 ranks, and there are 2"):
+        explain(Block(), (12, 12), Hybrid(2, 2))
