@@ -24,7 +24,7 @@ class Bands(Layout):
         """Ranges stay ranges."""
 
     def gathering(self) -> Exchange:
-        return GatherRows(self)
+        return GatherRows(self.dim, self.parts)
 
     def moved(self, dim: int) -> "Bands":
         return Bands(dim, self.parts)

@@ -14,154 +14,8 @@ from dlkit.models.layer_kinds import KINDS
 from dlkit.strategies.graph.exchanges import Sum
 from dlkit.strategies.graph.in_place import is_in_place
 from dlkit.strategies.spatial.bands import Bands
-from dlkit.strategies.spatial.site import Site, no_rows
+from dlkit.strategies.spatial.site import Site, no_rows, shape_of
 
-ALIKE = frozenset(
-    [
-        "relu",
-        "relu_",
-        "relu6",
-        "leaky_relu",
-        "leaky_relu_",
-        "elu",
-        "elu_",
-        "selu",
-        "selu_",
-        "celu",
-        "celu_",
-        "gelu",
-        "silu",
-        "mish",
-        "softplus",
-        "softsign",
-        "tanh",
-        "tanh_",
-        "hardtanh",
-        "hardtanh_",
-        "sigmoid",
-        "sigmoid_",
-        "logsigmoid",
-        "hardswish",
-        "hardsigmoid",
-        "threshold",
-        "dropout",
-        "alpha_dropout",
-        "rrelu",
-        "abs",
-        "neg",
-        "exp",
-        "exp_",
-        "log",
-        "log1p",
-        "expm1",
-        "sqrt",
-        "rsqrt",
-        "square",
-        "sin",
-        "cos",
-        "erf",
-        "sign",
-        "round",
-        "floor",
-        "ceil",
-        "reciprocal",
-        "isfinite",
-        "isnan",
-        "clone",
-        "contiguous",
-        "detach",
-        "detached",
-        "float",
-        "double",
-        "half",
-        "bfloat16",
-        "nan_to_num",
-        "stochastic_depth",
-        "zeros_like",
-        "ones_like",
-        "rand_like",
-        "randn_like",
-        "bernoulli",
-        "logit",
-        "tanhshrink",
-        "hardshrink",
-        "softshrink",
-        "requires_grad_",
-    ]
-)
-OF_MAPS = frozenset(["dropout2d", "feature_dropout", "feature_alpha_dropout"])
-BROADCAST = frozenset(
-    [
-        "add",
-        "sub",
-        "mul",
-        "truediv",
-        "div",
-        "true_divide",
-        "floordiv",
-        "pow",
-        "iadd",
-        "isub",
-        "imul",
-        "itruediv",
-        "add_",
-        "sub_",
-        "mul_",
-        "div_",
-        "multiply",
-        "subtract",
-        "divide",
-        "maximum",
-        "minimum",
-        "max",
-        "min",
-        "where",
-        "eq",
-        "ne",
-        "lt",
-        "le",
-        "gt",
-        "ge",
-        "eq_",
-        "lerp",
-        "addcmul",
-        "addcdiv",
-        "clamp",
-        "clamp_",
-        "fmod",
-        "remainder",
-        "rsub",
-        "logical_and",
-        "logical_or",
-        "logical_not",
-        "masked_fill",
-        "atan2",
-        "hypot",
-        "copysign",
-        "and_",
-        "or_",
-        "invert",
-        "neg",
-        "pos",
-    ]
-)
-BY_ROWS = frozenset(
-    [
-        "mean",
-        "sum",
-        "amax",
-        "amin",
-        "prod",
-        "std",
-        "var",
-        "logsumexp",
-        "softmax",
-        "log_softmax",
-        "normalize",
-        "argmax",
-        "cumsum",
-    ]
-)
 MODULES = frozenset((nn.Hardswish, nn.Hardsigmoid, nn.Threshold, nn.Tanhshrink, nn.Hardshrink, nn.Softshrink))
 
 
@@ -197,25 +51,25 @@ def of_maps(site: Site) -> bool:
 def broadcast(site: Site) -> bool:
     """Values at the same index of several tensors, some of which may have one row for all, or no rows."""
     shape = site.node.shape
-    split: list[Any] = [
-        (taken, layout) for taken in site.node.inputs if (layout := site.walk.layout(taken)) is not None
-    ]
-    tensors: list[Any] = [taken for taken in site.node.inputs if isinstance(taken.value, Tensor)]
+    split = [(taken, layout) for taken in site.node.inputs if (layout := site.walk.layout(taken)) is not None]
+    tensors = [taken for taken in site.node.inputs if isinstance(taken.value, Tensor)]
     if shape is None or len(tensors) < len(site.node.inputs):
         return False
     if is_in_place(site.node) and site.bands is None:
         return False
     first, bands = next(((one, layout) for one, layout in split if one is site.source), split[0])
-    dim = bands.dim + len(shape) - len(first.shape)
-    if len(shape) < len(first.shape):
+    dim = bands.dim + len(shape) - len(shape_of(first))
+    if len(shape) < len(shape_of(first)):
         return False
     height, parts = shape[dim], bands.parts
-    if height != first.shape[bands.dim] or (first is site.source and is_in_place(site.node) and first.shape != shape):
+    if height != shape_of(first)[bands.dim] or (
+        first is site.source and is_in_place(site.node) and first.shape != shape
+    ):
         return False
     inputs = {}
     for taken in tensors:
-        own_dim = dim - len(shape) + len(taken.shape)
-        if own_dim >= 0 and taken.shape[own_dim] == height:
+        own_dim = dim - len(shape) + len(shape_of(taken))
+        if own_dim >= 0 and shape_of(taken)[own_dim] == height:
             inputs[taken] = site.rows(taken, own_dim, parts)
         else:
             inputs[taken] = site.whole_for_rows(taken)
@@ -225,7 +79,7 @@ def broadcast(site: Site) -> bool:
 
 def joined(site: Site) -> bool:
     """Concatenated along another dimension than that of rows, or stacked."""
-    tensors, shape = site.node.args[0], site.shape
+    tensors, shape = site.node.args[0], site.node.shape
     if not isinstance(tensors, tuple | list) or shape is None:
         return False
     stacks = site.kind == "stack"

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from dlkit.distributed.autograd import gather_from_ranks
 from dlkit.distributed.group import Group
-from dlkit.strategies.graph.exchanges import Layout
 
 
 @dataclass(frozen=True)
@@ -38,19 +37,16 @@ class Halo:
 class GatherRows:
     """All rows on every rank."""
 
-    layout: Layout
+    dim: int
+    parts: tuple[range, ...]
     name = "gathered"
 
     def on(self, group: Group) -> Callable[[Tensor], Tensor]:
-        return partial(
-            gather_rows,
-            group=group,
-            have=tuple(range(part[0], part[-1] + 1) if part else range(0) for part in self.layout.parts),
-            dim=self.layout.dim,
-        )
+        return partial(gather_rows, group=group, have=self.parts, dim=self.dim)
 
     def sent(self, size: int, rank: int, world_size: int) -> tuple[int, int]:
-        return (world_size - 1) * max(self.layout.counts) * (size // self.layout.whole), 0
+        counts = list(map(len, self.parts))
+        return (world_size - 1) * max(counts) * (size // sum(counts)), 0
 
 
 def halo_exchange(

@@ -43,7 +43,7 @@ def all_moments(own: Tensor, group: Group) -> Tensor:
 
 
 def normalised(x: Tensor, counts: Tensor, eps: float, group: Group) -> Tensor:
-    """x (groups, values), less its group's mean and over its deviation. counts (ranks,): values of a group on each."""
+    """x (groups, values) less the means of groups, over their deviations. counts (ranks,): of values of a group."""
     if x.shape[1]:
         mean = x.mean(1)
         own = torch.stack([mean, (x - mean[:, None]).square().sum(1)])
@@ -100,7 +100,7 @@ def group_norm(site: Site) -> bool:
     elif module is None:
         groups, eps = node.argument(1, "num_groups"), node.argument(4, "eps", 1e-5)
         others = (node.argument(2, "weight"), node.argument(3, "bias"))
-    counts = _counts(site.bands.parts, source.shape[1] // groups * source.shape[3])
+    counts = _counts(site.split.parts, source.shape[1] // groups * source.shape[3])
 
     def run(group: Group, *args: Any) -> Tensor:
         module, x, *others = args if site.module is not None else (None, *args)

@@ -62,8 +62,7 @@ def rows_in(shape: tuple[int, ...], dim: int, other: tuple[int, ...]) -> tuple[i
     height, before, after = shape[dim], prod(shape[:dim]), prod(shape[dim + 1 :])
     for place, size in enumerate(other):
         times, left = divmod(size, height)
-        is_there = left == 0 and times > 0 and prod(other[:place]) == before
-        if is_there and times * prod(other[place + 1 :]) == after and after % times == 0:
+        if prod(other[:place]) == before and left == 0 and times and times * prod(other[place + 1 :]) == after:
             return place, times
     return None
 

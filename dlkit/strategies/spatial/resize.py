@@ -1,7 +1,6 @@
 """What gives maps of other rows: up-sampling, padding, slices, adaptive pooling, transposed convolutions."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
-from dlkit.strategies.spatial.bands import Bands, Ranges, hull, needed, scaled
+from dlkit.strategies.spatial.bands import Bands, hull, needed, scaled
 from dlkit.strategies.spatial.site import Site, no_rows
 from dlkit.strategies.spatial.windows import MAPS, _weights, starts
 
@@ -17,7 +16,7 @@ Columns = Callable[[Tensor], Tensor]
 
 
 def step_indexed(site: Site, index: Sequence[int], dim: int, columns: Columns, fill: float = 0.0) -> bool:
-    """Row o of the output is row `index[o]` of the input; `fill` where that is below 0. columns: done besides."""
+    """Output row o is input row `index[o]`, or `fill` where that is below 0. columns: what is done besides."""
     node, own = site.node, site.even(len(index))
     need = needed(own, lambda rows: hull(index[rows.start : rows.stop]))
 
@@ -31,9 +30,8 @@ def step_indexed(site: Site, index: Sequence[int], dim: int, columns: Columns, f
             if len(seen) in wanted:
                 shape = (*x.shape[:dim], 1, *x.shape[dim + 1 :])
                 x = torch.cat([x, x.new_full(shape, fill)], dim)
-            return columns(
-                x if in_order else x.index_select(dim, torch.tensor(wanted, dtype=torch.long, device=x.device))
-            )
+            places = torch.tensor(wanted, dtype=torch.long, device=x.device)
+            return columns(x if in_order else x.index_select(dim, places))
 
         return run
 
@@ -46,7 +44,8 @@ def step_indexed(site: Site, index: Sequence[int], dim: int, columns: Columns, f
 
 def step_linear(site: Site, matrix: Tensor, columns: Columns) -> bool:
     """Rows of the output are sums of rows of the input, with weights `matrix` (output rows, input rows), in float64."""
-    shape = site.shape
+    shape = site.node.shape
+    assert shape is not None
     seen = [row.nonzero().flatten().tolist() for row in matrix]
     if all(len(row) == 1 for row in seen) and ((matrix == 0) | (matrix == 1)).all():
         return step_indexed(site, [row[0] for row in seen], 2, columns)
@@ -82,24 +81,21 @@ def upsample(site: Site) -> bool:
         found = dict(zip(INTERPOLATE, node.args, strict=False)) | node.kwargs
     mode, corners = found.get("mode") or "nearest", found.get("align_corners")
     scale = found.get("scale_factor")
-    sampled: Any = partial(F.interpolate, mode=mode, align_corners=corners)
     if found.get("antialias"):
         return site.step_whole("antialias sees other rows: it sees all")
     if scale is None or found.get("recompute_scale_factor") or mode == "area":
         high, wide = site.shape[2:]
-        of_rows, of_columns = {"size": (high, 1)}, {"size": (None, wide)}
+        kinds = {"size": (high, 1)}, {"size": (None, wide)}
     else:
         scales = tuple(map(float, _pair(scale)))
-        of_rows, of_columns = {"scale_factor": (scales[0], 1.0)}, {"scale_factor": (1.0, scales[1])}
-    rows = sampled(_each_row(site.source.shape[2]), **of_rows)
+        kinds = {"scale_factor": (scales[0], 1.0)}, {"scale_factor": (1.0, scales[1])}
+    rows = F.interpolate(_each_row(site.source.shape[2]), **kinds[0], mode=mode, align_corners=corners)
 
     def columns(x: Tensor) -> Tensor:
         if not x.shape[2]:
             return no_rows(x, site.shape, 2)
-        given: Any = {
-            key: tuple(x.shape[2] if value is None else value for value in pair) for key, pair in of_columns.items()
-        }
-        return sampled(x, **given)
+        given = {key: tuple(x.shape[2] if value is None else value for value in pair) for key, pair in kinds[1].items()}
+        return F.interpolate(x, **given, mode=mode, align_corners=corners)
 
     return step_linear(site, rows[0, :, :, 0].T, columns)
 
@@ -122,9 +118,8 @@ def _each_row(height: int) -> Tensor:
 
 def has_rows_of_maps(site: Site) -> bool:
     """Are rows of (batch, maps, rows, columns) split, and has the output such too?"""
-    return (
-        site.bands is not None and site.bands.dim == 2 and len(site.source.shape) == len(site.node.shape or ()) == MAPS
-    )
+    is_split = site.bands is not None and site.bands.dim == 2
+    return is_split and len(site.source.shape) == len(site.node.shape or ()) == MAPS
 
 
 # Padding and slices.
@@ -225,12 +220,6 @@ def _of_maps(bias: list[Tensor], x: Tensor) -> Any:
 def pixel_shuffle(site: Site, times: int) -> bool:
     if not has_rows_of_maps(site):
         return False
-    bands = Bands(2, scaled(site.bands.parts, times))
+    bands = Bands(2, scaled(site.split.parts, times))
     site.step(bands, {site.source: site.walk.as_it_is(site.source)})
     return True
-
-
-def clipped(rows: range, parts: Ranges) -> Ranges:
-    """Of each part, the rows that are in `rows`, counted from its first."""
-    found = (range(max(part.start, rows.start), min(part.stop, rows.stop)) for part in parts)
-    return tuple(range(part.start - rows.start, max(part.stop, part.start) - rows.start) for part in found)

@@ -9,7 +9,7 @@ from dlkit.models.convolution import SparseConv2d, Subsample
 from dlkit.models.graph import NetGraph, Node
 from dlkit.models.locally_connected import ContrastNorm, L2Pool, LocallyConnected2d
 from dlkit.strategies.graph.plan import Walk
-from dlkit.strategies.spatial import elementwise, norms, reshaping, resize
+from dlkit.strategies.spatial import elementwise, functions, norms, reshaping, resize
 from dlkit.strategies.spatial.site import Site
 from dlkit.strategies.spatial.windows import step_windows, window_of
 
@@ -24,8 +24,7 @@ class RowRules:
         rule = rule_of(site.kind)
         is_split = any(walk.layout(taken) is not None for taken in node.inputs)
         may_start = rule is windowed or rule is resize.transposed_conv
-        done = rule is not None and (is_split or may_start) and rule(site)
-        if not done and (not walk.steps or walk.steps[-1].node is not node):
+        if rule is None or not (is_split or may_start) or not rule(site):
             walk.step_whole(node)
 
 
@@ -66,13 +65,10 @@ def adaptive_max(site: Site) -> bool:
 
 
 def softmax(site: Site) -> bool:
-    dim = site.module.dim
-    return (
-        dim is not None
-        and site.bands is not None
-        and dim % len(site.source.shape) != site.bands.dim
-        and elementwise.alike(site)
-    )
+    dim = getattr(site.module, "dim", None)
+    if dim is None or site.bands is None or dim % len(site.source.shape) == site.bands.dim:
+        return False
+    return elementwise.alike(site)
 
 
 def product(site: Site) -> bool:
@@ -104,10 +100,10 @@ RULES: dict[Any, Rule] = {
         (ContrastNorm, nn.Dropout2d, nn.FeatureAlphaDropout, nn.ChannelShuffle, nn.PReLU, nn.Softmax2d),
         elementwise.of_maps,
     ),
-    **dict.fromkeys((*elementwise.OF_MAPS, "channel_shuffle", "prelu"), elementwise.of_maps),
-    **dict.fromkeys(elementwise.ALIKE, elementwise.alike),
-    **dict.fromkeys(elementwise.BROADCAST, elementwise.broadcast),
-    **dict.fromkeys(elementwise.BY_ROWS, elementwise.reduced),
+    **dict.fromkeys((*functions.OF_MAPS, "channel_shuffle", "prelu"), elementwise.of_maps),
+    **dict.fromkeys(functions.ALIKE, elementwise.alike),
+    **dict.fromkeys(functions.BROADCAST, elementwise.broadcast),
+    **dict.fromkeys(functions.BY_ROWS, elementwise.reduced),
     **dict.fromkeys(("cat", "concat", "concatenate", "stack"), elementwise.joined),
     **dict.fromkeys(("chunk", "split", "unbind", "tensor_split"), several),
     **dict.fromkeys((nn.GroupNorm, nn.InstanceNorm2d, "group_norm"), norms.group_norm),

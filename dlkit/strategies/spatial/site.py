@@ -33,14 +33,19 @@ class Site:
         self.bands: Any = walk.layout(self.source)
 
     @property
-    def kind(self) -> Any:
-        return kind_of_call(self.graph, self.node)
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor that the node gives."""
+        return shape_of(self.node)
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Of what the node gives."""
-        assert self.node.shape is not None
-        return self.node.shape
+    def split(self) -> Bands:
+        """`bands`, where the source is split."""
+        assert self.bands is not None
+        return self.bands
+
+    @property
+    def kind(self) -> Any:
+        return kind_of_call(self.graph, self.node)
 
     @property
     def is_alone(self) -> bool:
@@ -148,6 +153,12 @@ class Site:
         """All ranks compute all of it: True, as of a rule that has made its step."""
         self.walk.step_whole(self.node, why)
         return True
+
+
+def shape_of(node: Node) -> tuple[int, ...]:
+    """Of the tensor that the node gives."""
+    assert node.shape is not None
+    return node.shape
 
 
 def kind_of_call(graph: NetGraph, node: Node) -> Any:

@@ -35,20 +35,15 @@ class Window(NamedTuple):
 def step_windows(site: Site, window: Window | None) -> bool:
     """Split the layer by rows of its output, if its maps are split or it has weights of its own."""
     node, source = site.node, site.source
-    if (
-        window is None
-        or source is None
-        or node.shape is None
-        or len(node.shape) != MAPS
-        or len(source.shape or ()) != MAPS
-    ):
+    if window is None or source is None or not len(node.shape or ()) == len(source.shape or ()) == MAPS:
         return False
-    own_weights = isinstance(site.module, LocallyConnected2d)
+    layer = site.module
+    own_weights = isinstance(layer, LocallyConnected2d)
     if site.bands is None and not starts(site):
         return False
     if site.bands is not None and site.bands.dim != 2:
         return False
-    height, high = source.shape[2], node.shape[2]
+    height, high = source.shape[2], site.shape[2]
     if high == 1 and not own_weights:
         return site.step_whole("its output has one row: it sees all")
     if own_weights and not site.is_alone:
@@ -56,9 +51,9 @@ def step_windows(site: Site, window: Window | None) -> bool:
     windows, own = window.windows, site.even(high)
     need = needed(own, lambda rows: overlap(windows.input_rows(rows), range(height)))
     parameters = None
-    if own_weights:
-        parameters = {f"{node.target}.{name}": Layout(0, own) for name, _ in site.module.named_parameters()}
-    has_module, shape = site.module is not None, node.shape
+    if isinstance(layer, LocallyConnected2d):
+        parameters = {f"{node.target}.{name}": Layout(0, own) for name, _ in layer.named_parameters()}
+    has_module, shape = site.module is not None, site.shape
 
     def work(group: Any) -> Callable[..., Tensor]:
         rows = own[group.rank]
@@ -81,14 +76,7 @@ def step_windows(site: Site, window: Window | None) -> bool:
 def starts(site: Site) -> bool:
     """May whole maps be split from here on? Where a gradient goes back to them, only for what has weights."""
     assert site.node.shape is not None
-    learns = site.kind in (
-        nn.Conv2d,
-        SparseConv2d,
-        LocallyConnected2d,
-        nn.ConvTranspose2d,
-        "conv2d",
-        "conv_transpose2d",
-    )
+    learns = site.kind in (nn.Conv2d, SparseConv2d, LocallyConnected2d, nn.ConvTranspose2d, "conv2d")
     return (learns or not requires_grad(site.source)) and site.node.shape[2] >= site.ranks
 
 
@@ -109,11 +97,11 @@ def with_edges(x: Tensor, rows: range, windows: Windows, height: int) -> Tensor:
 def window_of(site: Site) -> Window | None:
     """Of a module or a function; None if they are not understood."""
     module, kind = site.module, site.kind
-    if kind is nn.Conv2d:
+    if kind is nn.Conv2d and isinstance(module, nn.Conv2d):
         return conv2d(module.kernel_size, _conv_settings(module), module.padding_mode)
     if kind in (nn.MaxPool2d, nn.AvgPool2d):
         return POOLS[kind](vars(module), site)
-    if kind in (SparseConv2d, LocallyConnected2d, Subsample, L2Pool):
+    if module is not None and kind in (SparseConv2d, LocallyConnected2d, Subsample, L2Pool):
         windows = kind_of(module).windows(module)
         return None if windows is None else Window(windows, _module, lambda module: tuple(module.parameters()))
     if kind == "conv2d":
@@ -166,7 +154,7 @@ def _same(size: int) -> Edges:
 def _functional_conv(site: Site) -> Window | None:
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
     defaults = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
-    found: dict[str, Any] = defaults | dict(zip(names, site.node.args, strict=False)) | site.node.kwargs
+    found = defaults | dict(zip(names, site.node.args, strict=False)) | site.node.kwargs
     weight: Any = found.get("weight")
     if found.get("input") is not site.source or getattr(weight, "shape", None) is None or site.walk.layout(weight):
         return None
@@ -233,9 +221,7 @@ POOLS: dict[Any, Callable[[dict[str, Any], Site], Window | None]] = {nn.MaxPool2
 def _sizes(found: dict[str, Any]) -> tuple[Edges, ...]:
     stride = found["stride"] if found["stride"] not in (None, (), []) else found["kernel_size"]
     values = (found["kernel_size"], found.get("dilation", 1), found["padding"], stride)
-    return tuple(
-        tuple(value) * (2 // len(value)) if isinstance(value, tuple | list) else (value,) * 2 for value in values
-    )
+    return tuple((value,) * 2 if isinstance(value, int) else tuple(value) * (2 // len(value)) for value in values)
 
 
 def _beyond(site: Site, size: int, stride: int, padding: int) -> int:

@@ -403,7 +403,10 @@ REFUSED = {
     "no places": (FLAT, "Sequential has no layer with maps and weights"),
     "branches without places": (Branches, "Branches has no layer with maps and weights"),
     "a padding that is not known": (
-        lambda: nn.Sequential(MAPS[0], nn.Conv2d(1, 2, 3, padding=1, padding_mode="reflect"), *FLAT()[:1], LAST[-1]),
+        lambda: nn.Sequential(
+            *(nn.Unflatten(1, (1, 28)), nn.Conv2d(1, 2, 3, padding=1, padding_mode="reflect")),
+            *(nn.Flatten(), nn.Linear(1568, 10)),
+        ),
         "Sequential has no layer over maps that SpatialParallel knows how to split by rows",
     ),
     "few rows": (
