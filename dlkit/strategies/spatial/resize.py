@@ -1,6 +1,7 @@
 """What gives maps of other rows: up-sampling, padding, slices, adaptive pooling, transposed convolutions."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -89,13 +90,14 @@ def upsample(site: Site) -> bool:
     else:
         scales = tuple(map(float, _pair(scale)))
         kinds = {"scale_factor": (scales[0], 1.0)}, {"scale_factor": (1.0, scales[1])}
-    rows = F.interpolate(_each_row(site.source.shape[2]), **kinds[0], mode=mode, align_corners=corners)
+    sampled: Any = partial(F.interpolate, mode=mode, align_corners=corners)
+    rows = sampled(_each_row(site.source.shape[2]), **kinds[0])
 
     def columns(x: Tensor) -> Tensor:
         if not x.shape[2]:
             return no_rows(x, site.shape, 2)
         given = {key: tuple(x.shape[2] if value is None else value for value in pair) for key, pair in kinds[1].items()}
-        return F.interpolate(x, **given, mode=mode, align_corners=corners)
+        return sampled(x, **given)
 
     return step_linear(site, rows[0, :, :, 0].T, columns)
 
