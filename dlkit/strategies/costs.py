@@ -93,7 +93,7 @@ def cost(net: nn.Module, image_shape: tuple[int, ...], batch_size: int, world_si
     graph = paper_graph(net, image_shape) if has_forward(net) else None
     own = deepcopy(net).cpu().float() if graph is None else graph.net
     ranks = strategy.layer_costs(own, images, batch_size, world_size)
-    if not all(ranks):
+    if not any(layer.is_sum for layers in ranks for layer in layers):
         raise ValueError(f"{class_name(net)} has no layers.")
     joined = [join_activations(layers) for layers in ranks]
     skips = [] if graph is None else skips_of(graph, [layer.name for layer in joined[0]])

@@ -43,9 +43,9 @@ class DataParallel:
     §3.2; of shards, Zhao et al. 2023, PyTorch FSDP: experiences on scaling fully sharded data parallel, §3.
     """
 
-    reduce: str
-    bucket: int
-    sharded: str | None  # what is asked for by shard=, as `shard` is what a run calls
+    reduce: str = "bucketed"
+    bucket: int = BUCKET
+    sharded: str | None = None  # what is asked for by shard=, as `shard` is what a run calls
 
     def __init__(
         self, reduce: str = "bucketed", bucket: int = BUCKET, *, shard: str | None = None, sharded: str | None = None

@@ -84,16 +84,18 @@ class ModelAveragingShard(Replica):
             with torch.no_grad():
                 for parameter in self.model.parameters():
                     parameter.copy_(self.mean(parameter))
-                self.meet_with_buffers()
+                self.average_buffers()
         super().after_step(step)
 
-    def meet_with_buffers(self) -> None:
-        """Their mean, those of floats in one message. RuntimeError if others, such as counts, differ between ranks."""
-        buffers = list(self.model.buffers())
-        averaged = [buffer for buffer in buffers if buffer.is_floating_point() and buffer.numel()]
+    def average_buffers(self) -> None:
+        """Give those of floats their mean, in one message."""
+        averaged = [buffer for buffer in self.model.buffers() if buffer.is_floating_point() and buffer.numel()]
         if averaged:
             unflatten_into(self.mean(torch.cat([buffer.flatten().double() for buffer in averaged])), averaged)
-        counted = [buffer.flatten().long() for buffer in buffers if not buffer.is_floating_point()]
+
+    def check_counts(self) -> None:
+        """RuntimeError if buffers of whole numbers, such as counts, differ between ranks."""
+        counted = [buffer.flatten().long() for buffer in self.model.buffers() if not buffer.is_floating_point()]
         if counted:
             own = torch.cat(counted)
             total = own.clone()
@@ -128,6 +130,7 @@ class ModelAveragingShard(Replica):
         return whole[self.rank]
 
     def model_state(self) -> dict[str, Tensor]:
+        self.check_counts()
         return {
             name: self.mean(value) if value.is_floating_point() else value
             for name, value in self.model.state_dict().items()

@@ -36,8 +36,10 @@ class PipelineShard(DistributedShard):
     model_is_whole = False
 
     def __init__(self, run: Any, learner: Backprop, strategy: Any):
-        graph = graph_of_run(run)
         super().__init__(run.model, run.learner)
+        if strategy.microbatches > 1:
+            refuse_what_does_not_add_up(run, "Pipeline", in_turn=True)
+        graph = graph_of_run(run)
         if strategy.schedule == "1f1b" and strategy.microbatches < self.world_size:
             raise ValueError(
                 f"microbatches={strategy.microbatches} does not fill {self.world_size} stages: 1F1B needs one for "
@@ -48,8 +50,6 @@ class PipelineShard(DistributedShard):
         self.batch = run.first_images(max(STEPS))
         inputs = learner.own_inputs(self.batch, ShardedGenerator(run.generator.device))
         blocks = partition(graph, inputs, lambda net: copy_of(net, run))
-        if strategy.microbatches > 1:
-            refuse_what_does_not_add_up(run, "Pipeline", in_turn=True)
         begins = (0, *strategy.starts(blocks, self.world_size), len(blocks.begins))
         stages = [StageProgram(graph, *blocks.span(*pair)) for pair in pairwise(begins)]
         tried = try_stages(run, stages, inputs, self.batch)

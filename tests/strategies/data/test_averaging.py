@@ -43,8 +43,8 @@ def test_replicas_are_those_of_one_process_that_trains_them_in_turn(optimizer, e
     wanted = average_sequentially(
         made.initial_model(), batches, ranks, every, lambda net: optimizer(net.parameters(), lr=0.05)
     )
-    for name, value in wanted.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-8, atol=1e-9)
+    for name, value in wanted.items():  # Adam divides the gradient of a bias before BatchNorm, which is 0, by itself
+        torch.testing.assert_close(found[name], value, rtol=1e-8, atol=1e-9 if optimizer is SGD else 1e-6)
 
 
 def test_replicas_with_averages_of_their_own_go_on_from_a_checkpoint(tmp_path):

@@ -16,8 +16,8 @@ from dlkit import Experiment
 from dlkit.distributed.group import Group
 from dlkit.models import ConvNet, LeNet5
 from dlkit.models.convolution import SparseConv2d, Subsample
+from dlkit.models.graph import trace
 from dlkit.models.locally_connected import L2Pool, LocallyConnected2d, LocalNet
-from dlkit.models.sequence import layers_of
 from dlkit.strategies.spatial.bands import rows_of
 from dlkit.strategies.spatial.halo import halo_exchange
 from dlkit.strategies.spatial.spatial_parallel import SpatialParallel
@@ -168,17 +168,20 @@ def test_some_of_the_ranks_can_split_a_net_among_them():
 @pytest.mark.parametrize("name", ["padding and stride 2", "oblong kernels, dilated, same", "LocalNet", "LeNet-5"])
 def test_windows_are_the_rows_that_gradients_come_from(name):
     net, images = made(name)
-    layers = [layer for layer in layers_of(net, images[:1], "a test") if layer.kind.windows(layer.module) is not None]
+    graph = trace(net, images)
+    nodes = [node for node in graph.nodes if node.op == "module"]
+    layers = [node for node in nodes if graph.kind_of(node).windows(graph.module_of(node)) is not None]
     assert len(layers) >= 3
     for layer in layers:
-        module, windows = copy.deepcopy(layer.module).double(), layer.kind.windows(layer.module)
+        windows = graph.kind_of(layer).windows(graph.module_of(layer))
+        module = copy.deepcopy(graph.module_of(layer)).double()
         assert windows is not None
-        x = torch.rand(1, *layer.input_shape, dtype=torch.float64, generator=seeded(3)).requires_grad_()
-        for row in range(layer.output_shape[1]):
+        x = torch.rand(1, *layer.inputs[0].shape[1:], dtype=torch.float64, generator=seeded(3)).requires_grad_()
+        for row in range(layer.shape[2]):
             (slope,) = torch.autograd.grad(module(x)[:, :, row].sum(), x)
             felt = slope.abs().sum((0, 1, 3)).nonzero().flatten().tolist()
             seen = windows.input_rows(range(row, row + 1))
-            if seen.start >= 0 and seen.stop <= layer.input_shape[1]:
+            if seen.start >= 0 and seen.stop <= x.shape[2]:
                 assert range(felt[0], felt[-1] + 1) == seen
             assert set(felt) <= set(seen)
 
