@@ -138,7 +138,8 @@ it in one process; model averaging, which meets every {every} steps, beside a se
 batch of an epoch has five images, of which ranks have unequal parts. "=" is equal: the first gradient within 1e-10, \
 and parameters and buffers after the last step, as one vector, within 1e-8 or ten times the net's own noise, relative. \
 The number is the larger of the two differences. The noise is that of one process against itself with the images of \
-each batch in another order, measured where 1e-8 is passed. Refusals in brackets are those where there is no answer: \
+each batch (of each replica's part, for averaging) in another order, measured where 1e-8 is passed. Nets that both \
+have BatchNorm and draw are averaged without their draws. Refusals in brackets are those where there is no answer: \
 BatchNorm and spectral norm by layers, images that mix, nothing to cut by neurons, no maps for regions. Nets with \
 BatchNorm go by layers with GroupNorm in its place, too. Numbers lead to the sentences below.
 

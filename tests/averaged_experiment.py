@@ -16,13 +16,16 @@ from dlkit.training import Backprop
 State = dict[str, Tensor]
 
 
-def average_in_turn(made: Any, every: int, steps: int, ranks: int = 2, keep: Collection[int] = ()) -> dict[int, State]:
+def average_in_turn(
+    made: Any, every: int, steps: int, ranks: int = 2, keep: Collection[int] = (), *, turned: bool = False
+) -> dict[int, State]:
     """The replicas' mean after the last step, and after each of those to `keep`.
 
     Each replica trains on its part of every batch by torch's own SGD, whose momentum stays its own; after `every` steps
     all take their mean. A part's loss is weighted as in `sequential_averaging`. `made`: an Experiment of a Backprop.
     Draws are made for the whole batch, under the step's seed: a replica is given all of it, and learns from its own
-    rows. One with BatchNorm is given its own part alone, and must not draw.
+    rows. One with BatchNorm is given its own part alone, and must not draw. turned: each part from its last image to
+    its first, which changes rounding alone.
     """
     images, labels = made.data
     replicas = [made.initial_model() for _ in range(ranks)]
@@ -36,7 +39,9 @@ def average_in_turn(made: Any, every: int, steps: int, ranks: int = 2, keep: Col
         for net, optimizer, part in zip(replicas, optimizers, parts_of(len(batch), ranks), strict=True):
             optimizer.zero_grad()
             with seeded(made.seed, step, names=("torch",)):
-                loss = loss_of(net, learner, batch, part, generator, alone=alone)
+                rows_of_part = torch.arange(part.start, part.stop)
+                order = rows_of_part.flip(0) if turned else rows_of_part
+                loss = loss_of(net, learner, batch, order, generator, alone=alone)
             (loss * ranks * (part.stop - part.start) / len(batch)).backward()
             optimizer.step()
         if (step + 1) % every == 0:
@@ -48,7 +53,7 @@ def average_in_turn(made: Any, every: int, steps: int, ranks: int = 2, keep: Col
 
 
 def loss_of(
-    net: nn.Module, learner: Backprop, batch: Batch, part: slice, generator: torch.Generator, *, alone: bool
+    net: nn.Module, learner: Backprop, batch: Batch, part: Tensor, generator: torch.Generator, *, alone: bool
 ) -> Tensor:
     """The loss of a part of a batch. alone: without the other rows in the net."""
     own = Batch(batch.images[part], batch.labels[part])

@@ -127,7 +127,7 @@ def compared(net: str, way: str) -> Cell:
     finally:
         timer.cancel()
     gradient, steps = (max(of_rank) for of_rank in zip(*found, strict=True))
-    own = noise(net, changes) if steps > OF_STEPS else None
+    own = noise(net, changes, every) if steps > OF_STEPS else None
     equal = gradient < OF_GRADIENT and (steps < OF_STEPS or steps < OF_NOISE * (own or 0))
     return Cell("equal" if equal else "wrong", gradient, steps, own)
 
@@ -228,10 +228,15 @@ def alone(net: str, changes: tuple[Callable, ...], every: int | None) -> dict[st
 
 
 @cache
-def noise(net: str, changes: tuple[Callable, ...]) -> float:
-    """How far one process is from itself with the images of each batch in another order, draws left out."""
+def noise(net: str, changes: tuple[Callable, ...], every: int | None = None) -> float:
+    """How far one process is from itself with the images of each batch in another order, draws left out.
+
+    every: one that averages replicas so often, with the images of each part of a batch in another order.
+    """
     changes = tuple(dict.fromkeys((*changes, nets.without_draws)))
     made = nets.experiment(net, *changes)
+    if every is not None:
+        return difference(*(average_in_turn(made, every, STEPS, turned=turned)[STEPS] for turned in (False, True)))
     _, last = trained(made)
     _, other = trained(replace(made, learner=reversing(made.learner)))
     return difference(last, other)
