@@ -232,9 +232,21 @@ def states(experiments, strategy=None):
     """The state after the first step and after the last, and the history, of each."""
     found = []
     for made in experiments:
-        first, last = (made.run(strategy=strategy, steps=n, device="cpu", progress=False) for n in (1, STEPS))
-        found.append((first.model.state_dict(), last.model.state_dict(), last.history.rows))
+        first = {}
+
+        def keep(run, first=first):
+            if run.step == 1:
+                first.update({name: value.clone() for name, value in run.shard.model_state().items()})
+
+        last = made.run(strategy=strategy, steps=STEPS, device="cpu", progress=False, on_step=keep)
+        found.append((first, last.model.state_dict(), last.history.rows))
     return found
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """What one process learns with each net."""
+    return dict(zip(CASES, states([experiment(net) for net in CASES]), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -248,12 +260,11 @@ def states(experiments, strategy=None):
     ],
     ids=str,
 )
-def test_nets_with_a_forward_of_their_own_learn_what_they_learn_alone(ranks, strategy):
+def test_nets_with_a_forward_of_their_own_learn_what_they_learn_alone(ranks, strategy, alone):
     nets = [net for net in CASES if FEW.get(net, 4) >= ranks]
-    made = [experiment(net) for net in nets]
-    alone = states(made)
-    for found in team(ranks).call(states, made, strategy):
-        for net, one, other in zip(nets, alone, found, strict=True):
+    for found in team(ranks).call(states, [experiment(net) for net in nets], strategy):
+        for net, other in zip(nets, found, strict=True):
+            one = alone[net]
             start = {name: value.double() for name, value in experiment(net).initial_model().state_dict().items()}
             moved, split_moved = (torch.cat([(x[0][n] - start[n]).flatten() for n in start]) for x in (one, other))
             assert (moved - split_moved).norm() / moved.norm() < 1e-10, net
