@@ -1,5 +1,7 @@
 """The bill of a split net in notebook 09, in JupyterLab."""
 
+import re
+
 import pytest
 from playwright.sync_api import expect
 
@@ -10,7 +12,7 @@ pytestmark = pytest.mark.parametrize("notebook", ["09_model_parallel.ipynb"], in
 
 @pytest.fixture
 def splitter(notebook):
-    area = notebook.cell_output("widget")
+    area = notebook.cell_output("def deep()")
     area.scroll_into_view_if_needed()
     return area
 
@@ -37,3 +39,12 @@ def test_a_net_that_cannot_be_split_so_says_why(splitter):
     expect(splitter.get_by_role("status")).to_contain_text("has no layer with maps and weights")
     select(splitter, "Net", "local filters")
     expect(splitter.get_by_role("img")).to_contain_text("rows 0–12")
+
+
+def test_a_net_of_ones_own_is_drawn_with_its_skips(notebook):
+    area = notebook.cell_output('"side by side": SideBySide()')
+    area.scroll_into_view_if_needed()
+    picture = area.get_by_role("img")
+    press(area, "neurons")
+    expect(picture).to_contain_text("skips")
+    expect(picture).to_have_attribute("aria-label", re.compile("split by neurons.*Past other layers: "))
