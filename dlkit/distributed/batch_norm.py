@@ -165,7 +165,7 @@ def moments(x: Tensor, *, counts: bool = True) -> Tensor:
     if not count:
         return torch.zeros(1 + 2 * channels, dtype=torch.float64, device="cpu" if wide == torch.float32 else x.device)
     mean = x.mean(dims, dtype=wide)
-    rounded = mean.to(_computed(x))
+    rounded = mean.to(computed_dtype(x))
     squares = (x - _shaped(rounded, x)).square().sum(dims, dtype=wide) - count * (mean - rounded).square()
     own = torch.cat([mean.new_full((1,), count), mean, squares])
     return own.cpu().double() if wide == torch.float32 else own
@@ -201,14 +201,14 @@ class _Normalised(torch.autograd.Function):
             for average, value in zip(averages[:2], (mean, squares / (count - 1)), strict=True):
                 average.mul_(1 - averages[2]).add_(value.to(average), alpha=averages[2])
         rstd = (squares / count + eps).rsqrt()
-        rounded = mean.to(_computed(x))
+        rounded = mean.to(computed_dtype(x))
         scale = rstd if weight is None else rstd * weight.to(rstd)
         shift = (rounded.double() - mean) * scale  # what rounding has taken from the mean
         if bias is not None:
             shift = shift + bias.to(shift)
         ctx.save_for_backward(x, weight, mean, rstd)
         ctx.count, ctx.call, ctx.dtypes = count, call, [None if p is None else p.dtype for p in (weight, bias)]
-        scale, shift = (_shaped(value.to(x.device, _computed(x)), x) for value in (scale, shift))
+        scale, shift = (_shaped(value.to(x.device, computed_dtype(x)), x) for value in (scale, shift))
         return torch.addcmul(shift, x - _shaped(rounded.to(x.device), x), scale).to(x.dtype)
 
     @staticmethod
@@ -220,7 +220,7 @@ class _Normalised(torch.autograd.Function):
             )
         (grad,), (x, weight, mean, rstd) = grad_outputs, ctx.saved_tensors
         dims = [0, *range(2, x.ndim)]
-        kind = _computed(x)
+        kind = computed_dtype(x)
         rounded = mean.to(kind)
         grad, off = grad.to(kind), ((rounded.double() - mean) * rstd).to(x.device, kind)
         normal = (x - _shaped(rounded.to(x.device), x)) * _shaped(rstd.to(x.device, kind), x) + _shaped(off, x)
@@ -246,7 +246,7 @@ def _through_statistics(ctx: Any, grad: Tensor, normal: Tensor, sums: Tensor) ->
     return grad - _shaped(of_mean, grad) - normal * _shaped(of_variance, grad)
 
 
-def _computed(x: Tensor) -> torch.dtype:
+def computed_dtype(x: Tensor) -> torch.dtype:
     """The dtype in which values like these are computed."""
     return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
 

@@ -17,6 +17,8 @@ from torch.utils import _pytree as pytree
 from dlkit.models.layer_kinds import UNKNOWN, LayerKind, kind_of
 from dlkit.models.tracing import record
 
+NUMPY_NAMES = {"dim": "axis", "keepdim": "keepdims"}  # which functions of torch take too
+
 
 @dataclass(frozen=True)
 class ImageRows:
@@ -81,8 +83,10 @@ class Node:
         return numel if self.images_dim is None else numel * images // 2
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
-        """An argument of a function, by its position, or by its name."""
-        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+        """An argument of a function, by its position, or by its name, which may be NumPy's."""
+        if len(self.args) > position:
+            return self.args[position]
+        return self.kwargs.get(name, self.kwargs.get(NUMPY_NAMES.get(name, name), default))
 
     def __repr__(self) -> str:
         return f"<{self.name}: {self.op} {self.called}>"

@@ -218,6 +218,8 @@ KINDS: dict[type[nn.Module], LayerKind] = {
         ELEMENTWISE,
     ),
     **dict.fromkeys((nn.Softplus, nn.Softsign, nn.Tanh, nn.Hardtanh, nn.Sigmoid, nn.LogSigmoid), ELEMENTWISE),
+    **dict.fromkeys((nn.Hardswish, nn.Hardsigmoid, nn.Hardshrink, nn.Softshrink), ELEMENTWISE),
+    **dict.fromkeys((nn.Tanhshrink, nn.Threshold), ELEMENTWISE),
     # A rank draws its part of what one process draws (core/draws.py).
     **dict.fromkeys((nn.Dropout, nn.AlphaDropout, nn.RReLU), ELEMENTWISE),
     **dict.fromkeys((nn.Dropout2d, nn.FeatureAlphaDropout), LayerKind(by_maps=True, by_position=True)),

@@ -54,6 +54,7 @@ MAKERS = frozenset(
 )
 NUMBERS = (bool, int, float, str, type(None), torch.Size, torch.dtype, torch.device, torch.layout)
 CALLS = ("call_module", "call_function", "call_method")
+RESHAPES_IN_PLACE = ("squeeze_", "unsqueeze_", "transpose_", "t_", "swapaxes_", "swapdims_")
 ISINSTANCE = isinstance
 MODULE_CALL, MODULE_GETATTR, APPLY = nn.Module.__call__, nn.Module.__getattr__, vars(torch.autograd.Function)["apply"]
 
@@ -167,7 +168,11 @@ class _Method:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.name in ("item", "tolist", "numpy"):
             raise _refusal(self.proxy.tracer, "it takes a number out of a tensor")
-        return self.proxy.tracer.create_proxy("call_method", self.name, (self.proxy, *args), kwargs)
+        name = self.name.removesuffix("_") if self.name in RESHAPES_IN_PLACE else self.name
+        made = self.proxy.tracer.create_proxy("call_method", name, (self.proxy, *args), kwargs)
+        if name != self.name:  # from now on the name that the forward has for it stands for what has the new shape
+            self.proxy.node, self.proxy.value = made.node, made.value
+        return made
 
 
 class _Tracer(fx.Tracer):
@@ -227,6 +232,14 @@ class _Tracer(fx.Tracer):
         """What the node gives in this pass."""
         args = fx.node.map_arg(node.args, self.value_of)
         kwargs = fx.node.map_arg(node.kwargs, self.value_of)
+        taken = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        shapes = [value.shape for value in taken]
+        value = self.called(node, args, kwargs)
+        if shapes != [value.shape for value in taken]:
+            raise _refusal(self, "it changes a tensor's shape in place")
+        return value
+
+    def called(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with self.as_usual():
             if node.op == "placeholder":
                 return self.images

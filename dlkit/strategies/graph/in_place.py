@@ -4,7 +4,9 @@ from dlkit.models.graph import NetGraph, Node
 
 
 def changed_input(graph: NetGraph, node: Node) -> Node | None:
-    """The node whose value it changes, as `x += y`, `x.relu_()` and nn.ReLU(inplace=True) do; None if it does not."""
+    """The node whose value it changes, as `x += y`, `x.relu_()`, nn.ReLU(inplace=True) and `out=x` do; None if none."""
+    if isinstance(out := node.kwargs.get("out"), Node):
+        return out
     module = graph.module_of(node)
     inplace = node.kwargs.get("inplace") is True or bool(getattr(module, "inplace", False))
     if not (inplace or is_in_place(node)) or not node.args or not isinstance(node.args[0], Node):

@@ -99,7 +99,7 @@ def plan_split(graph: NetGraph, world_size: int, rules: Rules) -> Plan:
             walk.step(node)
         elif node in pinned:
             walk.step_whole(node, "it is changed in place through a view")
-        elif node.op == "output":
+        elif node.op == "output" or node.kwargs.get("out") is not None:
             walk.step_whole(node)
         else:
             rules.visit(walk, node)

@@ -6,21 +6,14 @@ from math import prod
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from dlkit.distributed.group import Group
 from dlkit.models.graph import Node
-from dlkit.models.layer_kinds import KINDS
 from dlkit.strategies.graph.exchanges import Sum
 from dlkit.strategies.graph.in_place import is_in_place
 from dlkit.strategies.spatial.bands import Bands
 from dlkit.strategies.spatial.site import Site, no_rows, shape_of
-
-MODULES = frozenset((nn.Hardswish, nn.Hardsigmoid, nn.Threshold, nn.Tanhshrink, nn.Hardshrink, nn.Softshrink))
-
-
-def is_elementwise(kind: Any) -> bool:
-    return kind in MODULES or (isinstance(kind, type) and kind in KINDS and KINDS[kind].elementwise)
 
 
 def alike(site: Site) -> bool:
@@ -79,7 +72,7 @@ def broadcast(site: Site) -> bool:
 
 def joined(site: Site) -> bool:
     """Concatenated along another dimension than that of rows, or stacked."""
-    tensors, shape = site.node.args[0], site.node.shape
+    tensors, shape = site.node.argument(0, "tensors"), site.node.shape
     if not isinstance(tensors, tuple | list) or shape is None:
         return False
     stacks = site.kind == "stack"
@@ -103,6 +96,8 @@ def reduced(site: Site) -> bool:
     name, ndim = site.kind, len(site.source.shape)
     at = 2 if name == "normalize" else 1
     dims = node.argument(at, "dim", 1 if name == "normalize" else None)
+    if isinstance(dims, bool):  # std(False) is over all, and it is what the variance is divided by
+        return False
     dims = range(ndim) if dims is None or dims == () else [dims] if isinstance(dims, int) else dims
     if not all(isinstance(dim, int) for dim in dims):
         return False

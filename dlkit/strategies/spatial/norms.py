@@ -14,7 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from dlkit.distributed.autograd import copy_to_ranks, gather_from_ranks
-from dlkit.distributed.batch_norm import OverRanks, Part, batch_norms, exchanged_bytes, shared_statistics
+from dlkit.distributed.batch_norm import (
+    OverRanks,
+    Part,
+    batch_norms,
+    combined,
+    computed_dtype,
+    exchanged_bytes,
+    shared_statistics,
+)
 from dlkit.distributed.group import Group, ring_bytes
 from dlkit.strategies.graph.exchanges import Layout
 from dlkit.strategies.spatial.bands import Ranges
@@ -38,23 +46,20 @@ class Moments:
 
 
 def all_moments(own: Tensor, group: Group) -> Tensor:
-    """(ranks, 2, groups): of all ranks, each of which goes on with them to normalise its rows."""
+    """(ranks, 2 x groups): of all ranks, each of which goes on with them to normalise its rows."""
     return copy_to_ranks(gather_from_ranks(own[None], [1] * group.world_size, 0, group), group)
 
 
 def normalised(x: Tensor, counts: Tensor, eps: float, group: Group) -> Tensor:
     """x (groups, values) less the means of groups, over their deviations. counts (ranks,): of values of a group."""
+    dtype, x = x.dtype, x.to(computed_dtype(x))
     if x.shape[1]:
         mean = x.mean(1)
-        own = torch.stack([mean, (x - mean[:, None]).square().sum(1)])
+        own = torch.cat([mean, (x - mean[:, None]).square().sum(1)])
     else:
-        own = torch.stack([x.sum(1)] * 2)
-    means, squares = all_moments(own, group).unbind(1)
-    weights = counts.to(x)[:, None]
-    total = weights.sum()
-    mean = (weights * means).sum(0) / total
-    variance = (squares + weights * (means - mean).square()).sum(0) / total
-    return (x - mean[:, None]) * (variance + eps).rsqrt()[:, None]
+        own = torch.cat([x.sum(1)] * 2)
+    total, mean, squares = combined(torch.cat([counts.to(x)[:, None], all_moments(own, group)], 1))
+    return ((x - mean[:, None]) * (squares / total + eps).rsqrt()[:, None]).to(dtype)
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,6 @@ def permuted(site: Site) -> bool:
     if site.kind == "permute":
         given = node.args[1:] if len(node.args) > 2 or isinstance(node.args[-1], int) else node.argument(1, "dims")
         order = [dim % ndim for dim in given]
-    elif site.kind in ("t", "adjoint", "mT"):
-        return False
     else:
         names = ("axis0", "axis1") if site.kind.startswith("swapaxes") else ("dim0", "dim1")
         one, other = (node.argument(place, name) % ndim for place, name in enumerate(names, 1))
@@ -32,7 +30,7 @@ def permuted(site: Site) -> bool:
 def reshaped(site: Site) -> bool:
     """A view, in which the rows stay a dimension, or are its first part: rows and columns as one, say."""
     bands, source, node = site.bands, site.source, site.node
-    if bands is None or node.shape is None or len(node.inputs) > 1:
+    if bands is None or node.shape is None or len(node.inputs) > 1 or node.value.dtype != source.value.dtype:
         return False
     found = rows_in(source.shape, bands.dim, node.shape)
     if found is None or node.images_dim is None or source.images_dim in (None, bands.dim):
@@ -134,6 +132,7 @@ def narrowed(site: Site) -> bool:
         start, length = node.argument(2, "start"), node.argument(3, "length")
         if not isinstance(start, int) or length < site.ranks:
             return False
+        start %= site.source.shape[dim]
         return step_indexed(site, list(range(start, start + length)), dim, lambda x: x)
     after = bands.moved(bands.dim - 1) if site.kind == "select" and dim < bands.dim else bands
     site.step(after, {site.source: site.walk.as_it_is(site.source)})
@@ -147,14 +146,9 @@ VIEWS = frozenset(
         "flatten",
         "unflatten",
         "squeeze",
-        "squeeze_",
         "unsqueeze",
-        "unsqueeze_",
         "view_as",
         "reshape_as",
     ]
 ) | {nn.Flatten, nn.Unflatten}
-PERMUTES = frozenset(["permute", "transpose", "swapaxes", "swapdims", "transpose_", "movedim"]) - {
-    "movedim",
-    "transpose_",
-}
+PERMUTES = frozenset(["permute", "transpose", "swapaxes", "swapdims"])

@@ -7,9 +7,11 @@ from torch import nn
 
 from dlkit.models.convolution import SparseConv2d, Subsample
 from dlkit.models.graph import NetGraph, Node
+from dlkit.models.layer_kinds import KINDS
 from dlkit.models.locally_connected import ContrastNorm, L2Pool, LocallyConnected2d
+from dlkit.strategies.graph.elementwise import DRAWING_BY_MAPS, draws_elements, is_elementwise
 from dlkit.strategies.graph.plan import Walk
-from dlkit.strategies.spatial import elementwise, functions, norms, reshaping, resize
+from dlkit.strategies.spatial import elementwise, norms, reshaping, resize
 from dlkit.strategies.spatial.site import Site
 from dlkit.strategies.spatial.windows import step_windows, window_of
 
@@ -21,17 +23,20 @@ class RowRules:
 
     def visit(self, walk: Walk, node: Node) -> None:
         site = Site(walk, node)
-        rule = rule_of(site.kind)
+        rule = rule_of(site)
         is_split = any(walk.layout(taken) is not None for taken in node.inputs)
         may_start = rule is windowed or rule is resize.transposed_conv
         if rule is None or not (is_split or may_start) or not rule(site):
             walk.step_whole(node)
 
 
-def rule_of(kind: Any) -> Rule | None:
-    if isinstance(kind, type) and elementwise.is_elementwise(kind):
+def rule_of(site: Site) -> Rule | None:
+    kind = site.kind
+    if isinstance(kind, type) and kind in KINDS and KINDS[kind].elementwise:
         return elementwise.alike
-    return RULES.get(kind)
+    if kind in RULES:
+        return RULES[kind]
+    return elementwise.broadcast if is_elementwise(site.node) or draws_elements(site.node) else None
 
 
 def windowed(site: Site) -> bool:
@@ -90,6 +95,9 @@ def upside_down(site: Site) -> bool:
     return site.bands is not None and resize.flipped(site, dims)
 
 
+BY_ROWS = """
+    mean sum amax amin prod std var logsumexp softmax log_softmax normalize argmax cumsum
+"""
 RULES: dict[Any, Rule] = {
     **dict.fromkeys(
         (nn.Conv2d, SparseConv2d, LocallyConnected2d, Subsample, L2Pool, nn.MaxPool2d, nn.AvgPool2d), windowed
@@ -100,10 +108,9 @@ RULES: dict[Any, Rule] = {
         (ContrastNorm, nn.Dropout2d, nn.FeatureAlphaDropout, nn.ChannelShuffle, nn.PReLU, nn.Softmax2d),
         elementwise.of_maps,
     ),
-    **dict.fromkeys((*functions.OF_MAPS, "channel_shuffle", "prelu"), elementwise.of_maps),
-    **dict.fromkeys(functions.ALIKE, elementwise.alike),
-    **dict.fromkeys(functions.BROADCAST, elementwise.broadcast),
-    **dict.fromkeys(functions.BY_ROWS, elementwise.reduced),
+    **dict.fromkeys((*DRAWING_BY_MAPS.split(), "channel_shuffle", "prelu"), elementwise.of_maps),
+    **dict.fromkeys(("max", "min"), elementwise.broadcast),  # of two tensors
+    **dict.fromkeys(BY_ROWS.split(), elementwise.reduced),
     **dict.fromkeys(("cat", "concat", "concatenate", "stack"), elementwise.joined),
     **dict.fromkeys(("chunk", "split", "unbind", "tensor_split"), several),
     **dict.fromkeys((nn.GroupNorm, nn.InstanceNorm2d, "group_norm"), norms.group_norm),

@@ -66,8 +66,7 @@ def step_windows(site: Site, window: Window | None) -> bool:
 
         return run
 
-    tensors = [arg for arg in node.args[1:] if hasattr(arg, "op")]
-    tensors += [value for value in node.kwargs.values() if hasattr(value, "op")]
+    tensors = [value for value in node.inputs if value is not source]
     inputs = {source: site.rows(source, 2, need)}
     site.step(Bands(2, own), inputs, work, args=(source, *tensors), kwargs={}, parameters=parameters)
     return True

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from dlkit.models.graph import Node
+from dlkit.strategies.graph.elementwise import draws_elements, is_elementwise
 from dlkit.strategies.graph.plan import Walk
 from dlkit.strategies.tensor import shapes
-from dlkit.strategies.tensor.elementwise import draws_elements, is_elementwise, split_elements
+from dlkit.strategies.tensor.elementwise import split_elements
 
 
 def function_step(walk: Walk, node: Node) -> bool:

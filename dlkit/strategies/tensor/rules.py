@@ -26,7 +26,6 @@ from dlkit.strategies.tensor.weights import (
     weights_of,
 )
 
-ELEMENTWISE = (nn.Hardswish, nn.Hardsigmoid, nn.Hardshrink, nn.Softshrink, nn.Tanhshrink, nn.Threshold)
 DRAWING = (nn.Dropout, nn.AlphaDropout, nn.RReLU, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.FeatureAlphaDropout)
 ALONG = (nn.Softmax, nn.LogSoftmax, nn.Softmin)
 RESHAPES = (nn.Flatten, nn.Unflatten)
@@ -51,7 +50,7 @@ class NeuronRules:
             return False
         if type(module) in DRAWING:
             return split_elements(walk, node, draws=True)
-        if kind.elementwise or type(module) in ELEMENTWISE:
+        if kind.elementwise:
             return not any(module.parameters()) and split_elements(walk, node)
         if type(module) in RESHAPES:
             return shapes.reshape(walk, node)
