@@ -168,11 +168,11 @@ class _Method:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.name in ("item", "tolist", "numpy"):
             raise _refusal(self.proxy.tracer, "it takes a number out of a tensor")
-        name = self.name.removesuffix("_") if self.name in RESHAPES_IN_PLACE else self.name
-        made = self.proxy.tracer.create_proxy("call_method", name, (self.proxy, *args), kwargs)
-        if name != self.name:  # from now on the name that the forward has for it stands for what has the new shape
-            self.proxy.node, self.proxy.value = made.node, made.value
-        return made
+        if self.name not in RESHAPES_IN_PLACE:
+            return self.proxy.tracer.create_proxy("call_method", self.name, (self.proxy, *args), kwargs)
+        made = self.proxy.tracer.create_proxy("call_method", self.name[:-1], (self.proxy, *args), kwargs)
+        self.proxy.node, self.proxy.value = made.node, made.value  # a view, for which the proxy stands from now on
+        return self.proxy
 
 
 class _Tracer(fx.Tracer):

@@ -43,6 +43,12 @@ def follows(net, x):
     return net
 
 
+def changed_shape(x):
+    y = x * 1
+    y.transpose_(1, 2).unsqueeze_(1)
+    return y * y.ndim
+
+
 FORWARDS = {
     "asks for shapes": lambda net, x: net.layer(x.reshape(x.shape[0], -1) if x.ndim == 3 else x),
     "asks for a length": lambda net, x: net.layer(x.view(len(x), 12)),
@@ -57,6 +63,7 @@ FORWARDS = {
     "returns a dict": lambda net, x: {"a": net.layer(x.flatten(1)), "b": x.mean()},
     "takes a named value": lambda net, x: net.layer(x.flatten(1).max(1, keepdim=True).values.expand(-1, 12)),
     "takes parameters itself": lambda net, x: F.linear(x.flatten(1), net.layer.weight * 2, net.layer.bias),
+    "changes shapes in place": lambda net, x: net.layer(changed_shape(x).flatten(1)),
     "repeats a layer": lambda net, x: net.layer(x.flatten(1)) + net.layer(x.flatten(1).exp()),
     "changes in place": lambda net, x: net.layer(x.flatten(1).mul_(2).add_(1)),
     "puts values in": lambda net, x: net.layer(_put(x.flatten(1).clone())),

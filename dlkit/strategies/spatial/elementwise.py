@@ -17,8 +17,13 @@ from dlkit.strategies.spatial.site import Site, no_rows, shape_of
 
 
 def alike(site: Site) -> bool:
-    """The output has the rows of the input."""
-    if site.bands is None or site.node.shape != site.source.shape:
+    """The output has the shape of the input."""
+    return site.source is not None and site.node.shape == site.source.shape and row_by_row(site)
+
+
+def row_by_row(site: Site) -> bool:
+    """Each rank computes of its rows of the input those of the output; the other inputs are whole."""
+    if site.bands is None:
         return False
     if any(site.walk.layout(other) is not None for other in site.node.inputs if other is not site.source):
         return False

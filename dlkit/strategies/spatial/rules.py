@@ -45,12 +45,7 @@ def windowed(site: Site) -> bool:
 
 def linear(site: Site) -> bool:
     """Over the last dimension, for each row."""
-    if site.bands is None or site.bands.dim == len(site.source.shape) - 1:
-        return False
-    if any(site.walk.layout(taken) is not None for taken in site.node.inputs if taken is not site.source):
-        return False
-    site.step(site.bands, {site.source: site.walk.as_it_is(site.source)})
-    return True
+    return site.bands is not None and site.bands.dim < len(site.source.shape) - 1 and elementwise.row_by_row(site)
 
 
 def adaptive_pool(site: Site) -> bool:

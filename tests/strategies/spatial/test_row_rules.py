@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from oracles import seeded
 from ranks import team
 from rows import answer_and_gradients, split_by_rows
 from splitting import digits
@@ -13,6 +14,7 @@ from torch.nn.utils import parametrizations
 
 from dlkit import Experiment
 from dlkit.models.graph_check import graph_of
+from dlkit.models.locally_connected import LocallyConnected2d
 from dlkit.strategies import cost
 from dlkit.strategies.spatial.spatial_parallel import SpatialParallel
 from dlkit.training import CrossEntropy
@@ -56,6 +58,30 @@ def black_first_row(x):
     y = x * 1
     y[:, :, 0] = 0
     return y * x
+
+
+def swapped_in_place(net, x):
+    y = x * 1
+    y.transpose_(2, 3).unsqueeze_(1)
+    return net.layers[0](y[:, 0])
+
+
+def written_into(net, x):
+    ones = torch.zeros(x.shape, dtype=x.dtype)
+    torch.add(x.detach(), 1, out=ones)
+    return ones.mean((1, 2, 3)).view(-1, 1, 1, 1) * net.layers[0](x)
+
+
+def tied():
+    one, other = conv(4, 4), conv(4, 4)
+    other.weight = one.weight
+    return nn.Sequential(conv(2, 4), one, nn.Tanh(), other)
+
+
+def frozen():
+    norm = nn.BatchNorm2d(4)
+    norm.running_mean = torch.rand(4)
+    return nn.Sequential(conv(2, 4), nn.Conv2d(4, 4, 5, 5), norm.eval(), conv())
 
 
 def squeezed(net, x):
@@ -162,6 +188,36 @@ CASES = {
         lambda net, x: net.layers[2](net.layers[1](net.layers[0](x))),
         *(lambda: nn.Conv2d(4, 4, 5, 5), lambda: conv(4, 4), lambda: nn.ConvTranspose2d(4, 3, 5, 5)),
     ),
+    "tied weights": tied,
+    "BatchNorm that is frozen, and ranks without rows": frozen,
+    "BatchNorm, all batches alike": layer(lambda: nn.BatchNorm2d(4, momentum=None)),
+    "untied weights beside a skip": call(
+        lambda net, x: net.layers[1](net.layers[0](x) + x[:, :, 1:-1, 1:-1]),
+        *(lambda: LocallyConnected2d(4, 4, 3, (ROWS, COLUMNS), generator=seeded()), conv),
+    ),
+    "rows of a parameter": call(lambda net, x: net.layers[0](net.places[0, 0, :, :1] - x) + net.places.mean(), conv),
+    "rolled": call(lambda net, x: net.layers[0](x.roll(3, 2)), conv),
+    "NumPy's names": call(
+        lambda net, x: (
+            net.layers[0](x - x.mean(axis=1, keepdims=True)) + torch.sum(x, axis=(2, 3), keepdims=True)[:, :3]
+        ),
+        conv,
+    ),
+    "joined, by NumPy's names": call(lambda net, x: net.layers[0](torch.concatenate([x, x], axis=2)), conv),
+    "joined, by names": call(lambda net, x: net.layers[0](torch.cat(tensors=[x, x], dim=1)), lambda: conv(8)),
+    "over all, without the correction": call(lambda net, x: net.layers[0](x / x.std(False)), conv),
+    "counted from the end": call(lambda net, x: net.layers[0](x.narrow(2, -7, 6)), conv),
+    "F.conv2d, by names": call(
+        lambda net, x: F.conv2d(input=x, weight=net.layers[0].weight, bias=net.layers[0].bias), conv
+    ),
+    "swapped in place": call(swapped_in_place, conv),
+    "written into": call(written_into, conv),
+    "the largest in each place": call(lambda net, x: net.layers[0](x - x.max(1, keepdim=True).values), conv),
+    "a mask": call(lambda net, x: net.layers[0](x.masked_fill(x < 0, 0.3)) + x[x > 0].sum(), conv),
+    "frames as images": call(
+        lambda net, x: net.layers[0](x.view(-1, 2, ROWS, COLUMNS)).view(-1, 6, ROWS, COLUMNS), lambda: conv(2)
+    ),
+    "its own inputs as weights": call(lambda net, x: F.conv2d(x, net.layers[0].weight * x.mean()), conv),
     "weight_norm": lambda: nn.Sequential(conv(2, 4), parametrizations.weight_norm(conv(4, 4)), nn.Tanh(), conv()),
     "spectral_norm": lambda: nn.Sequential(parametrizations.spectral_norm(conv(2, 4)), nn.Tanh(), conv()),
 }
@@ -169,6 +225,13 @@ GATHERED = {  # right, and told
     "reflected padding": "layers.0 is not known",
     "one row": "it takes one row of all",
     "rows joined": "it joins rows",
+    "joined, by NumPy's names": "it joins rows",
+    "rolled": "roll is not known",
+    "over all, without the correction": "std is not known",
+    "swapped in place": "layers.0 is not known",
+    "written into": "add is not known",
+    "the largest in each place": "max is not known",
+    "a mask": "getitem is not known",
     "softmax over rows": "softmax is not known",
     "rows and columns swapped": "layers.0 is not known",
 }

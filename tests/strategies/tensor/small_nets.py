@@ -215,6 +215,13 @@ CASES = {
         ),
         (2, 6, 6),
     ),
+    "NumPy's names of arguments": Case(
+        lambda: Forward(
+            lambda net, x: torch.cat([net.a(x), net.b(x)], axis=1).mean(axis=(2, 3)) * x.std(axis=1).sum(),
+            a=conv(2, 4), b=conv(2, 4),
+        ),
+        (2, 6, 6),
+    ),
     "depthwise and by groups": Case(
         lambda: nn.Sequential(
             *(conv(2, 8), nn.Hardswish(), conv(8, 8, groups=8), nn.ReLU6(), conv(8, 16, groups=4), conv(16, 4, 1)),
