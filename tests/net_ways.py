@@ -122,10 +122,11 @@ def compared(net: str, way: str) -> Cell:
         found = team(split.ranks).call(differences, nets.experiment(net, *changes), split.strategy, expected)
     except Stopped as stopped:
         return Cell(stopped.state, sentence=stopped.sentence)
-    except EOFError:
+    except (EOFError, ConnectionError):
         return Cell("failed", sentence=f"the ranks had ended, or gave no answer in {SECONDS:.0f} seconds")
     finally:
         timer.cancel()
+        timer.join()  # or it would go on to end ranks that the next team has started
     gradient, steps = (max(of_rank) for of_rank in zip(*found, strict=True))
     own = noise(net, changes, every) if steps > OF_STEPS else None
     equal = gradient < OF_GRADIENT and (steps < OF_STEPS or steps < OF_NOISE * (own or 0))
@@ -198,7 +199,12 @@ def finite(number: float) -> float:
 
 
 _references: dict[tuple, Path] = {}  # of one net at a time: those of a large one take gigabytes
-_folder = tempfile.TemporaryDirectory(prefix="dlkit-nets-")
+
+
+@cache
+def _folder() -> tempfile.TemporaryDirectory:
+    """Made where it is used, and so by no rank: what a rank makes is not taken away at its end."""
+    return tempfile.TemporaryDirectory(prefix="dlkit-nets-")
 
 
 def reference(net: str, changes: tuple[Callable, ...], every: int | None) -> Path:
@@ -209,7 +215,7 @@ def reference(net: str, changes: tuple[Callable, ...], every: int | None) -> Pat
             path.unlink()
         _references.clear()
     if key not in _references:
-        path = Path(_folder.name) / f"{len(_references)}.pt"
+        path = Path(_folder().name) / f"{len(_references)}.pt"
         torch.save(alone(*key), path)
         _references[key] = path
     return _references[key]

@@ -6,8 +6,10 @@ of images, or on the mode, is known as such.
 
 import copy
 import operator
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -123,8 +125,12 @@ class NetGraph:
 
     def is_alone(self, node: Node) -> bool:
         """Is this the one place that calls the module that the node calls, or takes its parameters or buffers?"""
-        own = self._parts_of(node)
-        return not any(own & self._parts_of(other) for other in self.nodes if other is not node)
+        return all(self._takers[part] == 1 for part in self._parts_of(node))
+
+    @cached_property
+    def _takers(self) -> Counter[int]:
+        """By how many nodes each part of the net is called or taken."""
+        return Counter(part for node in self.nodes for part in self._parts_of(node))
 
     def _parts_of(self, node: Node) -> set[int]:
         """Of what it calls or takes: the modules, parameters and buffers."""

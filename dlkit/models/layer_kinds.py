@@ -15,7 +15,7 @@ from torch import nn
 
 from dlkit.models.convnet import RBFOutput, ScaledTanh
 from dlkit.models.convolution import SparseConv2d, Subsample, equal_groups
-from dlkit.models.locally_connected import ContrastNorm, L2Pool, LocallyConnected2d
+from dlkit.models.locally_connected import L2Pool, LocallyConnected2d
 
 Shape = tuple[int, ...]  # of what a layer gives for one image
 
@@ -50,7 +50,6 @@ class LayerKind:
 
     `elementwise`: an output value depends on the input value at the same index alone.
     `by_maps`: a map of the output depends on the same map of the input alone; `narrow` tells the layer which it has.
-    `by_position`: an output value depends on the input values at the same row and column alone.
     `flattens(module)`: whether it makes a row of units of maps, those of a map next to each other.
     `windows(module)`: its `Windows` over the rows of maps; None if it has none.
     `weights`: "shared" if all windows have the same, "own" if each has its own, one row of them a row of windows.
@@ -64,7 +63,6 @@ class LayerKind:
 
     elementwise: bool = False
     by_maps: bool = False
-    by_position: bool = False
     flattens: Callable[[Any], bool] = _nothing
     windows: Callable[[Any], Windows | None] = _nothing
     weights: str | None = None
@@ -210,7 +208,6 @@ KINDS: dict[type[nn.Module], LayerKind] = {
         windows=lambda pool: Windows(pool.size, pool.stride),
         connections=lambda pool, output: prod(output) * pool.size**2,
     ),
-    ContrastNorm: LayerKind(by_position=True),
     nn.Flatten: LayerKind(flattens=lambda flatten: (flatten.start_dim, flatten.end_dim) == (1, -1)),
     **dict.fromkeys((nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d, nn.ZeroPad2d), BY_MAPS),
     **dict.fromkeys(
@@ -222,5 +219,5 @@ KINDS: dict[type[nn.Module], LayerKind] = {
     **dict.fromkeys((nn.Tanhshrink, nn.Threshold), ELEMENTWISE),
     # A rank draws its part of what one process draws (core/draws.py).
     **dict.fromkeys((nn.Dropout, nn.AlphaDropout, nn.RReLU), ELEMENTWISE),
-    **dict.fromkeys((nn.Dropout2d, nn.FeatureAlphaDropout), LayerKind(by_maps=True, by_position=True)),
+    **dict.fromkeys((nn.Dropout2d, nn.FeatureAlphaDropout), BY_MAPS),
 }

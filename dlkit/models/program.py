@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dlkit.models.graph import ByMode, ImageRows, NetGraph, Node
+from dlkit.models.graph import ByMode, ImageRows, Node
 
 
 class GraphForward:
@@ -29,11 +29,6 @@ class GraphForward:
                 "all batches one shape."
             )
         return self.program(self.net, images)
-
-
-def follow(graph: NetGraph) -> None:
-    """Let the graph's net do what the graph says."""
-    graph.net.forward = GraphForward(graph.net, graph.nodes, graph.image_shape)
 
 
 def program(nodes: Sequence[Node], inputs: Sequence[Node] | None = None) -> Callable[..., Any]:

@@ -36,12 +36,10 @@ def _walk(net: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def refuse_shared_parameters(net: nn.Module, why: str, *, trained_only: bool = False) -> None:
-    """ValueError, which says `why`, if two layers of the net share a parameter (that is trained)."""
+def refuse_shared_parameters(net: nn.Module, why: str) -> None:
+    """ValueError, which says `why`, if two layers of the net share a parameter."""
     names: dict[int, str] = {}
     for name, parameter in net.named_parameters(remove_duplicate=False):
-        if trained_only and not parameter.requires_grad:
-            continue
         if id(parameter) in names:
             raise ValueError(f"{names[id(parameter)]} and {name} are one parameter, {why}: give each layer its own.")
         names[id(parameter)] = name

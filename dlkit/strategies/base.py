@@ -22,6 +22,7 @@ from dlkit.distributed.gpu import check_exchanged
 from dlkit.distributed.group import Group
 from dlkit.distributed.process_group import enter_group, new_group, run_group
 from dlkit.distributed.recorder import Recorder, Span, now
+from dlkit.strategies.graph.on_rank import Layouts, gather_part, scatter_whole
 from dlkit.strategies.learner_trial import sharing_statistics, uses_all_for_each_image
 from dlkit.strategies.same_start import start_from_rank_0
 from dlkit.strategies.split_trial import refuse_wrong_parts
@@ -33,7 +34,8 @@ from dlkit.training.untouched import refusal, refusal_of_some
 class DistributedShard(Shard):
     """A rank's shard of a run, on `group`, that of all ranks. A strategy overrides `reduce_grad`.
 
-    `splits_layers`: the ranks over which units or rows of maps are split; None if each has whole layers.
+    `splits_layers`: the ranks over which units or rows of maps are split; None if each has whole layers. `layouts`:
+    how their parameters are.
     """
 
     splits_layers: Group | None = None
@@ -42,6 +44,7 @@ class DistributedShard(Shard):
 
     def __init__(self, model: nn.Module, learner: Learner):
         super().__init__(model, learner)
+        self.layouts: Layouts = {}
         enter_group()
         self.recorder = Recorder()
         self.group = Group(run_group(), self.recorder)
@@ -96,6 +99,12 @@ class DistributedShard(Shard):
     def close(self) -> None:
         if self.statistics is not None and not self.group.takes_cuda:
             dist.destroy_process_group(self.statistics.group.process_group)
+
+    def gather(self, name: str, part: Tensor) -> Tensor:
+        return part if self.splits_layers is None else gather_part(name, part, self.layouts, self.splits_layers)
+
+    def scatter(self, name: str, whole: Tensor) -> Tensor:
+        return whole if self.splits_layers is None else scatter_whole(name, whole, self.layouts, self.splits_layers)
 
     def sharded_draws(self, plan: DrawPlan) -> ShardedDraws:
         """Functions that draw are watched where a net's graph calls them without the module that they stand in."""

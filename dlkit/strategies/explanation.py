@@ -85,9 +85,8 @@ def explained(graph: NetGraph, steps: Sequence[Step], world_size: int, batch_siz
             if not step.made:
                 continue
             name = "output"
-        layers.append(
-            ExplainedLayer(name, kind, _split(step), _exchanged(graph, step, world_size, batch_size), step.why)
-        )
+        sent = _exchanged(graph, step, world_size, batch_size)
+        layers.append(ExplainedLayer(name, kind, _split(step), sent, step.why or _why_whole(step)))
     return layers
 
 
@@ -105,6 +104,12 @@ def _split(step: Step) -> str:
         return "all"
     unit = "rows" if step.along == "rows" else "maps" if _of_maps(step.node, step.layout.dim) else "units"
     return f"{unit} {' + '.join(map(str, counts))}"
+
+
+def _why_whole(step: Step) -> str:
+    """Why all ranks compute all of what no rule gives a reason for."""
+    is_whole = step.along == "layer" and step.layout is None and step.node.op != "output" and not step.made
+    return "what it takes is whole" if is_whole else ""
 
 
 def _of_maps(node: Node, dim: int) -> bool:

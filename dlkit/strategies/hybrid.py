@@ -18,7 +18,6 @@ from dlkit.strategies.checks import refuse_exchanges_of_its_own, refuse_optimize
 from dlkit.strategies.data.data_parallel import Buckets
 from dlkit.strategies.data.replica import Replica
 from dlkit.strategies.graph.on_paper import paper_graph
-from dlkit.strategies.graph.on_rank import gather_part, scatter_whole
 from dlkit.strategies.graph.plan import Step
 from dlkit.strategies.graph.plan_costs import plan_costs, replicate
 from dlkit.strategies.layer_cost import LayerCost, rbm_costs
@@ -55,8 +54,7 @@ class Hybrid:
 
         ValueError for another number of ranks than `data` x `model`.
         """
-        if world_size != self.data * self.model:
-            raise ValueError(f"{self} needs {self.data * self.model} ranks, and there are {world_size}.")
+        self.check_ranks(world_size)
         if isinstance(net, RBM):
             return rbm_costs(net, batch_size, self.data, self.model)
         graph = paper_graph(net, images.shape[1:])
@@ -70,10 +68,15 @@ class Hybrid:
                 ranks.append(costs)
         return ranks
 
+    def check_ranks(self, world_size: int, mend: str = "") -> None:
+        """ValueError unless there are so many ranks."""
+        wanted = self.data * self.model
+        if world_size != wanted:
+            raise ValueError(f"{self} needs {wanted} ranks, and there are {world_size}{mend}.")
+
     def steps(self, graph: NetGraph, world_size: int) -> list[Step]:
         """ValueError for another number of ranks than `data` x `model`."""
-        if world_size != self.data * self.model:
-            raise ValueError(f"{self} needs {self.data * self.model} ranks, and there are {world_size}.")
+        self.check_ranks(world_size)
         return plan_neurons(graph, self.model).steps
 
 
@@ -85,10 +88,7 @@ class HybridShard(Replica):
     def __init__(self, run: Any, strategy: Hybrid):
         super().__init__(run, "Hybrid")
         wanted = strategy.data * strategy.model
-        if self.world_size != wanted:
-            raise ValueError(
-                f"{strategy} needs {wanted} ranks, and there are {self.world_size}: start Cluster({wanted})."
-            )
+        strategy.check_ranks(self.world_size, f": start Cluster({wanted})")
         mesh = torch.arange(wanted).view(strategy.data, strategy.model)
         self.data = self.own_group(mesh.T.tolist(), "data")
         self.across = self.own_group(mesh.tolist(), "model")
@@ -121,9 +121,3 @@ class HybridShard(Replica):
         for group in (self.data, self.across):
             if group.process_group is not self.group.process_group:
                 dist.destroy_process_group(group.process_group)
-
-    def gather(self, name: str, part: Tensor) -> Tensor:
-        return gather_part(name, part, self.layouts, self.across)
-
-    def scatter(self, name: str, whole: Tensor) -> Tensor:
-        return scatter_whole(name, whole, self.layouts, self.across)

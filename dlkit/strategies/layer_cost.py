@@ -78,12 +78,3 @@ def rbm_costs(rbm: RBM, batch_size: int, data: int, model: int) -> list[list[Lay
 
 def parameter_bytes(module: nn.Module) -> int:
     return sum(parameter.nbytes for parameter in module.parameters())
-
-
-def trained_bytes(module: nn.Module) -> int:
-    return sum(parameter.nbytes for parameter in module.parameters() if parameter.requires_grad)
-
-
-def gather_bytes(count: int, whole: int, world_size: int) -> int:
-    """What a rank sends when all gather `whole` bytes in `count` equal pieces: the largest part, world_size-1 times."""
-    return (world_size - 1) * -(-count // world_size) * whole // count

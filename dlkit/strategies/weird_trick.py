@@ -1,6 +1,5 @@
 """Each kind of layer split in its own way: convolutions by data, what follows them by neurons."""
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +18,11 @@ from dlkit.strategies.checks import check_learner, class_name, refuse_exchanges_
 from dlkit.strategies.data.data_parallel import Buckets
 from dlkit.strategies.graph.of_run import graph_of_run
 from dlkit.strategies.graph.on_paper import paper_graph
-from dlkit.strategies.graph.on_rank import gather_part, on_rank, scatter_whole
+from dlkit.strategies.graph.on_rank import on_rank
 from dlkit.strategies.graph.plan import Plan, Step, plan_split
 from dlkit.strategies.graph.plan_costs import plan_costs
 from dlkit.strategies.layer_cost import LayerCost
-from dlkit.strategies.learner_trial import gradients_are_final, refuse_what_does_not_add_up, sharing_statistics
+from dlkit.strategies.learner_trial import gradients_are_final, refuse_what_does_not_add_up
 from dlkit.strategies.tensor.rules import NeuronRules, refuse_nothing_split
 from dlkit.training.learner import Backprop, Metrics
 
@@ -71,25 +70,17 @@ class OneWeirdTrickShard(DistributedShard):
         super().__init__(run.model, run.learner)
         plan, rules = plan_weird_trick(graph_of_run(run), self.world_size)
         refuse_what_does_not_add_up(run, "OneWeirdTrick")
-        early, store = gradients_are_final(run), self.store_for_unused(run)
+        store = self.store_for_unused(run)
         self.splits_layers = self.group
         self.layouts = on_rank(plan, self.group)
         before = [node for node in plan.graph.nodes if node in rules.before]  # in the same order on all ranks
         norms = {node.target: module for node in before if isinstance(module := plan.graph.module_of(node), _BatchNorm)}
-        self.norms = nn.ModuleList(norms.values())
-        if norms:
-            self.share_statistics(self.group)
-        if self.statistics is not None:
-            self.statistics.paths = [path for path, _ in self.norms.named_modules()]
+        self.share_statistics(self.group, within=nn.ModuleList(norms.values()))  # those behind see all images
+        # By NCCL what ranks send in a backward pass must be in one order.
+        early = gradients_are_final(run) and not (self.statistics is not None and self.group.takes_cuda)
         parameters = dict(self.model.named_parameters())
         convolutions = nn.ParameterList([parameters[name] for name in parameters if name in rules.parameters])
         self.buckets = Buckets(convolutions, self.learner, self.group, early=early, store=store)
-
-    def sharing_statistics(self, batch: Batch) -> AbstractContextManager[object]:
-        """BatchNorm before the cut alone sees a part of a batch."""
-        if self.statistics is None:
-            return nullcontext()
-        return sharing_statistics(self.norms, self.learner, batch, self.statistics)
 
     def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> Metrics:
         return self.buckets.reduce_grad(self.model, batch, generator, sum_metrics=False)
@@ -97,12 +88,6 @@ class OneWeirdTrickShard(DistributedShard):
     def close(self) -> None:
         super().close()
         self.buckets.close()
-
-    def gather(self, name: str, part: Tensor) -> Tensor:
-        return gather_part(name, part, self.layouts, self.group)
-
-    def scatter(self, name: str, whole: Tensor) -> Tensor:
-        return scatter_whole(name, whole, self.layouts, self.group)
 
 
 def plan_weird_trick(graph: NetGraph, world_size: int) -> tuple[Plan, ImagesThenRules]:

@@ -28,6 +28,7 @@ def rbf_net() -> nn.Sequential:
 
 EXAMPLES: dict[type[nn.Module], Callable[[], nn.Sequential]] = {
     **{kind: lambda kind=kind: behind_convolution(kind()) for kind in KINDS if KINDS[kind].elementwise},
+    nn.Threshold: lambda: behind_convolution(nn.Threshold(0.1, 0)),
     nn.Linear: lambda: nn.Sequential(nn.Flatten(), nn.Linear(144, 12), nn.ReLU(), nn.Linear(12, CLASSES)),
     nn.Conv2d: lambda: behind_convolution(nn.Conv2d(4, 6, 3, stride=2, padding=1)),
     SparseConv2d: lambda: behind_convolution(SparseConv2d(((0, 1), (1, 2, 3), (0,), (2, 3)), 3)),

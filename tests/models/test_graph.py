@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from dlkit.models import ConvNet, LeNet5, LocalNet
 from dlkit.models.graph import ByMode, ImageRows, trace
 from dlkit.models.graph_check import graph_of
-from dlkit.models.program import follow
+from dlkit.models.program import GraphForward
 
 
 class Net(nn.Module):
@@ -39,7 +39,8 @@ def made(forward, **attributes):
 def follows(net, x):
     """A copy of the net that does what its graph says."""
     net = copy.deepcopy(net)
-    follow(graph_of(net, x))
+    graph = graph_of(net, x)
+    net.forward = GraphForward(net, graph.nodes, graph.image_shape)
     return net
 
 

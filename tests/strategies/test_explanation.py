@@ -69,3 +69,12 @@ def test_what_cannot_be_explained_is_told():
         explain(Block(), (12, 12), TensorParallel(), world_size=1)
     with pytest.raises(ValueError, match="needs 4 ranks, and there are 2"):
         explain(Block(), (12, 12), Hybrid(2, 2))
+
+
+def test_what_is_whole_says_why():
+    """Behind a sum all ranks have all maps; what is split needs no reason."""
+    layers = said(Block())
+    assert layers["norm1"].split == "all"
+    assert layers["norm1"].why == "what it takes is whole"
+    assert not layers["first"].why
+    assert all(layer.why for layer in layers.values() if layer.split == "all" and not layer.exchanged)

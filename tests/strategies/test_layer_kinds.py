@@ -45,7 +45,7 @@ def trained(kind, strategy):
 
 
 def test_every_kind_has_an_example():
-    assert set(EXAMPLES) == set(KINDS)
+    assert set(KINDS) <= set(EXAMPLES)
     for kind, make in EXAMPLES.items():
         assert any(type(module) is kind for module in make().modules())
 

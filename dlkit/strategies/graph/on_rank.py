@@ -30,7 +30,7 @@ def on_rank(plan: Plan, group: Group) -> Layouts:
         if step.narrow is not None:
             step.narrow(net.get_submodule(step.node.target), group.rank)
     forward = GraphForward(net, bound(plan.program, net, group), plan.graph.image_shape)
-    net.forward = forward if whole_net is None else ByMode(net, forward, whole_net, layouts, group)
+    net.forward = forward if whole_net is None else EvaluatesWhole(net, forward, whole_net, layouts, group)
     return layouts
 
 
@@ -55,7 +55,7 @@ def keep_part(net: nn.Module, path: str, layout: Layout, group: Group) -> None:
     setattr(module, name, part)
 
 
-class ByMode:
+class EvaluatesWhole:
     """The split forward in training mode; in evaluation mode that of the whole net, its parameters gathered."""
 
     def __init__(self, net: nn.Module, forward: GraphForward, whole_net: nn.Module, layouts: Layouts, group: Group):
@@ -66,15 +66,13 @@ class ByMode:
     def __call__(self, images: Tensor) -> Any:
         if self.net.training:
             return self.forward(images)
-        state = {name: self.whole(name, value.detach()) for name, value in self.net.state_dict().items()}
+        own = self.net.state_dict()
+        state = {name: gather_part(name, part.detach(), self.layouts, self.group) for name, part in own.items()}
         return torch.func.functional_call(self.whole_net.eval(), state, images)
 
-    def whole(self, name: str, part: Tensor) -> Tensor:
-        return whole_of(part, self.layouts[name], self.group) if name in self.layouts else part
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "ByMode":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "EvaluatesWhole":
         net, forward = copy.deepcopy(self.net, memo), copy.deepcopy(self.forward, memo)
-        return ByMode(net, forward, self.whole_net, self.layouts, self.group)
+        return EvaluatesWhole(net, forward, self.whole_net, self.layouts, self.group)
 
 
 def skeleton(net: nn.Module) -> nn.Module:

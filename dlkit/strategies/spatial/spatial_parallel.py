@@ -13,7 +13,7 @@ from dlkit.strategies.base import DistributedShard, unflatten_into
 from dlkit.strategies.checks import check_learner, class_name, refuse_exchanges_of_its_own, refuse_optimizer
 from dlkit.strategies.graph.of_run import graph_of_run
 from dlkit.strategies.graph.on_paper import paper_graph
-from dlkit.strategies.graph.on_rank import gather_part, on_rank, scatter_whole
+from dlkit.strategies.graph.on_rank import on_rank
 from dlkit.strategies.graph.plan import Plan, Step, plan_split
 from dlkit.strategies.graph.plan_costs import plan_costs
 from dlkit.strategies.layer_cost import LayerCost
@@ -106,9 +106,3 @@ class SpatialShard(DistributedShard):
             flat = torch.cat([gradient.flatten() for gradient in gradients])
             self.group.all_reduce(flat)
             unflatten_into(flat, gradients)
-
-    def gather(self, name: str, part: Tensor) -> Tensor:
-        return gather_part(name, part, self.layouts, self.group)
-
-    def scatter(self, name: str, whole: Tensor) -> Tensor:
-        return scatter_whole(name, whole, self.layouts, self.group)

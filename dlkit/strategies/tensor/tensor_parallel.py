@@ -14,7 +14,7 @@ from dlkit.strategies.base import DistributedShard
 from dlkit.strategies.checks import class_name, refuse_optimizer
 from dlkit.strategies.graph.of_run import graph_of_run
 from dlkit.strategies.graph.on_paper import paper_graph
-from dlkit.strategies.graph.on_rank import Layouts, gather_part, on_rank, scatter_whole
+from dlkit.strategies.graph.on_rank import Layouts, on_rank
 from dlkit.strategies.graph.plan import Plan, Step, plan_split
 from dlkit.strategies.graph.plan_costs import plan_costs
 from dlkit.strategies.layer_cost import LayerCost, rbm_costs
@@ -82,12 +82,6 @@ class TensorParallelShard(DistributedShard):
         super().__init__(run.model, run.learner)
         self.splits_layers = self.group
         self.layouts = split_model(run, self.group)
-
-    def gather(self, name: str, part: Tensor) -> Tensor:
-        return gather_part(name, part, self.layouts, self.group)
-
-    def scatter(self, name: str, whole: Tensor) -> Tensor:
-        return scatter_whole(name, whole, self.layouts, self.group)
 
 
 def split_model(run: Any, group: Group) -> Layouts:
