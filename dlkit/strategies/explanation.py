@@ -8,7 +8,7 @@ from torch import nn
 
 from dlkit.core import text_table
 from dlkit.core.evaluation import check_net
-from dlkit.distributed.group import ring_bytes
+from dlkit.core.slices import slice_of
 from dlkit.models.graph import NetGraph, Node
 from dlkit.strategies.checks import class_name
 from dlkit.strategies.graph.on_paper import paper_graph
@@ -85,13 +85,17 @@ def explained(graph: NetGraph, steps: Sequence[Step], world_size: int, batch_siz
             if not step.made:
                 continue
             name = "output"
-        sent = _exchanged(graph, step, world_size, batch_size)
+        sent = _exchanged(step, world_size, batch_size)
         layers.append(ExplainedLayer(name, kind, _split(step), sent, step.why or _why_whole(step)))
     return layers
 
 
 def _split(step: Step) -> str:
     """What each rank computes, such as "maps 4 + 4"."""
+    return _part(step) + (", of its images" if step.replicas > 1 and step.along != "images" else "")
+
+
+def _part(step: Step) -> str:
     counts = getattr(step.layout, "counts", None)
     if step.along == "inputs":
         layout = next(iter(step.parameters.values()))
@@ -116,21 +120,12 @@ def _of_maps(node: Node, dim: int) -> bool:
     return node.shape is not None and len(node.shape) > 3 and dim == 1
 
 
-def _exchanged(graph: NetGraph, step: Step, world_size: int, batch_size: int) -> str:
-    """Each exchange of which rank 0 sends something, and what."""
-    words = []
+def _exchanged(step: Step, world_size: int, batch_size: int) -> str:
+    """Each exchange of which something is sent, and what."""
+    ranks, images = world_size // step.replicas, slice_of(batch_size, 0, step.replicas).count
+    sent = []
     for made in step.made:
-        sent = sum(made_bytes(made, 0, world_size, batch_size))
         what = "" if made.node is step.node else f"{made.node.called} "
-        words += [f"{what}{made.exchange.name}: {text_table.format_bytes(sent)}"] * (sent > 0)
-    if sent := ring_bytes(_summed_bytes(graph, step), world_size, passes=2):
-        words.append(f"gradients summed: {text_table.format_bytes(sent)}")
-    return "; ".join(words)
-
-
-def _summed_bytes(graph: NetGraph, step: Step) -> int:
-    """Bytes of the parameters that are whole on all ranks, and whose gradients are summed after a backward pass."""
-    module = graph.module_of(step.node)
-    if step.along == "images" and module is not None:
-        return sum(p.nbytes for p in module.parameters() if p.requires_grad)
-    return sum(graph.net.get_parameter(path).nbytes for path in step.summed)
+        rank = getattr(made.exchange, "sender", 0)
+        sent.append((what + made.exchange.name, sum(made_bytes(made, rank, ranks, images))))
+    return "; ".join(f"{words}: {text_table.format_bytes(size)}" for words, size in sent + step.rest if size)

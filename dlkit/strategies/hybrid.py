@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dlkit.core.random import ShardedGenerator
-from dlkit.core.slices import slice_of
+from dlkit.core.slices import Slice, slice_of
 from dlkit.data.batch import Batch
 from dlkit.distributed.group import Group
 from dlkit.distributed.process_group import new_group
@@ -18,8 +18,8 @@ from dlkit.strategies.checks import refuse_exchanges_of_its_own, refuse_optimize
 from dlkit.strategies.data.data_parallel import Buckets
 from dlkit.strategies.data.replica import Replica
 from dlkit.strategies.graph.on_paper import paper_graph
-from dlkit.strategies.graph.plan import Step
-from dlkit.strategies.graph.plan_costs import plan_costs, replicate
+from dlkit.strategies.graph.plan import Plan, Step
+from dlkit.strategies.graph.plan_costs import plan_costs, replicate, steps_with_rest
 from dlkit.strategies.layer_cost import LayerCost, rbm_costs
 from dlkit.strategies.learner_trial import gradients_are_final
 from dlkit.strategies.tensor.tensor_parallel import plan_neurons, split_model
@@ -59,13 +59,14 @@ class Hybrid:
             return rbm_costs(net, batch_size, self.data, self.model)
         graph = paper_graph(net, images.shape[1:])
         plan = plan_neurons(graph, self.model)
-        ranks = []
-        for replica in range(self.data):
-            part = slice_of(batch_size, replica, self.data)
-            taken = max(part.count, 1)  # a replica that has none takes an image that does not count
-            for costs in plan_costs(plan, taken):
-                replicate(costs, plan, part, self.data, whole=self.model == 1)
-                ranks.append(costs)
+        parts = (slice_of(batch_size, replica, self.data) for replica in range(self.data))
+        return [costs for part in parts for costs in self._replica_costs(plan, part)]
+
+    def _replica_costs(self, plan: Plan, images: Slice) -> list[list[LayerCost]]:
+        """Of each rank of a replica; one that has no images takes one that does not count."""
+        ranks = plan_costs(plan, max(images.count, 1))
+        for costs in ranks:
+            replicate(costs, plan, images, self.data, whole=self.model == 1)
         return ranks
 
     def check_ranks(self, world_size: int, mend: str = "") -> None:
@@ -77,7 +78,11 @@ class Hybrid:
     def steps(self, graph: NetGraph, world_size: int) -> list[Step]:
         """ValueError for another number of ranks than `data` x `model`."""
         self.check_ranks(world_size)
-        return plan_neurons(graph, self.model).steps
+        plan = plan_neurons(graph, self.model)
+        costs = self._replica_costs(plan, slice_of(self.data, 0, self.data))[0]
+        for step in plan.steps:
+            step.replicas = self.data
+        return steps_with_rest(plan, costs)
 
 
 class HybridShard(Replica):

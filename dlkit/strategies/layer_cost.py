@@ -20,6 +20,7 @@ class LayerCost:
     `images`: those of a batch that it computes for, where they are not all.
     `output_shape`: of the whole output for an image. `activations`: what the rank has of that, for the batch.
     `whole`: the parameters of the whole layer, of which `parameters` are on the rank.
+    `statistics` and `gathered`: what of `forward` and `backward` is BatchNorm's sums, and parameters that are gathered.
     `trained`: the share of the parameters that are, and have gradients.
     `is_sum`: whether it has weights or windows; if not, such as an activation, it is no layer of its own in a table.
     """
@@ -35,6 +36,8 @@ class LayerCost:
     forward: int = 0
     backward: int = 0
     exchanged: int = 0
+    statistics: int = 0
+    gathered: int = 0
     images: Slice | None = None
     is_sum: bool = True
     trained: float = 1.0

@@ -20,7 +20,7 @@ from dlkit.strategies.graph.of_run import graph_of_run
 from dlkit.strategies.graph.on_paper import paper_graph
 from dlkit.strategies.graph.on_rank import on_rank
 from dlkit.strategies.graph.plan import Plan, Step, plan_split
-from dlkit.strategies.graph.plan_costs import plan_costs
+from dlkit.strategies.graph.plan_costs import plan_costs, steps_with_rest
 from dlkit.strategies.layer_cost import LayerCost
 from dlkit.strategies.learner_trial import gradients_are_final, refuse_what_does_not_add_up
 from dlkit.strategies.tensor.rules import NeuronRules, refuse_nothing_split
@@ -58,7 +58,8 @@ class OneWeirdTrick:
         return ranks
 
     def steps(self, graph: NetGraph, world_size: int) -> list[Step]:
-        return plan_weird_trick(graph, world_size)[0].steps
+        plan, _ = plan_weird_trick(graph, world_size)
+        return steps_with_rest(plan, plan_costs(plan, world_size)[0])
 
 
 class OneWeirdTrickShard(DistributedShard):
@@ -70,14 +71,14 @@ class OneWeirdTrickShard(DistributedShard):
         super().__init__(run.model, run.learner)
         plan, rules = plan_weird_trick(graph_of_run(run), self.world_size)
         refuse_what_does_not_add_up(run, "OneWeirdTrick")
-        store = self.store_for_unused(run)
+        early, store = gradients_are_final(run), self.store_for_unused(run)  # tried on the whole net
         self.splits_layers = self.group
         self.layouts = on_rank(plan, self.group)
         before = [node for node in plan.graph.nodes if node in rules.before]  # in the same order on all ranks
         norms = {node.target: module for node in before if isinstance(module := plan.graph.module_of(node), _BatchNorm)}
         self.share_statistics(self.group, within=nn.ModuleList(norms.values()))  # those behind see all images
         # By NCCL what ranks send in a backward pass must be in one order.
-        early = gradients_are_final(run) and not (self.statistics is not None and self.group.takes_cuda)
+        early = early and not (self.statistics is not None and self.group.takes_cuda)
         parameters = dict(self.model.named_parameters())
         convolutions = nn.ParameterList([parameters[name] for name in parameters if name in rules.parameters])
         self.buckets = Buckets(convolutions, self.learner, self.group, early=early, store=store)

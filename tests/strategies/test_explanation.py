@@ -4,7 +4,17 @@ import pytest
 import torch
 from torch import nn
 
-from dlkit.strategies import Hybrid, TensorParallel, cost, explain
+from dlkit.strategies import (
+    DataParallel,
+    Hybrid,
+    ModelAveraging,
+    OneWeirdTrick,
+    Pipeline,
+    SpatialParallel,
+    TensorParallel,
+    cost,
+    explain,
+)
 
 
 class Block(nn.Module):
@@ -22,6 +32,14 @@ class Block(nn.Module):
         y = self.norm1(self.conv1(x)).relu()
         y = self.conv2(y) if self.halves is None else torch.cat([half(y) for half in self.halves], 1)
         return self.last((x + y).mean((2, 3)))
+
+
+class Normed(Block):
+    """The same with BatchNorm, whose statistics are exchanged where a rank sees some of the images."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(8)
 
 
 def said(net):
@@ -51,13 +69,45 @@ def test_it_is_shown_as_a_table_and_leaves_the_net_as_it_was():
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
-def test_every_exchange_of_the_bill_is_in_the_table():
-    """In bytes, as `cost` counts them: of each layer those of one place, in kB."""
-    named = [words for layer in said(Block()).values() for words in layer.exchanged.split("; ") if words]
-    bill = cost(Block(), (12, 12), 96, 2, TensorParallel())
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        DataParallel(),
+        DataParallel(shard="optimizer"),
+        DataParallel(shard="all"),
+        ModelAveraging(every=3),
+        TensorParallel(),
+        SpatialParallel(),
+        Hybrid(2, 2),
+        OneWeirdTrick(),
+    ],
+    ids=repr,
+)
+def test_every_exchange_of_the_bill_is_in_the_table(strategy):
+    """In bytes, as `cost` counts them for rank 0: of each layer those of one place, rounded as they are shown."""
+    ranks = 4 if isinstance(strategy, Hybrid) else 2
+    assert shown_bytes(Normed(), strategy, ranks) == pytest.approx(
+        cost(Normed(), (12, 12), 96, ranks, strategy).bytes_sent(0), rel=0.01
+    )
+
+
+def test_a_pipeline_s_table_has_what_all_its_ranks_send():
+    bill = cost(Block(), (12, 12), 96, 2, Pipeline())
+    assert shown_bytes(Block(), Pipeline(), 2) == pytest.approx(bill.bytes_sent(0) + bill.bytes_sent(1), rel=0.01)
+
+
+def shown_bytes(net, strategy, ranks):
+    layers = explain(net, (12, 12), strategy, world_size=ranks, batch_size=96).layers
+    named = [words for layer in layers for words in layer.exchanged.split("; ") if words]
     sizes = {"B": 1, "kB": 1e3, "MB": 1e6}
-    total = sum(float(words.split(": ")[1].split()[0]) * sizes[words.split()[-1]] for words in named)
-    assert total == pytest.approx(bill.bytes_sent(0), rel=0.01)
+    return sum(float(words.split(": ")[1].split()[0]) * sizes[words.split()[-1]] for words in named)
+
+
+def test_a_replica_of_a_hybrid_has_its_images():
+    table = explain(Block(), (12, 12), Hybrid(2, 2), world_size=4, batch_size=96)
+    layers = {layer.layer: layer for layer in table.layers}
+    assert layers["first"].split == "maps 4 + 4, of its images"
+    assert layers["conv1"].exchanged.startswith("summed: 154 kB; gradients summed: ")  # 48 images of 8 x 10 x 10
 
 
 def test_what_cannot_be_explained_is_told():

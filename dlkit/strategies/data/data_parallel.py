@@ -17,8 +17,8 @@ from dlkit.strategies.base import all_reduce_metrics, unflatten_into
 from dlkit.strategies.checks import check_learner, class_name, refuse_exchanges_of_its_own
 from dlkit.strategies.data.replica import Replica
 from dlkit.strategies.graph.on_paper import paper_graph, plan_by_images
-from dlkit.strategies.graph.plan import Step
-from dlkit.strategies.graph.plan_costs import plan_costs
+from dlkit.strategies.graph.plan import Plan, Step
+from dlkit.strategies.graph.plan_costs import plan_costs, steps_with_rest
 from dlkit.strategies.layer_cost import LayerCost, rbm_costs
 from dlkit.strategies.learner_trial import gradients_are_final, uses_all_for_each_image
 from dlkit.strategies.unused import Unused
@@ -87,17 +87,23 @@ class DataParallel:
             if shard:
                 raise ValueError(f"{self} is for nets that backpropagate, and this is an RBM: leave out shard=.")
             return rbm_costs(net, batch_size, data=world_size, model=1)
-        plan = plan_by_images(paper_graph(net, images.shape[1:]), world_size)
-        costs = plan_costs(plan, batch_size)
-        if shard:
-            from dlkit.strategies.data.sharded import sharded_costs
-
-            return sharded_costs(plan, costs, frees=shard == "all")
-        return costs
+        return replica_costs(plan_by_images(paper_graph(net, images.shape[1:]), world_size), batch_size, shard)
 
     def steps(self, graph: NetGraph, world_size: int) -> list[Step]:
         """What each rank computes of the graph, for `explain`."""
-        return plan_by_images(graph, world_size).steps
+        plan = plan_by_images(graph, world_size)
+        shard = getattr(self, "sharded", None)
+        rest = replica_costs(plan, world_size, shard)[0]
+        return steps_with_rest(plan, rest, "gradients to their ranks" if shard else "gradients summed")
+
+
+def replica_costs(plan: Plan, batch_size: int, shard: str | None) -> list[list[LayerCost]]:
+    costs = plan_costs(plan, batch_size)
+    if not shard:
+        return costs
+    from dlkit.strategies.data.sharded import sharded_costs
+
+    return sharded_costs(plan, costs, frees=shard == "all")
 
 
 class DataParallelShard(Replica):

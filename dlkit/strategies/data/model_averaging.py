@@ -9,13 +9,17 @@ from torch import Tensor, nn
 
 from dlkit.core.random import ShardedGenerator
 from dlkit.data.batch import Batch
-from dlkit.distributed.batch_norm import batch_norms
+from dlkit.distributed.batch_norm import DOUBLE, batch_norms
+from dlkit.distributed.group import ring_bytes
 from dlkit.models.graph import NetGraph
+from dlkit.models.rbm import RBM
 from dlkit.strategies.base import all_reduce_metrics, unflatten_into
 from dlkit.strategies.checks import class_name, refuse_exchanges_of_its_own
 from dlkit.strategies.data.data_parallel import DataParallel
 from dlkit.strategies.data.replica import Replica
-from dlkit.strategies.graph.plan import Step
+from dlkit.strategies.graph.on_paper import paper_graph, plan_by_images
+from dlkit.strategies.graph.plan import Plan, Step
+from dlkit.strategies.graph.plan_costs import called_steps, plan_costs, steps_with_rest
 from dlkit.strategies.layer_cost import LayerCost
 from dlkit.training.learner import Metrics
 from dlkit.training.optimizer_state import PREFIX, pack_optimizer, unpack_optimizer
@@ -47,15 +51,34 @@ class ModelAveraging:
         return ModelAveragingShard(run, self.every)
 
     def layer_costs(self, net: nn.Module, images: Tensor, batch_size: int, world_size: int) -> list[list[LayerCost]]:
-        """As DataParallel's, but that parameters go round the ring in place of gradients, and once in `every` steps."""
-        ranks = DataParallel().layer_costs(net, images, batch_size, world_size)
-        for layer in (layer for layers in ranks for layer in layers):
-            layer.exchanged = round(layer.exchanged / self.every)
-        return ranks
+        """As DataParallel's, but that parameters and running averages go round the ring, and once in `every` steps."""
+        if isinstance(net, RBM):
+            ranks = DataParallel().layer_costs(net, images, batch_size, world_size)
+            for layer in (layer for layers in ranks for layer in layers):
+                layer.exchanged = round(layer.exchanged / self.every)
+            return ranks
+        return self._costs(plan_by_images(paper_graph(net, images.shape[1:]), world_size), batch_size)
 
     def steps(self, graph: NetGraph, world_size: int) -> list[Step]:
         """What each rank computes of the graph, for `explain`."""
-        return DataParallel().steps(graph, world_size)
+        plan = plan_by_images(graph, world_size)
+        return steps_with_rest(plan, self._costs(plan, world_size)[0], "parameters averaged")
+
+    def _costs(self, plan: Plan, batch_size: int) -> list[list[LayerCost]]:
+        ranks = plan_costs(plan, batch_size, shares_statistics=False)
+        averaged: set[nn.Module] = set()
+        for number, step in enumerate(called_steps(plan)):
+            module = plan.graph.module_of(step.node)
+            buffers = averaged_buffers(module) if module is not None and module not in averaged else []
+            averaged |= {module} if module is not None else set()
+            for costs in ranks:
+                size = costs[number].parameters + sum(DOUBLE * buffer.numel() for buffer in buffers)
+                costs[number].exchanged = round(ring_bytes(size, plan.world_size, passes=2) / self.every)
+        return ranks
+
+
+def averaged_buffers(module: nn.Module) -> list[Tensor]:
+    return [buffer for buffer in module.buffers() if buffer.is_floating_point() and buffer.numel()]
 
 
 class ModelAveragingShard(Replica):
@@ -89,8 +112,7 @@ class ModelAveragingShard(Replica):
 
     def average_buffers(self) -> None:
         """Give those of floats their mean, in one message."""
-        averaged = [buffer for buffer in self.model.buffers() if buffer.is_floating_point() and buffer.numel()]
-        if averaged:
+        if averaged := averaged_buffers(self.model):
             unflatten_into(self.mean(torch.cat([buffer.flatten().double() for buffer in averaged])), averaged)
 
     def check_counts(self) -> None:

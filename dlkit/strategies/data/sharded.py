@@ -190,8 +190,9 @@ def sharded_costs(plan: Plan, ranks: list[list[LayerCost]], *, frees: bool) -> l
                 rest = p.nbytes - padded * rank
                 layer.parameters += max(min(padded, rest), 0) if p.ndim else p.nbytes
                 sent = (world_size - 1) * padded
-                layer.forward += sent
-                layer.backward += sent if frees and id(p) in in_units else 0
+                again = sent if frees and id(p) in in_units else 0
+                layer.forward, layer.backward = layer.forward + sent, layer.backward + again
+                layer.gathered += sent + again
                 layer.exchanged += sent if p.requires_grad else 0
                 if not p.ndim and p.requires_grad:
                     layer.exchanged += 2 * p.nbytes * (world_size - 1) // world_size

@@ -37,7 +37,9 @@ class Step:
     why something is gathered for it; "" if that needs no word. made: the exchanges for it, in their order. parameters:
     how each is cut, by its path. summed: the paths of those of which each rank has the gradient of what it computes
     alone, to be summed after a backward pass.
-    narrow: tells the module that it has this rank's part alone.
+    narrow: tells the module that it has this rank's part alone. replicas: over how many groups of ranks, each of which
+    computes the step so, a batch's images are shared out. rest: what rank 0 sends beside what is `made`, for no image
+    in particular, such as gradients: in words, and in bytes.
     """
 
     node: Node
@@ -48,6 +50,8 @@ class Step:
     parameters: dict[str, Layout] = field(default_factory=dict)
     summed: tuple[str, ...] = ()
     narrow: Narrow | None = None
+    replicas: int = 1
+    rest: list[tuple[str, int]] = field(default_factory=list)
 
 
 @runtime_checkable

@@ -1,5 +1,6 @@
 """What a plan costs, on paper: what each rank holds and sends for each node of a net's graph."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,8 +18,11 @@ from dlkit.strategies.graph.plan import Made, Plan, Step
 from dlkit.strategies.layer_cost import LayerCost
 
 
-def plan_costs(plan: Plan, batch_size: int) -> list[list[LayerCost]]:
-    """Of each rank and each step, for so many images; what has no weights and no windows is marked (`is_sum`)."""
+def plan_costs(plan: Plan, batch_size: int, *, shares_statistics: bool = True) -> list[list[LayerCost]]:
+    """Of each rank and each step, for so many images; what has no weights and no windows is marked (`is_sum`).
+
+    shares_statistics: do BatchNorm layers that see some of the images take the statistics of all?
+    """
     ranks: list[list[LayerCost]] = [[] for _ in range(plan.world_size)]
     owned = own_parameters(plan)
     for step in called_steps(plan):
@@ -28,6 +32,8 @@ def plan_costs(plan: Plan, batch_size: int) -> list[list[LayerCost]]:
                 images = slice_of(batch_size, rank, plan.world_size)
                 cost.activations = value_bytes(step.node, images.count)
                 replicate_one(cost, step, plan, images, plan.world_size, whole=True)
+                if not shares_statistics:
+                    cost.forward = cost.backward = cost.statistics = 0
             if step.summed:
                 gradients = sum(plan.graph.net.get_parameter(path).nbytes for path in first_summed(plan, step))
                 cost.exchanged += ring_bytes(gradients, plan.world_size, passes=2)
@@ -37,6 +43,14 @@ def plan_costs(plan: Plan, batch_size: int) -> list[list[LayerCost]]:
                 cost.backward += backward
             costs.append(cost)
     return ranks
+
+
+def steps_with_rest(plan: Plan, costs: Sequence[LayerCost], gradients: str = "gradients summed") -> list[Step]:
+    """The plan's steps, with what rank 0 sends beside exchanges of values. costs: those of rank 0, for any batch."""
+    for step, cost in zip(called_steps(plan), costs, strict=True):
+        sums = ("statistics summed", cost.statistics), ("parameters gathered", cost.gathered)
+        step.rest = [*sums, (gradients, cost.exchanged)]
+    return plan.steps
 
 
 def called_steps(plan: Plan) -> list[Step]:
@@ -72,7 +86,9 @@ def replicate_one(cost: LayerCost, step: Step, plan: Plan, images: Slice, replic
         part = channels if layout is None else cost.part.count
         forward, backward = exchanged_bytes(SimpleNamespace(num_features=part), replicas)
         needs_grad = any(taken.value.requires_grad for taken in step.node.inputs if isinstance(taken.value, Tensor))
-        cost.forward, cost.backward = cost.forward + forward, cost.backward + (backward if needs_grad else 0)
+        backward = backward if needs_grad else 0
+        cost.forward, cost.backward = cost.forward + forward, cost.backward + backward
+        cost.statistics += forward + backward
 
 
 def own_parameters(plan: Plan) -> dict[Node, dict[str, nn.Parameter]]:

@@ -1,14 +1,16 @@
 """What a pipeline costs, on paper: the layers that each rank has, and the bytes that cross from stage to stage."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from torch import Tensor
 
 from dlkit.core.slices import Slice
+from dlkit.distributed.group import Group
 from dlkit.models.graph import Node
-from dlkit.strategies.graph.plan import Step
+from dlkit.strategies.graph.plan import Made, Step
 from dlkit.strategies.layer_cost import FLOAT, LayerCost
 from dlkit.strategies.pipeline.measuring import tensors_in
 from dlkit.strategies.pipeline.partition import Partition
@@ -37,17 +39,31 @@ def stage_costs(blocks: Partition, begins: Sequence[int], batch_size: int, micro
     return ranks
 
 
+@dataclass(frozen=True)
+class HandedOn:
+    """A value from `sender`, the rank of a stage, to the next one; its gradient comes back."""
+
+    sender: int
+
+    @property
+    def name(self) -> str:
+        return f"from rank {self.sender}"
+
+    def on(self, group: Group) -> Callable[..., Any]:
+        raise NotImplementedError("a stage hands its values on by itself, microbatch by microbatch")
+
+    def sent(self, size: int, rank: int, world_size: int) -> tuple[int, int]:
+        return size, size
+
+
 def stage_steps(blocks: Partition, begins: Sequence[int]) -> list[Step]:
-    """Which rank computes each node, and with which nodes the values of the rank before arrive."""
+    """Which rank computes each node, and for which nodes the rank before hands on values, and has gradients back."""
     firsts = {blocks.begins[block]: blocks.crossing[block] for block in begins}
     steps, rank = [], 0
     for index, node in enumerate(blocks.graph.nodes):
-        why = ""
-        if index in firsts:
-            names = [value.name for value in firsts[index]]
-            count = f"{len(names)} values come" if len(names) > 1 else "one value comes"
-            why, rank = f"{count} from rank {rank}: {', '.join(names)}", rank + 1
-        steps.append(Step(node, along=f"rank {rank}", why=why))
+        made = [Made(value, HandedOn(rank)) for value in firsts.get(index, ())]
+        rank += index in firsts
+        steps.append(Step(node, along=f"rank {rank}", made=made))
     return steps
 
 

@@ -15,7 +15,7 @@ from dlkit.strategies.graph.of_run import graph_of_run
 from dlkit.strategies.graph.on_paper import paper_graph
 from dlkit.strategies.graph.on_rank import on_rank
 from dlkit.strategies.graph.plan import Plan, Step, plan_split
-from dlkit.strategies.graph.plan_costs import plan_costs
+from dlkit.strategies.graph.plan_costs import plan_costs, steps_with_rest
 from dlkit.strategies.layer_cost import LayerCost
 from dlkit.strategies.spatial.rules import RowRules, is_over_maps
 from dlkit.training.learner import Backprop, Metrics
@@ -72,7 +72,8 @@ class SpatialParallel:
 
     def steps(self, graph: NetGraph, world_size: int) -> list[Step]:
         """What each rank computes of the graph, for `explain`."""
-        return self.plan(graph, world_size).steps
+        plan = self.plan(graph, world_size)
+        return steps_with_rest(plan, plan_costs(plan, world_size)[0])
 
     def layer_costs(self, net: nn.Module, images: Tensor, batch_size: int, world_size: int) -> list[list[LayerCost]]:
         """Some rows of every map; from the first layer on that sees whole maps, every rank computes the same."""

@@ -16,7 +16,7 @@ from dlkit.strategies.graph.of_run import graph_of_run
 from dlkit.strategies.graph.on_paper import paper_graph
 from dlkit.strategies.graph.on_rank import Layouts, on_rank
 from dlkit.strategies.graph.plan import Plan, Step, plan_split
-from dlkit.strategies.graph.plan_costs import plan_costs
+from dlkit.strategies.graph.plan_costs import plan_costs, steps_with_rest
 from dlkit.strategies.layer_cost import LayerCost, rbm_costs
 from dlkit.strategies.learner_trial import refuse_passes_of_its_own
 from dlkit.strategies.tensor.dtensor import DTensorShard
@@ -70,7 +70,8 @@ class TensorParallel:
         return plan_costs(plan_neurons(paper_graph(net, images.shape[1:]), world_size), batch_size)
 
     def steps(self, graph: NetGraph, world_size: int) -> list[Step]:
-        return plan_neurons(graph, world_size).steps
+        plan = plan_neurons(graph, world_size)
+        return steps_with_rest(plan, plan_costs(plan, world_size)[0])
 
 
 class TensorParallelShard(DistributedShard):

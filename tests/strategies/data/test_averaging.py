@@ -1,6 +1,7 @@
 """Model averaging with BatchNorm: each rank's own statistics, as in one process that trains the replicas in turn."""
 
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from splitting import run
 from torch import nn
 
 from dlkit import Experiment
-from dlkit.strategies import ModelAveraging
+from dlkit.strategies import ModelAveraging, cost
 from dlkit.training import CrossEntropy
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -54,6 +55,25 @@ def test_replicas_with_averages_of_their_own_go_on_from_a_checkpoint(tmp_path):
     resumed = team(2).call(run, made, ModelAveraging(4), steps=STEPS, checkpoint=folder, resume=True)[0].model
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value)
+
+
+def frozen():
+    made = net()
+    made[1].requires_grad_(False)
+    return made
+
+
+def sent_in_steps(made):
+    sent = [0]
+    run(made, ModelAveraging(2), steps=4, on_step=lambda run: sent.append(run.shard.recorder.bytes_sent))
+    return [after - before for before, after in pairwise(sent)]
+
+
+def test_the_bill_has_what_a_meeting_sends_with_running_averages_and_what_is_not_trained():
+    in_steps = team(2).call(sent_in_steps, experiment(frozen, dtype=torch.float32))[0]
+    bill = cost(frozen(), (12, 12), 14, 2, ModelAveraging(2))
+    between, at_a_meeting = in_steps[2:]
+    assert 2 * bill.bytes_sent(0) == pytest.approx(at_a_meeting - between, abs=10)  # each step sends its metrics
 
 
 def test_parts_without_statistics_are_refused():

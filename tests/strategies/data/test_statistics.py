@@ -207,6 +207,18 @@ def test_replicas_that_are_split_otherwise_too_share_the_statistics_of_the_batch
     assert apart(alone.model, split(experiment(convolutions), strategy)[0].model) < 1e-10
 
 
+def one_place():
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 12)), nn.Conv2d(1, 8, 12), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8, 4)
+    )
+
+
+def test_maps_of_one_place_are_split_by_images_too():
+    """Of one image they have no statistics: what is tried beforehand is tried on a whole batch."""
+    alone = run(experiment(one_place), steps=STEPS)
+    assert apart(alone.model, split(experiment(one_place), OneWeirdTrick())[0].model) < 1e-10
+
+
 def test_a_split_run_with_averages_goes_on_from_a_checkpoint(tmp_path):
     made, folder = experiment(dense), str(tmp_path)
     alone = run(made, steps=STEPS)
