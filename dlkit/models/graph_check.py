@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from dlkit.models.graph import NetGraph, trace
+from dlkit.models.graph import NetGraph
+from dlkit.models.joined_traces import trace
 from dlkit.models.program import GraphForward
 
 STEPS = (3, 5)  # images of the batches that both are given, one after the other

@@ -10,8 +10,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from dlkit.models import ConvNet, LeNet5, LocalNet
-from dlkit.models.graph import ByMode, ImageRows, trace
+from dlkit.models.graph import ByMode, ImageRows
 from dlkit.models.graph_check import graph_of
+from dlkit.models.joined_traces import trace
 from dlkit.models.program import GraphForward
 
 

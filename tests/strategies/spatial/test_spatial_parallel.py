@@ -16,7 +16,7 @@ from dlkit import Experiment
 from dlkit.distributed.group import Group
 from dlkit.models import ConvNet, LeNet5
 from dlkit.models.convolution import SparseConv2d, Subsample
-from dlkit.models.graph import trace
+from dlkit.models.joined_traces import trace
 from dlkit.models.locally_connected import L2Pool, LocallyConnected2d, LocalNet
 from dlkit.strategies.spatial.bands import rows_of
 from dlkit.strategies.spatial.halo import halo_exchange
