@@ -363,7 +363,7 @@ def test_stages_of_a_net_begin_where_they_are_asked_to():
 
 def test_what_is_split_how_is_explained():
     table = explain(Skips(), (WIDTH,), Pipeline(stages=["b", "d"]), world_size=3)
-    split = {layer.layer: (layer.split, layer.why) for layer in table.layers}
+    split = {layer.layer: (layer.split, layer.exchanged) for layer in table.layers}
     assert split["a"] == ("all, on rank 0", "")
-    assert split["b"] == ("all, on rank 1", "2 values come from rank 0: images, tanh")
-    assert split["d"] == ("all, on rank 2", "2 values come from rank 1: tanh, add")
+    assert split["b"] == ("all, on rank 1", "images from rank 0: 3.6 kB; tanh from rank 0: 7.2 kB")  # and back
+    assert split["d"] == ("all, on rank 2", "tanh from rank 1: 7.2 kB; add from rank 1: 7.2 kB")

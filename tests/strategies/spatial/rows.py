@@ -15,7 +15,7 @@ def split_by_rows(net, images, group=None):
     group = group or Group()
     plan = SpatialParallel().plan(graph_of(net, images), group.world_size)
     shard = SpatialShard.__new__(SpatialShard)
-    shard.model, shard.group, shard.plan = net, group, plan
+    shard.model, shard.group, shard.splits_layers = net, group, group
     shard.layouts, shard.summed = on_rank(plan, group), plan.summed
     return shard
 
