@@ -8,6 +8,7 @@ of 4 MB.
 """
 
 import contextlib
+import importlib
 import sys
 import time
 from dataclasses import replace
@@ -16,10 +17,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
-from vision import torchvision_models
+from torch import nn
 
 from dlkit.analysis import counts
 from dlkit.bench.parallel_floors import slowest_rank, time_exchange
@@ -34,16 +32,25 @@ from dlkit.training.history import History
 from dlkit.training.shard import Strategy
 
 BATCH, IMAGE, ROUNDS, WARM, STEPS = 32, (3, 64, 64), 5, 2, 8
+TESTS = str(Path(__file__).resolve().parents[1] / "tests")
 NUMBERS = 1 << 20  # of an all-reduce
 TITLE = f"resnet18, {IMAGE[1]} x {IMAGE[2]} pixels, batches of {BATCH}, two engines of a core each"
+
+
+def resnet18() -> nn.Module:
+    """On an engine too, which finds the tests' way to import torchvision by itself: it holds what cannot travel."""
+    if TESTS not in sys.path:
+        sys.path.insert(0, TESTS)
+    return importlib.import_module("vision").torchvision_models().resnet18(num_classes=10)
 
 
 def experiment() -> Experiment:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(BATCH * (WARM + STEPS), *IMAGE, generator=generator)
     labels = torch.randint(10, (len(images),), generator=generator)
-    net = partial(torchvision_models().resnet18, num_classes=10)
-    return Experiment(net, (images, labels), CrossEntropy(), batch_size=BATCH, lr=0.01, momentum=0.9, row_every=WARM)
+    return Experiment(
+        resnet18, (images, labels), CrossEntropy(), batch_size=BATCH, lr=0.01, momentum=0.9, row_every=WARM
+    )
 
 
 def split_run(cluster: Cluster, made: Experiment, strategy: Strategy) -> float:
@@ -66,7 +73,7 @@ def run_here(made: Experiment, ranks: list[int], steps: int) -> History | None:
 
 def share_of_products(strategy: Strategy) -> float:
     """The most of a step's multiplications that one of two ranks has."""
-    net = torchvision_models().resnet18(num_classes=10)
+    net = resnet18()
     connections = {row.name: row.connections or 0 for row in counts(net, torch.rand(1, *IMAGE))}
     ranks = [
         sum(connections.get(layer.name, 0) * layer.part.count / layer.part.whole for layer in layers)
@@ -91,7 +98,7 @@ def speeds(cluster: Cluster) -> list[BenchRow]:
     rows.append(speed_row("by data", seconds, "by data", "apart", what, images))
     rate = 4 * NUMBERS / median(seconds["all-reduce"])  # two ranks send all of it, each
     for name in ("by neurons", "by region"):
-        sent = cost(torchvision_models().resnet18(num_classes=10), IMAGE, BATCH, 2, splits[name]).bytes_sent(0)
+        sent = cost(resnet18(), IMAGE, BATCH, 2, splits[name]).bytes_sent(0)
         share = share_of_products(splits[name])
         computed = median(seconds["one"]) / STEPS * share
         billed, measured = computed + sent / rate, median(seconds[name]) / STEPS
@@ -103,7 +110,7 @@ def speeds(cluster: Cluster) -> list[BenchRow]:
 
 def tracing() -> BenchRow:
     """Of the graph, held against the net on three and five images, in this process."""
-    net, images = torchvision_models().resnet18(num_classes=10), torch.rand(5, *IMAGE)
+    net, images = resnet18(), torch.rand(5, *IMAGE)
     taken = []
     for _ in range(ROUNDS + 1):
         begun = time.perf_counter()
