@@ -283,7 +283,8 @@ def _of_statistics(ctx: Any, sums: Tensor) -> Tensor | None:
     They are what the mean and the variance take from the gradient of each image that counts.
     """
     counts, weight = ctx.call.part
-    sums = ctx.call.exchange.sum(ctx.call.key, sums.double() * (weight if counts else 0.0))
+    sums = (sums.cpu() if sums.device.type == "mps" else sums).double()
+    sums = ctx.call.exchange.sum(ctx.call.key, sums * (weight if counts else 0.0))
     return sums / (ctx.count * weight) if counts else None
 
 
