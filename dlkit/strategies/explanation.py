@@ -104,6 +104,9 @@ def _part(step: Step) -> str:
         return "all, of its images"
     if step.along.startswith("rank "):
         return f"all, on {step.along}"
+    if step.along == "units" and counts is None:  # what they give of these is summed
+        layout = list(step.parameters.values())[-1]
+        return f"units {' + '.join(map(str, layout.counts))}"
     if step.along == "layer" or counts is None:
         return "all"
     unit = "rows" if step.along == "rows" else "maps" if _of_maps(step.node, step.layout.dim) else "units"

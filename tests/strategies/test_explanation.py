@@ -121,6 +121,24 @@ def test_what_cannot_be_explained_is_told():
         explain(Block(), (12, 12), Hybrid(2, 2))
 
 
+class Attentive(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Linear(6, 8), nn.LayerNorm(8)
+        self.attention, self.last = nn.MultiheadAttention(8, 4, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, images):
+        x = self.norm(self.first(images))
+        return self.last(self.attention(x, x, x)[0].mean(1))
+
+
+def test_heads_are_told_and_what_no_rule_splits():
+    table = explain(Attentive(), (5, 6), TensorParallel())
+    layers = {layer.layer: layer for layer in table.layers}
+    assert layers["attention"].split == "units 4 + 4"
+    assert layers["norm"].why == "no rule splits LayerNorm here: it sees all"
+
+
 def test_what_is_whole_says_why():
     """Behind a sum all ranks have all maps; what is split needs no reason."""
     layers = said(Block())

@@ -225,7 +225,9 @@ class Walk:
     def step_whole(self, node: Node, why: str = "") -> None:
         """All ranks compute all of the node, of whole inputs."""
         gathers = node.op != "output" and any(self.layout(taken) is not None for taken in node.inputs)
-        self.step(node, self.whole, why=why or (f"{node.called} is not known: it sees all" if gathers else ""))
+        module = self.graph.module_of(node)
+        what = node.called if module is None else type(module).__name__
+        self.step(node, self.whole, why=why or (f"no rule splits {what} here: it sees all" if gathers else ""))
 
     def _changed_in_place(self, first: Node, chosen: dict[Node, Node], layout: Any) -> None:
         """What a node changes is from now on what it has changed, and is exchanged anew."""
