@@ -79,7 +79,8 @@ class _GatherFromRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, counts: Sequence[int], dim: int, group: Group) -> Tensor:
         ctx.arguments = counts, dim, group
-        return group.all_gather(x, counts, dim)
+        whole = group.all_gather(x, counts, dim)
+        return whole.clone() if whole._is_view() else whole  # as above
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]

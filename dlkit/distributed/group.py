@@ -88,8 +88,9 @@ class Group:
         padded = own if len(own) == longest else torch.cat([own, own.new_zeros(longest - len(own), *own.shape[1:])])
         parts = [torch.empty_like(padded) for _ in counts]
         dist.all_gather(parts, padded, group=self.process_group)
-        whole = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).movedim(0, dim)
-        whole, size = whole.to(part.device), padded.nbytes
+        whole = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+        whole, size = whole.movedim(0, dim) if dim else whole, padded.nbytes
+        whole = whole.to(part.device)
         self._record("all-gather", begin, number, size * (self.world_size - 1), size * self.world_size, part.device)
         return whole
 

@@ -47,6 +47,25 @@ def test_second_derivatives_of_what_is_copied_summed_and_gathered_are_those_of_o
     torch.testing.assert_close(torch.cat([found for _, found in answers]), second, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3), (1, 3, 1)])
+def test_what_is_gathered_may_be_changed_in_place(shape):
+    """As by an activation or a Dropout with inplace=True that comes next."""
+    dim = shape.index(3)
+
+    def split(x):
+        group = Group()
+        own = x.narrow(dim, sum(COUNTS[: group.rank]), COUNTS[group.rank]).clone().requires_grad_()
+        whole = gather_from_ranks(own, COUNTS, dim, group).flatten(1).mul_(3)
+        whole.square().sum().backward()
+        return whole.detach(), own.grad
+
+    x = torch.randn(shape, generator=seeded(), dtype=torch.float64)
+    answers = team(2).call(split, x)
+    for whole, _ in answers:
+        torch.testing.assert_close(whole, 3 * x.flatten(1))
+    torch.testing.assert_close(torch.cat([gradient for _, gradient in answers], dim), 18 * x)
+
+
 def test_second_derivatives_of_borrowed_and_gathered_rows_are_those_of_one_process():
     def split(x):
         group = Group()
