@@ -222,18 +222,18 @@ CASES = {
     "spectral_norm": lambda: nn.Sequential(parametrizations.spectral_norm(conv(2, 4)), nn.Tanh(), conv()),
 }
 GATHERED = {  # right, and told
-    "reflected padding": "layers.0 is not known",
+    "reflected padding": "no rule splits Conv2d here",
     "one row": "it takes one row of all",
     "rows joined": "it joins rows",
     "joined, by NumPy's names": "it joins rows",
-    "rolled": "roll is not known",
-    "over all, without the correction": "std is not known",
-    "swapped in place": "layers.0 is not known",
-    "written into": "add is not known",
-    "the largest in each place": "max is not known",
-    "a mask": "getitem is not known",
-    "softmax over rows": "softmax is not known",
-    "rows and columns swapped": "layers.0 is not known",
+    "rolled": "no rule splits roll here",
+    "over all, without the correction": "no rule splits std here",
+    "swapped in place": "no rule splits Conv2d here",
+    "written into": "no rule splits add here",
+    "the largest in each place": "no rule splits max here",
+    "a mask": "no rule splits getitem here",
+    "softmax over rows": "no rule splits softmax here",
+    "rows and columns swapped": "no rule splits Conv2d here",
 }
 
 
@@ -284,9 +284,9 @@ def test_what_has_a_rule_is_split_and_what_is_gathered_is_told(name):
     state = copy.deepcopy(net.state_dict())
     steps = SpatialParallel().steps(graph_of(net, images), 2)
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
-    told = [step.why for step in steps if "not known" in step.why or "it takes" in step.why or "it joins" in step.why]
+    told = [step.why for step in steps if "no rule" in step.why or "it takes" in step.why or "it joins" in step.why]
     expected = GATHERED.get(name)
-    expected = "setitem is not known" if name == "a row set in place" else expected
+    expected = "no rule splits setitem here" if name == "a row set in place" else expected
     if name in ("a layer on rows and on whole maps",):
         return
     assert bool(told) == (expected is not None), told
