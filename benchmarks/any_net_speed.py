@@ -21,14 +21,13 @@ from torch import nn
 
 from dlkit.analysis import counts
 from dlkit.bench.parallel_floors import slowest_rank, time_exchange
-from dlkit.bench.parallel_turns import clock, in_turns, seconds_after_warm_up
+from dlkit.bench.parallel_turns import in_turns, separate_runs, split_run
 from dlkit.bench.timing import speed_row
 from dlkit.cluster import Cluster
 from dlkit.core.reports import BenchRow, emit
 from dlkit.models.graph_check import graph_of
 from dlkit.strategies import DataParallel, SpatialParallel, TensorParallel, cost
 from dlkit.training import CrossEntropy, Experiment
-from dlkit.training.history import History
 from dlkit.training.shard import Strategy
 
 BATCH, IMAGE, ROUNDS, WARM, STEPS = 32, (3, 64, 64), 5, 2, 8
@@ -48,27 +47,7 @@ def experiment() -> Experiment:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(BATCH * (WARM + STEPS), *IMAGE, generator=generator)
     labels = torch.randint(10, (len(images),), generator=generator)
-    return Experiment(
-        resnet18, (images, labels), CrossEntropy(), batch_size=BATCH, lr=0.01, momentum=0.9, row_every=WARM
-    )
-
-
-def split_run(cluster: Cluster, made: Experiment, strategy: Strategy) -> float:
-    """Seconds that STEPS steps take."""
-    run = cluster.run(made, strategy, steps=WARM + STEPS, device="cpu", callbacks=[clock], progress=False)
-    return seconds_after_warm_up(run.history)
-
-
-def apart(cluster: Cluster, made: Experiment, ranks: list[int]) -> float:
-    """The same for runs that exchange nothing, one on each of `ranks`."""
-    histories = cluster.call(run_here, made, ranks, WARM + STEPS)
-    return max(seconds_after_warm_up(history) for history in histories if history is not None)
-
-
-def run_here(made: Experiment, ranks: list[int], steps: int) -> History | None:
-    if torch.distributed.get_rank() not in ranks:
-        return None
-    return made.run(steps=steps, device="cpu", callbacks=[clock], progress=False).history
+    return Experiment(resnet18, (images, labels), CrossEntropy(), batch_size=BATCH, lr=0.01, momentum=0.9)
 
 
 def share_of_products(strategy: Strategy) -> float:
@@ -87,8 +66,12 @@ def speeds(cluster: Cluster) -> list[BenchRow]:
     made = experiment()
     half = replace(made, batch_size=BATCH // 2)
     splits = {"by data": DataParallel(), "by neurons": TensorParallel(), "by region": SpatialParallel()}
-    tasks = {"one": partial(apart, cluster, made, [0]), "apart": partial(apart, cluster, half, [0, 1])}
-    tasks |= {name: partial(split_run, cluster, made, strategy) for name, strategy in splits.items()}
+    timed = {"steps": STEPS, "warm": WARM}
+    tasks = {
+        "one": partial(separate_runs, cluster, made, [0], **timed),
+        "apart": partial(separate_runs, cluster, half, [0, 1], **timed),
+    }
+    tasks |= {name: partial(split_run, cluster, made, strategy, **timed) for name, strategy in splits.items()}
     tasks["all-reduce"] = partial(slowest_rank, cluster, time_exchange, "all-reduce", NUMBERS)
     seconds = in_turns(tasks, "resnet18", ROUNDS)
     images = STEPS * BATCH

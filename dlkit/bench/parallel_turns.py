@@ -31,9 +31,9 @@ def clock(run: Run) -> dict[str, float]:
     return {"clock": time.perf_counter()}
 
 
-def with_clock_rows(experiment: Experiment) -> Experiment:
-    """The experiment with a row of history every WARM steps: the first is written when the warm-up ends."""
-    return replace(experiment, row_every=WARM)
+def with_clock_rows(experiment: Experiment, warm: int | None = None) -> Experiment:
+    """The experiment with a row of history every `warm`, or WARM, steps: the first is written when the warm-up ends."""
+    return replace(experiment, row_every=warm or WARM)
 
 
 def seconds_after_warm_up(history: History) -> float:
@@ -42,19 +42,23 @@ def seconds_after_warm_up(history: History) -> float:
     return last - first
 
 
-def split_run(cluster: Cluster, experiment: Experiment, strategy: Strategy, steps: int) -> float:
+def split_run(
+    cluster: Cluster, experiment: Experiment, strategy: Strategy, steps: int, warm: int | None = None
+) -> float:
     """Wall-clock seconds on rank 0 that `steps` steps take when the cluster splits the run, after a warm-up."""
-    settings = {"steps": WARM + steps, "device": "cpu", "callbacks": [clock], "progress": False}
-    run = cluster.run(with_clock_rows(experiment), strategy, **settings)
+    settings = {"steps": (warm or WARM) + steps, "device": "cpu", "callbacks": [clock], "progress": False}
+    run = cluster.run(with_clock_rows(experiment, warm), strategy, **settings)
     return seconds_after_warm_up(run.history)
 
 
-def separate_runs(cluster: Cluster, experiment: Experiment, ranks: Sequence[int], steps: int) -> float:
+def separate_runs(
+    cluster: Cluster, experiment: Experiment, ranks: Sequence[int], steps: int, warm: int | None = None
+) -> float:
     """The same for runs that are not split, one on each of `ranks` at the same time: the seconds of the slowest.
 
     Other engines do nothing meanwhile.
     """
-    histories = cluster.call(run_here, with_clock_rows(experiment), list(ranks), WARM + steps)
+    histories = cluster.call(run_here, with_clock_rows(experiment, warm), list(ranks), (warm or WARM) + steps)
     return max(seconds_after_warm_up(history) for history in histories if history is not None)
 
 

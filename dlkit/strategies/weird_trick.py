@@ -59,7 +59,7 @@ class OneWeirdTrick:
 
     def steps(self, graph: NetGraph, world_size: int) -> list[Step]:
         plan, _ = plan_weird_trick(graph, world_size)
-        return steps_with_rest(plan, plan_costs(plan, world_size)[0])
+        return steps_with_rest(plan)
 
 
 class OneWeirdTrickShard(DistributedShard):

@@ -130,8 +130,7 @@ class PreparedRun(Generic[M]):
 
     def _order(self, epoch: int) -> Tensor:
         """The order of the images in this epoch: it follows from the seed alone, so that a resumed run has it too."""
-        generator = torch.Generator().manual_seed(self.experiment.seed * 1_000_003 + epoch)
-        return torch.randperm(len(self._on_device.images), generator=generator).to(self.device)
+        return order_of(len(self._on_device.images), self.experiment.seed, epoch).to(self.device)
 
     def first_images(self, count: int) -> Batch:
         """The first images that the run trains on, and their labels, on its device; again from the first if there
@@ -139,3 +138,8 @@ class PreparedRun(Generic[M]):
         order = self._order(0)
         indices = order[torch.arange(count, device=order.device) % len(order)]
         return Shard(self.model, self.learner).select(self._on_device, indices)
+
+
+def order_of(images: int, seed: int, epoch: int) -> Tensor:
+    """In which order an epoch goes through so many images."""
+    return torch.randperm(images, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))

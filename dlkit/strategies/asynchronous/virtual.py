@@ -22,6 +22,7 @@ from dlkit.strategies.asynchronous.parameter_shard import ParameterShard, Push
 from dlkit.strategies.asynchronous.rules import Adagrad, Rule
 from dlkit.training.experiment import Experiment
 from dlkit.training.history import History, Row
+from dlkit.training.prepared_run import order_of
 from dlkit.training.run import Run
 from dlkit.training.schedules import at
 from dlkit.training.shard import trained
@@ -68,6 +69,8 @@ class VirtualRun:
         self.order: list[int] = []
         named = dict(self.model.named_parameters())
         self.parameters = [named[name] for name in trained(self.model)]
+        groups = self.run.optimizer.param_groups
+        self.decays = {parameter: group["weight_decay"] for group in groups for parameter in group["params"]}
         self.shard = ParameterShard(torch.cat([p.detach().flatten() for p in self.parameters]), rule())
         self.replicas = [Replica(self, number, replicas) for number in range(replicas)]
 
@@ -157,8 +160,8 @@ class Replica:
         self.learner = copy.deepcopy(run.learner)
         self.generator = ShardedGenerator().manual_seed(experiment.seed + number)
         self.sequence = 0
-        self.version, self.values = 0, torch.empty(0)
-        self.fetch()
+        self.order = torch.empty(0)  # of this epoch
+        self.version, self.values = virtual.shard.fetch()
 
     def __repr__(self) -> str:
         return f"Replica({self.number} of {self.count}, {self.sequence} pushes)"
@@ -170,7 +173,7 @@ class Replica:
         """The gradient of its next batch at what it has fetched, and the batch's metrics."""
         virtual, run = self.virtual, self.virtual.run
         virtual.load(self.values)
-        buffers = {name: value.clone() for name, value in virtual.model.named_buffers()}
+        buffers = {} if self.sequence else {name: value.clone() for name, value in virtual.model.named_buffers()}
         batch = self._batch()
         for parameter in virtual.parameters:
             parameter.grad = None
@@ -182,23 +185,21 @@ class Replica:
 
     def _gradient(self) -> Tensor:
         """With weight decay, which the optimizer would add."""
-        decays = {
-            p: group["weight_decay"] for group in self.virtual.run.optimizer.param_groups for p in group["params"]
-        }
         parts = []
         for parameter in self.virtual.parameters:
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            parts.append(gradient.add(parameter.detach(), alpha=decays[parameter]).flatten())
+            if decay := self.virtual.decays[parameter]:
+                gradient = gradient.add(parameter.detach(), alpha=decay)
+            parts.append(gradient.flatten())
         return torch.cat(parts)
 
     def _batch(self) -> Batch:
         """Those of its part in an order that follows from the seed: of one replica, the order of `Experiment.run`."""
         size, seed = self.virtual.experiment.batch_size, self.virtual.experiment.seed
         epoch, position = divmod(self.sequence, -(-self.images // size))
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        order = self.first + torch.randperm(self.images, generator=generator)
-        data = self.virtual.run._on_device
-        return self.virtual.run.shard.select(data, order[position * size :][:size])
+        if position == 0:
+            self.order = self.first + order_of(self.images, seed, epoch)
+        return self.virtual.run.shard.select(self.virtual.run.data, self.order[position * size :][:size])
 
 
 def train_virtually(
@@ -232,7 +233,8 @@ def refuse_optimizer_state(experiment: Experiment, optimizer: torch.optim.Optimi
 
 def refuse_running_averages(model: nn.Module, before: dict[str, Tensor]) -> None:
     """ValueError if a pass has changed a buffer: no gradient tells the servers of that."""
-    changed = [name for name, value in model.named_buffers() if not torch.equal(value, before[name])]
+    after = dict(model.named_buffers())
+    changed = [name for name, value in before.items() if not torch.equal(value, after[name])]
     if changed:
         raise ValueError(
             f"a pass changes {changed[0]}, which is no parameter, so that servers do not learn of it: use nn.GroupNorm "

@@ -31,9 +31,9 @@ def plan_costs(plan: Plan, batch_size: int, *, shares_statistics: bool = True) -
             if step.along == "images":
                 images = slice_of(batch_size, rank, plan.world_size)
                 cost.activations = value_bytes(step.node, images.count)
-                replicate_one(cost, step, plan, images, plan.world_size, whole=True)
-                if not shares_statistics:
-                    cost.forward = cost.backward = cost.statistics = 0
+                replicate_one(cost, images, plan.world_size, whole=True)
+                if shares_statistics:
+                    add_statistics(cost, step, plan, plan.world_size)
             if step.summed:
                 gradients = sum(plan.graph.net.get_parameter(path).nbytes for path in first_summed(plan, step))
                 cost.exchanged += ring_bytes(gradients, plan.world_size, passes=2)
@@ -45,8 +45,14 @@ def plan_costs(plan: Plan, batch_size: int, *, shares_statistics: bool = True) -
     return ranks
 
 
-def steps_with_rest(plan: Plan, costs: Sequence[LayerCost], gradients: str = "gradients summed") -> list[Step]:
-    """The plan's steps, with what rank 0 sends beside exchanges of values. costs: those of rank 0, for any batch."""
+def steps_with_rest(
+    plan: Plan, costs: Sequence[LayerCost] | None = None, gradients: str = "gradients summed"
+) -> list[Step]:
+    """The plan's steps, with what rank 0 sends beside exchanges of values.
+
+    costs: those of rank 0, for any batch, where they are not the plan's own.
+    """
+    costs = plan_costs(plan, plan.world_size)[0] if costs is None else costs
     for step, cost in zip(called_steps(plan), costs, strict=True):
         sums = ("statistics summed", cost.statistics), ("parameters gathered", cost.gathered)
         step.rest = [*sums, (gradients, cost.exchanged)]
@@ -71,15 +77,20 @@ def first_summed(plan: Plan, step: Step) -> list[str]:
 def replicate(costs: list[LayerCost], plan: Plan, images: Slice, replicas: int, *, whole: bool) -> None:
     """Let a rank's costs be those of one of several replicas, for some of the images. whole: is it not split?"""
     for cost, step in zip(costs, called_steps(plan), strict=True):
-        replicate_one(cost, step, plan, images, replicas, whole=whole)
+        replicate_one(cost, images, replicas, whole=whole)
+        add_statistics(cost, step, plan, replicas)
 
 
-def replicate_one(cost: LayerCost, step: Step, plan: Plan, images: Slice, replicas: int, *, whole: bool) -> None:
-    """Gradients go round a ring, and so do the statistics of BatchNorm."""
+def replicate_one(cost: LayerCost, images: Slice, replicas: int, *, whole: bool) -> None:
+    """Gradients go round a ring."""
     if whole:
         cost.along, cost.part = "images", images
     cost.images = images
     cost.exchanged = ring_bytes(cost.gradients, replicas, passes=2)
+
+
+def add_statistics(cost: LayerCost, step: Step, plan: Plan, replicas: int) -> None:
+    """What BatchNorm sends where its statistics are those of all replicas' images."""
     module = plan.graph.module_of(step.node)
     for norm in batch_norms(module).values() if module is not None else ():
         layout, channels = split_of(step), norm.num_features

@@ -73,7 +73,7 @@ class SpatialParallel:
     def steps(self, graph: NetGraph, world_size: int) -> list[Step]:
         """What each rank computes of the graph, for `explain`."""
         plan = self.plan(graph, world_size)
-        return steps_with_rest(plan, plan_costs(plan, world_size)[0])
+        return steps_with_rest(plan)
 
     def layer_costs(self, net: nn.Module, images: Tensor, batch_size: int, world_size: int) -> list[list[LayerCost]]:
         """Some rows of every map; from the first layer on that sees whole maps, every rank computes the same."""

@@ -71,7 +71,7 @@ class TensorParallel:
 
     def steps(self, graph: NetGraph, world_size: int) -> list[Step]:
         plan = plan_neurons(graph, world_size)
-        return steps_with_rest(plan, plan_costs(plan, world_size)[0])
+        return steps_with_rest(plan)
 
 
 class TensorParallelShard(DistributedShard):
