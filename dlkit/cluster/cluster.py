@@ -8,6 +8,7 @@ import ipyparallel.serialize
 from IPython.core.getipython import get_ipython
 from tqdm.auto import tqdm
 
+from dlkit.cluster.asynchronous import run_asynchronously
 from dlkit.cluster.engine_set import EngineSet
 from dlkit.cluster.engines import ClusterError
 from dlkit.cluster.gpus import used_by_others
@@ -15,6 +16,7 @@ from dlkit.cluster.placement import backend, placements, remarks
 from dlkit.cluster.split_run import M, SplitRun, run_on_engines
 from dlkit.core.text_table import as_html, as_text
 from dlkit.distributed.process_group import leave_group
+from dlkit.strategies.asynchronous.downpour import WithServers
 from dlkit.training.experiment import Experiment
 from dlkit.training.shard import Strategy
 
@@ -133,6 +135,8 @@ class Cluster:
         with engines.turn(settings.get("stop"), settings.pop("say", print)):
             if resume:
                 self.recover()
+            if isinstance(strategy, WithServers):
+                return run_asynchronously(engines, experiment, strategy, resume=resume, **settings)
             return run_on_engines(engines, experiment, strategy, resume=resume, **settings)
 
     def check(self) -> None:

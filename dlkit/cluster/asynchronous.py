@@ -1,0 +1,338 @@
+"""An asynchronous run on the engines of a cluster: engines that die do not end it, and come back into it."""
+
+import contextlib
+import os
+import pickle
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from ipyparallel.error import EngineError, RemoteError
+from tqdm.auto import tqdm
+
+from dlkit.cluster import travel, worker
+from dlkit.cluster.engine_set import EngineSet
+from dlkit.cluster.engines import ClusterError
+from dlkit.cluster.split_run import PROGRESS_INTERVAL, data_for_engines, load_data, own_files
+from dlkit.core.storage import read_json, write_json
+from dlkit.strategies.asynchronous.asynchronous_run import AsynchronousRun, collected
+from dlkit.strategies.asynchronous.downpour import WithServers
+from dlkit.strategies.asynchronous.rank import Progress, RankResult, Task, run_rank
+from dlkit.strategies.asynchronous.replica import Parameters, take_values
+from dlkit.strategies.asynchronous.server import go_back_to_common
+from dlkit.strategies.asynchronous.sockets import Asking, wiring_here
+from dlkit.training.checkpoint import fingerprint, prepare
+from dlkit.training.experiment import Experiment
+from dlkit.training.interrupt import on_interrupt
+from dlkit.training.run import Run
+
+# In seconds:
+POLL = 0.1  # between two looks at the engines
+ASK_TIMEOUT = 0.3  # for a server to answer
+END_TIMEOUT = 30.0  # for engines to end when the run is over
+STARTS = 3  # how often an engine that dies while it starts is started
+
+ABOUT = "run.json"
+
+
+def run_asynchronously(
+    engines: EngineSet,
+    experiment: Experiment,
+    strategy: WithServers,
+    *,
+    resume: bool = False,
+    steps: int | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int | None = None,
+    device: str | None = None,
+    callbacks: Sequence[Callable[[Any], Any]] = (),
+    progress: bool = True,
+    on_progress: Callable[[dict[str, Any]], object] = lambda report: None,
+    stop: threading.Event | None = None,
+    **others: Any,
+) -> AsynchronousRun:
+    """Run the experiment by servers and replicas on the engines, as `Cluster.run` says.
+
+    callbacks see the run in this process, at each row of the history, with the servers' values of then or a little
+    later. steps: batches of all replicas together. TypeError for settings that only synchronous runs have.
+    """
+    if others:
+        names = " and ".join(f"{name}=" for name in others)
+        raise TypeError(f"{names} cannot be had with {type(strategy).__name__}, whose ranks take no common steps.")
+    roles = strategy.roles(len(engines.plan))
+    run = Run(experiment, steps, torch.device("cpu"), None, capture=False)
+    strategy.plan(run, Parameters(run), len(roles.replicas), checkpoint_every)  # what it refuses, it refuses here
+    own = Path(checkpoint) if checkpoint is not None else engines.path(f"servers-{uuid.uuid4().hex}")
+    prepare(own)
+    if resume and checkpoint is None:
+        raise ValueError("resume needs checkpoint=, the folder in which the run was kept.")
+    _take_folder(own, run, strategy, resume=resume)
+    with own_files(engines) as (data_file, stop_file):
+        sent = replace(experiment, data=data_for_engines(experiment.data, data_file, experiment.dtype))
+        task = Task(sent, strategy, roles, wiring_here(strategy.servers), steps, own.resolve(), checkpoint_every)
+        conductor = Conductor(engines, task, run, stop_file, device, callbacks, on_progress)
+        try:
+            with on_interrupt(conductor.interrupted), tqdm(
+                total=run.total_steps, disable=not progress, unit="batch", delay=1
+            ) as bar:
+                result = conductor.conduct(stop, bar)
+        finally:
+            conductor.close()
+            if checkpoint is None:
+                shutil.rmtree(own, ignore_errors=True)
+    return replace(result, experiment=experiment)
+
+
+def _take_folder(folder: Path, run: Run, strategy: WithServers, *, resume: bool) -> None:
+    """Make the folder ready for a run, or for its going on. ValueError if it holds another run."""
+    about = {"fingerprint": fingerprint(run), "strategy": repr(strategy)}
+    path = folder / ABOUT
+    if resume and path.exists():
+        kept = read_json(path)
+        there, here = kept["fingerprint"] | {"strategy": kept["strategy"]}, about["fingerprint"] | {"strategy": repr(strategy)}
+        for name in here:
+            if there.get(name) != here[name]:
+                raise ValueError(
+                    f"the checkpoint in {folder} is of another run ({name}: {there.get(name)} there, {here[name]} "
+                    "here): give another folder, or delete that one."
+                )
+        go_back_to_common(folder, strategy.servers)
+        return
+    for old in (*folder.glob("shard-*.safetensors"), *folder.glob("arrivals-*.bin")):
+        old.unlink()
+    write_json(about, path)
+
+
+class Conductor:
+    """Watches a run: who is lost, who comes back, whether it is over. Rows and values it has from the servers."""
+
+    def __init__(
+        self,
+        engines: EngineSet,
+        task: Task,
+        run: Run,
+        stop_file: Path,
+        device: str | None,
+        callbacks: Sequence[Callable[[Any], Any]],
+        on_progress: Callable[[dict[str, Any]], object],
+    ):
+        self.engines, self.task, self.run, self.stop_file, self.device = engines, task, run, stop_file, device
+        self.callbacks, self.on_progress = callbacks, on_progress
+        self.asking = Asking(task.wiring)
+        self.numbers = count()
+        self.pending: dict[int, Any] = {}
+        self.starting: dict[int, int] = {}  # how often
+        self.results: dict[int, RankResult] = {}
+        self.faults: list[str] = []
+        self.rows: list[dict[str, float]] = []
+        self.stopped: str | None = None
+        self.done: set[int] = set()  # servers
+        self.life = 0
+
+    def __repr__(self) -> str:
+        return f"Conductor({self.task.strategy}, {len(self.pending)} engines at it)"
+
+    def interrupted(self) -> bool:
+        first = self.stopped is None
+        self.stop("interrupted")
+        return first
+
+    def stop(self, why: str) -> None:
+        self.stopped = self.stopped or why
+        self.stop_file.touch()
+
+    # What engines are sent.
+
+    def _send(self, ranks: Sequence[int]) -> None:
+        """Let these ranks begin: those of a replica that is split meet first, in a group of their own."""
+        roles = self.task.roles
+        replicas = sorted({member for rank in ranks if (member := roles.member_of(rank)) is not None})
+        numbers = {replica: next(self.numbers) for replica in replicas}
+        folder = self.engines.path("")
+        for rank in ranks:
+            member = roles.member_of(rank)
+            number = None if member is None else numbers[member]
+            group = None
+            if member is not None and self.task.strategy.partitions > 1:
+                own = roles.replicas[member]
+                group = (f"{folder}/group-of-replica-{number}", own.index(rank), len(own))
+            call = travel.pickle_call(
+                train_rank, self.task, rank, number, str(self.stop_file), group, self.device
+            )
+            sent = self.engines.call_async([rank], worker.run_pickled_call, call, None)
+            if rank in sent:
+                self.pending[rank] = sent[rank]
+
+    def conduct(self, stop: threading.Event | None, bar: Any) -> AsynchronousRun:
+        """The run, from its beginning to its end. ClusterError if no replica is left, or engines do not end."""
+        begun = time.perf_counter()
+        self.engines.check()
+        self._send(range(len(self.engines.plan)))
+        deadline = float("inf")
+        while self.pending or self.starting:
+            self.engines.client.wait([*self.pending.values()], timeout=POLL)
+            self.engines._check_controller()
+            if stop is not None and stop.is_set():
+                self.stop("stopped")
+            self._take_results()
+            self._look_for_lost()
+            self._let_come_back()
+            self._ask(bar)
+            if self._is_over():
+                deadline = min(deadline, time.monotonic() + END_TIMEOUT)
+                for server in range(self.task.strategy.servers):
+                    self.asking.ask(server, "end", ASK_TIMEOUT)
+            if time.monotonic() > deadline:
+                raise ClusterError("engines did not end with the run: `cluster.recover()` starts them afresh.")
+        seconds = time.perf_counter() - begun
+        result = collected(self.task, self.run, list(self.results.values()), self.rows, seconds, faults=self.faults)
+        return replace(result, stopped=self.stopped or result.stopped)
+
+    def _take_results(self) -> None:
+        for rank, result in list(self.pending.items()):
+            if not result.ready():
+                continue
+            try:
+                succeeded, pickled, _ = result.get()
+            except (EngineError, RemoteError):
+                continue  # it is lost, which is seen elsewhere
+            del self.pending[rank]
+            if succeeded:
+                self.results[rank] = pickle.loads(pickled)
+                continue
+            error, trace = pickle.loads(pickled)
+            if self._partners_lost(rank):
+                continue  # it waited for one that has died
+            error.add_note(f"on {self.engines.describe(rank)}:\n{''.join(trace.format())}".rstrip())
+            raise error
+
+    def _partners_lost(self, rank: int) -> bool:
+        member = self.task.roles.member_of(rank)
+        ranks = () if member is None else self.task.roles.replicas[member]
+        return any(other != rank and self.engines.state(other) != "ready" for other in ranks)
+
+    def _look_for_lost(self) -> None:
+        """Find engines that have died; one that does not come back is told too."""
+        strategy, roles = self.task.strategy, self.task.roles
+        for rank in [rank for rank in self.pending if self.engines.state(rank) == "gone"]:
+            del self.pending[rank]
+            held = [f"server {number}" for number, place in enumerate(roles.servers) if place == rank]
+            member = roles.member_of(rank)
+            held += [] if member is None else [f"a replica of part {member}"]
+            self.faults.append(f"{self.engines.describe(rank)} has died, and with it {' and '.join(held)}")
+            if strategy.revive or rank in roles.servers:
+                self.starting[rank] = 0
+            elif not self.pending.keys() - set(roles.servers) and not strategy.share:
+                raise ClusterError("no replica is left: `cluster.recover()` starts engines afresh.")
+        for rank, times in list(self.starting.items()):
+            if self.engines.state(rank) == "gone":
+                if times == STARTS:
+                    raise ClusterError(f"{self.engines.describe(rank)} does not start again: `cluster.recover()`.")
+                self.engines.kill([rank])
+                self.engines.launch([self.engines.plan[rank]])
+                self.starting[rank] += 1
+
+    def _let_come_back(self) -> None:
+        """Send engines that have started back into the run; those of a replica that is split all together."""
+        for rank in [rank for rank in self.starting if rank in self.engines.client.ids]:
+            del self.starting[rank]
+            member = self.task.roles.member_of(rank)
+            ranks = [rank] if member is None else list(self.task.roles.replicas[member])
+            self.faults.append(f"engine {rank} has come back")
+            self._send([rank, *(other for other in ranks if other != rank and other not in self.pending)])
+
+    def _is_over(self) -> bool:
+        """Have all servers what they need, and has every replica seen it?"""
+        if len(self.done) < self.task.strategy.servers and self.stopped is None:
+            return False
+        leaders = {ranks[0] for ranks in self.task.roles.replicas}
+        return all(result.data.get("done") for rank, result in self.pending.items() if rank in leaders)
+
+    # What the servers tell.
+
+    def _ask(self, bar: Any) -> None:
+        for server in range(self.task.strategy.servers):
+            if self.stopped is not None:
+                self.asking.ask(server, "stop", ASK_TIMEOUT, why=self.stopped)
+            answer = self.asking.ask(server, "rows", ASK_TIMEOUT, since=len(self.rows) if server == 0 else 1 << 40)
+            if answer is None:
+                continue
+            told = answer.fields
+            if told["done"]:
+                self.done.add(server)
+            if server == 0:
+                if told["life"] != self.life:
+                    self.life, self.rows = told["life"], self.rows[: told["rows_in_all"]]
+                    return
+                self._add_rows(told["rows"])
+                bar.n = told["batches"]
+                bar.refresh()
+                loss = self.rows[-1].get("loss") if self.rows else None
+                self.on_progress({"step": told["batches"], "total": self.run.total_steps, "loss": loss})
+
+    def _add_rows(self, rows: list[dict[str, float]]) -> None:
+        for row in rows:
+            self.rows.append(row)
+            if self.callbacks and (values := self._values()) is not None:
+                take_values(self.run, Parameters(self.run), values)
+                self.run.step = int(row["step"])
+                for callback in self.callbacks:
+                    columns = callback(self.run) or {}
+                    row.update({n: v.item() if hasattr(v, "item") else v for n, v in columns.items()})
+
+    def _values(self) -> torch.Tensor | None:
+        """The servers' values as they are now; None if one is away."""
+        answers = [self.asking.ask(server, "fetch", 10 * ASK_TIMEOUT) for server in range(self.task.strategy.servers)]
+        if any(answer is None for answer in answers):
+            return None
+        return torch.cat([answer.values for answer in answers])  # type: ignore[union-attr,misc]
+
+    def close(self) -> None:
+        """After whatever has happened: no engine is left at the run."""
+        self.stop_file.touch()
+        with contextlib.suppress(Exception):
+            for server in range(self.task.strategy.servers):
+                self.asking.ask(server, "end", ASK_TIMEOUT)
+        self.asking.close()
+        if self.pending or self.starting or self.faults or self.task.strategy.partitions > 1:
+            self.engines.grouped = False
+        if self.pending:
+            self.engines.client.wait(list(self.pending.values()), timeout=2 * END_TIMEOUT / 10)
+
+
+def train_rank(
+    task: Task, rank: int, number: int | None, stop_file: str, group: tuple[str, int, int] | None, device: str | None
+) -> RankResult:
+    """This engine's part of a run. group: the file by which the ranks of its replica meet, its place and how many."""
+    from dlkit.core.exactness import exact
+    from dlkit.distributed.process_group import join_by_file, leave_group
+
+    if isinstance(task.experiment.data, Path):
+        task = replace(task, experiment=replace(task.experiment, data=load_data(task.experiment.data)))
+    if group is not None:
+        leave_group()
+        join_by_file(*group, timeout=worker.EXCHANGE_TIMEOUT)
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    with exact(chosen):
+        return run_rank(task, rank, number, Publisher(), lambda: os.path.exists(stop_file), chosen)
+
+
+class Publisher:
+    """Tells the notebook now and then what a replica is at, and at once when it has ended."""
+
+    def __init__(self):
+        self.next_report = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.done or time.monotonic() > self.next_report:
+            from ipyparallel.engine.datapub import publish_data
+
+            self.next_report = time.monotonic() + PROGRESS_INTERVAL
+            publish_data({"batches": progress.batches, "loss": progress.loss, "done": progress.done})

@@ -1,0 +1,271 @@
+"""What one rank of an asynchronous run does: it serves values, or learns, or both."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlkit.distributed.recorder import Recorder, Span, now
+from dlkit.strategies.asynchronous.client import Client, Member
+from dlkit.strategies.asynchronous.downpour import Roles, WithServers
+from dlkit.strategies.asynchronous.record import Row
+from dlkit.strategies.asynchronous.replica import Parameters, Replica
+from dlkit.strategies.asynchronous.server import Plan, Server
+from dlkit.strategies.asynchronous.sockets import ServerSocket, Talk, Wiring
+from dlkit.strategies.tensor.tensor_parallel import TensorParallel
+from dlkit.training.checkpoint import fingerprint
+from dlkit.training.experiment import Experiment
+from dlkit.training.run import Run
+
+OnStep = Callable[[Any], object]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all ranks of a run are told.
+
+    folder: where servers keep what they need to come back, and the record; None keeps nothing. steps: batches of all
+    replicas together; None for the experiment's epochs.
+    """
+
+    experiment: Experiment
+    strategy: WithServers
+    roles: Roles
+    wiring: Wiring
+    steps: int | None = None
+    folder: Path | None = None
+    checkpoint_every: int | None = None
+
+
+@dataclass(frozen=True)
+class ServerResult:
+    """What a server has in the end."""
+
+    number: int
+    values: Tensor
+    rows: list[dict[str, float]]
+    record: list[Row]
+    staleness: Counter[int]
+    updates: int
+    batches: int
+    epoch: float
+    dropped: int
+    stopped: str | None
+    refused: int
+
+
+@dataclass
+class RankResult:
+    """What a rank has done. batches: that its replica has learnt from. spans: its steps, and its waits between them."""
+
+    servers: list[ServerResult] = field(default_factory=list)
+    batches: int = 0
+    bytes_sent: int = 0
+    memory_bytes: int = 0
+    spans: list[Span] = field(default_factory=list)
+    threads: int = 1
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        served = f"{len(self.servers)} servers, " if self.servers else ""
+        return f"RankResult({served}{self.batches:,} batches, {self.bytes_sent:,} bytes sent)"
+
+
+class Progress:
+    """What a replica shows of itself after each step. loss: of its last push."""
+
+    def __init__(self):
+        self.batches, self.loss, self.done = 0, float("nan"), False
+
+    def __repr__(self) -> str:
+        return f"Progress({self.batches:,} batches, loss {self.loss:.4g})"
+
+
+def run_rank(
+    task: Task, rank: int, number: int | None, on_step: OnStep, asked: Callable[[], bool], device: torch.device
+) -> RankResult:
+    """Take this rank's part of the run, to its end, or until `asked`.
+
+    number: of this rank's replica among all that have begun; None if it has none. on_step: called with the replica's
+    progress.
+    """
+    strategy, roles = task.strategy, task.roles
+    split = TensorParallel() if strategy.partitions > 1 and number is not None else None
+    run = Run(task.experiment, task.steps, device, None, split, capture=False)
+    parameters = Parameters(run)
+    plan = strategy.plan(run, parameters, len(roles.replicas), task.checkpoint_every)
+    initial = parameters.get()
+    result = RankResult(threads=torch.get_num_threads(), fingerprint=fingerprint(run))
+    own = [server for server, place in enumerate(roles.servers) if place == rank]
+    serving = [Serving(plan, server, initial, task) for server in own]
+
+    def over() -> bool:
+        for each in serving:
+            each.check()
+        return asked()
+
+    try:
+        part = roles.member_of(rank)
+        if number is not None and part is not None:
+            member = Member(number, part, len(roles.replicas))
+            replica = strategy.replica(run, parameters, member)
+            learn = Learning(task, plan, replica, on_step, over)
+            learn.follow() if run.shard.rank else learn.lead()
+            result.batches, result.bytes_sent = replica.steps, learn.bytes_sent
+            result.memory_bytes, result.spans = run.memory_bytes, list(learn.recorder.spans)
+        result.servers = [each.result() for each in serving]
+    finally:
+        for each in serving:
+            each.close()
+    result.memory_bytes += sum(each.nbytes for each in serving)
+    return result
+
+
+class Serving:
+    """A server on a thread of its own."""
+
+    def __init__(self, plan: Plan, number: int, initial: Tensor, task: Task):
+        self.server = Server(plan, number, initial, task.folder)
+        self.socket = ServerSocket(task.wiring, number, self.server)
+        self.error: BaseException | None = None
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name=f"dlkit-server-{number}", daemon=True)
+        self._thread.start()
+
+    def __repr__(self) -> str:
+        return f"Serving({self.server})"
+
+    def _serve(self) -> None:
+        try:
+            self.socket.serve(self._ending.is_set)
+        except BaseException as error:
+            self.error = error
+
+    def check(self) -> None:
+        """Raise what has gone wrong."""
+        if self.error is not None:
+            raise self.error
+
+    @property
+    def nbytes(self) -> int:
+        shard = self.server.shard
+        return shard.values.nbytes + sum(tensor.nbytes for tensor in shard.rule.state.values())
+
+    def result(self) -> ServerResult:
+        """When the run has ended. What went wrong is raised."""
+        self._thread.join()
+        self.check()
+        server, shard = self.server, self.server.shard
+        return ServerResult(
+            server.number,
+            shard.values.clone(),
+            server.rows,
+            server.record.rows,
+            shard.staleness,
+            shard.version,
+            shard.batches,
+            server.epoch,
+            shard.dropped,
+            server.stopped,
+            self.socket.refused,
+        )
+
+    def close(self) -> None:
+        self._ending.set()
+        self._thread.join()
+        self.socket.close()
+        self.server.record.close()
+
+
+class Learning:
+    """A replica that learns until the servers say that the run is over. Of one that is split, the first rank talks."""
+
+    def __init__(self, task: Task, plan: Plan, replica: Replica, on_step: OnStep, asked: Callable[[], bool]):
+        self.task, self.plan, self.replica, self.on_step, self.asked = task, plan, replica, on_step, asked
+        self.recorder, self.progress = Recorder(), Progress()
+        self.bytes_sent = 0
+
+    def __repr__(self) -> str:
+        return f"Learning({self.replica})"
+
+    def lead(self) -> None:
+        """Talk with the servers, and learn."""
+        replica, strategy = self.replica, self.task.strategy
+        client = Client(replica.member, self.plan.parts, replica.parameters.dtype)
+        talk = Talk(client, self.task.wiring)
+        try:
+            with talk.changed:
+                client.start_fetch()
+                talk.wake()
+                talk.wait(lambda: client.has_fetched or self._over(client), self._look)
+            while not self._over(client):
+                with talk.changed:
+                    fetched = client.take(replica.steps + 1)
+                contribution = self._step(fetched)
+                due = replica.steps % strategy.fetch_every == 0
+                waited = now()
+                with talk.changed:
+                    if contribution is not None:
+                        client.push(contribution)
+                    if due:
+                        client.start_fetch(newer=strategy.newer)
+                    talk.wake()
+                    talk.wait(lambda: self._may_go_on(client), self._look)
+                self.recorder.add(Span("exchange", "wait", waited, now(), f"replica {replica.member.part}"))
+                self.progress.loss = contribution.metrics["loss"] if contribution else self.progress.loss
+                self._look()
+            self._tell_followers(None, goes_on=False)
+        finally:
+            self.progress.done = True
+            self.on_step(self.progress)
+            talk.close()
+            self.bytes_sent = client.bytes_sent
+
+    def _may_go_on(self, client: Client) -> bool:
+        ready = client.may_push and not (self.task.strategy.waits and client.fetching)
+        return ready or self._over(client)
+
+    def _over(self, client: Client) -> bool:
+        return client.done or self.asked()
+
+    def _look(self) -> None:
+        self.progress.batches = self.replica.steps
+        self.on_step(self.progress)
+
+    def _step(self, fetched: Tensor | None) -> Any:
+        begin = now()
+        self._tell_followers(fetched, goes_on=True)
+        contribution = self.replica.step(fetched)
+        self.recorder.add(Span("step", "step", begin, now(), number=self.replica.steps))
+        return contribution
+
+    # A replica that is split.
+
+    def _tell_followers(self, fetched: Tensor | None, *, goes_on: bool) -> None:
+        shard = self.replica.run.shard
+        if shard.world_size > 1:
+            shard.group.broadcast(torch.tensor([goes_on, fetched is not None], dtype=torch.float32))
+            if fetched is not None:
+                shard.group.broadcast(fetched)
+
+    def follow(self) -> None:
+        """Compute with the first rank, as it says."""
+        replica, group = self.replica, self.replica.run.shard.group
+        while True:
+            told = torch.empty(2)
+            group.broadcast(told)
+            if not told[0]:
+                return
+            fetched = None
+            if told[1]:
+                fetched = torch.empty(replica.parameters.count, dtype=replica.parameters.dtype)
+                group.broadcast(fetched)
+            begin = now()
+            replica.step(fetched)
+            self.recorder.add(Span("step", "step", begin, now(), number=replica.steps))
+            self._look()
