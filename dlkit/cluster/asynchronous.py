@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -23,13 +23,15 @@ from dlkit.cluster.engines import ClusterError
 from dlkit.cluster.split_run import PROGRESS_INTERVAL, data_for_engines, load_data, own_files
 from dlkit.core.storage import read_json, write_json
 from dlkit.strategies.asynchronous.asynchronous_run import AsynchronousRun, collected
-from dlkit.strategies.asynchronous.downpour import WithServers
 from dlkit.strategies.asynchronous.rank import Progress, RankResult, Task, run_rank
+from dlkit.strategies.asynchronous.record import Kind, path_of, read_rows
 from dlkit.strategies.asynchronous.replica import Parameters, take_values
 from dlkit.strategies.asynchronous.server import go_back_to_common
 from dlkit.strategies.asynchronous.sockets import Asking, wiring_here
+from dlkit.strategies.asynchronous.with_servers import WithServers
 from dlkit.training.checkpoint import fingerprint, prepare
 from dlkit.training.experiment import Experiment
+from dlkit.training.history import Row
 from dlkit.training.interrupt import on_interrupt
 from dlkit.training.run import Run
 
@@ -79,9 +81,10 @@ def run_asynchronously(
         task = Task(sent, strategy, roles, wiring_here(strategy.servers), steps, own.resolve(), checkpoint_every)
         conductor = Conductor(engines, task, run, stop_file, device, callbacks, on_progress)
         try:
-            with on_interrupt(conductor.interrupted), tqdm(
-                total=run.total_steps, disable=not progress, unit="batch", delay=1
-            ) as bar:
+            with (
+                on_interrupt(conductor.interrupted),
+                tqdm(total=run.total_steps, disable=not progress, unit="batch", delay=1) as bar,
+            ):
                 result = conductor.conduct(stop, bar)
         finally:
             conductor.close()
@@ -92,11 +95,11 @@ def run_asynchronously(
 
 def _take_folder(folder: Path, run: Run, strategy: WithServers, *, resume: bool) -> None:
     """Make the folder ready for a run, or for its going on. ValueError if it holds another run."""
-    about = {"fingerprint": fingerprint(run), "strategy": repr(strategy)}
+    about: dict[str, Any] = {"fingerprint": fingerprint(run), "strategy": repr(strategy)}
     path = folder / ABOUT
     if resume and path.exists():
         kept = read_json(path)
-        there, here = kept["fingerprint"] | {"strategy": kept["strategy"]}, about["fingerprint"] | {"strategy": repr(strategy)}
+        there, here = (each["fingerprint"] | {"strategy": each["strategy"]} for each in (kept, about))
         for name in here:
             if there.get(name) != here[name]:
                 raise ValueError(
@@ -108,6 +111,14 @@ def _take_folder(folder: Path, run: Run, strategy: WithServers, *, resume: bool)
     for old in (*folder.glob("shard-*.safetensors"), *folder.glob("arrivals-*.bin")):
         old.unlink()
     write_json(about, path)
+
+
+def replicas_before(task: Task) -> int:
+    """How many replicas have begun in the lives before, of a run that goes on: new ones have other numbers."""
+    assert task.folder is not None
+    paths = [path_of(task.folder, server) for server in range(task.strategy.servers)]
+    rows = [row for path in paths if path.exists() for row in read_rows(path)]
+    return 1 + max((row.who for row in rows if row.kind == Kind.JOIN), default=-1)
 
 
 class Conductor:
@@ -126,12 +137,12 @@ class Conductor:
         self.engines, self.task, self.run, self.stop_file, self.device = engines, task, run, stop_file, device
         self.callbacks, self.on_progress = callbacks, on_progress
         self.asking = Asking(task.wiring)
-        self.numbers = count()
+        self.numbers = count(replicas_before(task))
         self.pending: dict[int, Any] = {}
         self.starting: dict[int, int] = {}  # how often
         self.results: dict[int, RankResult] = {}
         self.faults: list[str] = []
-        self.rows: list[dict[str, float]] = []
+        self.rows: list[Row] = []
         self.stopped: str | None = None
         self.done: set[int] = set()  # servers
         self.life = 0
@@ -163,9 +174,7 @@ class Conductor:
             if member is not None and self.task.strategy.partitions > 1:
                 own = roles.replicas[member]
                 group = (f"{folder}/group-of-replica-{number}", own.index(rank), len(own))
-            call = travel.pickle_call(
-                train_rank, self.task, rank, number, str(self.stop_file), group, self.device
-            )
+            call = travel.pickle_call(train_rank, self.task, rank, number, str(self.stop_file), group, self.device)
             sent = self.engines.call_async([rank], worker.run_pickled_call, call, None)
             if rank in sent:
                 self.pending[rank] = sent[rank]
@@ -277,12 +286,12 @@ class Conductor:
                 loss = self.rows[-1].get("loss") if self.rows else None
                 self.on_progress({"step": told["batches"], "total": self.run.total_steps, "loss": loss})
 
-    def _add_rows(self, rows: list[dict[str, float]]) -> None:
+    def _add_rows(self, rows: list[Row]) -> None:
         for row in rows:
             self.rows.append(row)
             if self.callbacks and (values := self._values()) is not None:
                 take_values(self.run, Parameters(self.run), values)
-                self.run.step = int(row["step"])
+                self.run.step = int(row["step"] or 0)
                 for callback in self.callbacks:
                     columns = callback(self.run) or {}
                     row.update({n: v.item() if hasattr(v, "item") else v for n, v in columns.items()})

@@ -13,10 +13,10 @@ from dlkit.cluster.engine_set import EngineSet
 from dlkit.cluster.engines import ClusterError
 from dlkit.cluster.gpus import used_by_others
 from dlkit.cluster.placement import backend, placements, remarks
-from dlkit.cluster.split_run import M, SplitRun, run_on_engines
+from dlkit.cluster.split_run import M, run_on_engines
 from dlkit.core.text_table import as_html, as_text
 from dlkit.distributed.process_group import leave_group
-from dlkit.strategies.asynchronous.downpour import WithServers
+from dlkit.strategies.asynchronous.with_servers import WithServers
 from dlkit.training.experiment import Experiment
 from dlkit.training.shard import Strategy
 
@@ -122,8 +122,8 @@ class Cluster:
             return engines.wait(engines.submit(function, *args, **kwargs))
 
     def run(
-        self, experiment: Experiment[M], strategy: Strategy, *, resume: bool = False, **settings: Any
-    ) -> SplitRun[M]:
+        self, experiment: Experiment[M], strategy: Strategy | WithServers, *, resume: bool = False, **settings: Any
+    ) -> Any:
         """Run the experiment, split over the engines by the strategy. Ctrl-C (or ■) ends it after a step.
 
         settings: those of `Experiment.run`, and `links`, a Link to emulate. Callbacks are called on all ranks. While

@@ -1,19 +1,22 @@
 """The result of an asynchronous run, which can be had again."""
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
 
-from dlkit.strategies.asynchronous.downpour import WithServers
 from dlkit.strategies.asynchronous.rank import RankResult, Task
 from dlkit.strategies.asynchronous.record import Kind, Record
+from dlkit.strategies.asynchronous.replay import replay
 from dlkit.strategies.asynchronous.replica import Parameters, take_values
+from dlkit.strategies.asynchronous.with_servers import WithServers
 from dlkit.training.experiment import Experiment
 from dlkit.training.history import History
+from dlkit.training.history import Row as HistoryRow
 from dlkit.training.run import Run
 
 M = TypeVar("M", bound=nn.Module)
@@ -74,13 +77,28 @@ class AsynchronousRun(Generic[M]):
 
         experiment: by default the run's. ValueError if it is another one.
         """
-        from dlkit.strategies.asynchronous.replay import replay
-
-        return replay(self, experiment or self.experiment, progress=progress)
+        found = replay(
+            self.record,
+            self.strategy,
+            experiment or self.experiment,
+            self.fingerprint,
+            self.threads,
+            self.step,
+            progress=progress,
+        )
+        there = dict(self.model.named_parameters())
+        difference = max((p - there[name]).abs().max().item() for name, p in found.model.named_parameters())
+        if self.strategy.partitions == 1 and difference > 0:
+            warnings.warn(
+                f"the replay is not the run to the bit: they differ by {difference:.2g}. Another kind of processor "
+                "rounds otherwise; or the record is of another run, or not whole.",
+                stacklevel=2,
+            )
+        return replace(self, **found._asdict(), ranks=[])
 
 
 def collected(
-    task: Task, run: Run, results: Sequence[RankResult], rows: list[dict[str, float]], seconds: float, **told: Any
+    task: Task, run: Run, results: Sequence[RankResult], rows: list[HistoryRow], seconds: float, **told: Any
 ) -> AsynchronousRun:
     """The result of a run, from what its ranks did. rows: of the history, as callbacks left them."""
     servers = sorted((server for result in results for server in result.servers), key=lambda server: server.number)

@@ -120,7 +120,7 @@ class Client:
             return
         for number, line in enumerate(self.lines):
             line.fetched = None
-            wanted = {}
+            wanted: dict[str, Any] = {}
             if newer and self._installed:
                 life, version = self._installed[number]
                 wanted = {"newer_than": version, "life": life}
@@ -203,6 +203,7 @@ class Client:
             self.outbox.popleft()
         if answer.kind == "fetch" and line.fetching is not None and line.fetched is None:
             part = self.parts[number]
+            assert answer.values is not None
             self._incoming[part.start : part.stop] = answer.values
             line.fetched = (told["life"], told["version"])
             if all(line.fetched for line in self.lines):

@@ -65,4 +65,4 @@ def unpack(frames: Sequence[Any], key: bytes, expected: dict[int, torch.dtype] |
 
 
 def memory_of(values: Tensor) -> memoryview:
-    return memoryview(values.detach().contiguous().view(torch.uint8).numpy())
+    return values.detach().contiguous().view(torch.uint8).numpy().data

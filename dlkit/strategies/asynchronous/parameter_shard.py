@@ -88,7 +88,7 @@ class ParameterShard:
             self.gathered.append(push)
             if len(self.gathered) < self.needed:
                 return
-            gradient = sum(push.gradient for push in self.gathered) / self.needed
+            gradient = torch.stack([push.gradient for push in self.gathered]).sum(0) / self.needed
         else:
             self.gathered = [push]
             gradient = push.gradient

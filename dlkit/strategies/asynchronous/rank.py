@@ -12,14 +12,15 @@ from torch import Tensor
 
 from dlkit.distributed.recorder import Recorder, Span, now
 from dlkit.strategies.asynchronous.client import Client, Member
-from dlkit.strategies.asynchronous.downpour import Roles, WithServers
 from dlkit.strategies.asynchronous.record import Row
 from dlkit.strategies.asynchronous.replica import Parameters, Replica
 from dlkit.strategies.asynchronous.server import Plan, Server
 from dlkit.strategies.asynchronous.sockets import ServerSocket, Talk, Wiring
+from dlkit.strategies.asynchronous.with_servers import Roles, WithServers
 from dlkit.strategies.tensor.tensor_parallel import TensorParallel
 from dlkit.training.checkpoint import fingerprint
 from dlkit.training.experiment import Experiment
+from dlkit.training.history import Row as HistoryRow
 from dlkit.training.run import Run
 
 OnStep = Callable[[Any], object]
@@ -48,7 +49,7 @@ class ServerResult:
 
     number: int
     values: Tensor
-    rows: list[dict[str, float]]
+    rows: list[HistoryRow]
     record: list[Row]
     staleness: Counter[int]
     updates: int
@@ -204,15 +205,18 @@ class Learning:
                 talk.wake()
                 talk.wait(lambda: client.has_fetched or self._over(client), self._look)
             while not self._over(client):
+                due = (replica.steps + 1) % strategy.fetch_every == 0
                 with talk.changed:
                     fetched = client.take(replica.steps + 1)
+                    if due and not strategy.waits:
+                        client.start_fetch()
+                        talk.wake()
                 contribution = self._step(fetched)
-                due = replica.steps % strategy.fetch_every == 0
                 waited = now()
                 with talk.changed:
                     if contribution is not None:
                         client.push(contribution)
-                    if due:
+                    if due and strategy.waits:
                         client.start_fetch(newer=strategy.newer)
                     talk.wake()
                     talk.wait(lambda: self._may_go_on(client), self._look)
@@ -247,7 +251,7 @@ class Learning:
     # A replica that is split.
 
     def _tell_followers(self, fetched: Tensor | None, *, goes_on: bool) -> None:
-        shard = self.replica.run.shard
+        shard: Any = self.replica.run.shard
         if shard.world_size > 1:
             shard.group.broadcast(torch.tensor([goes_on, fetched is not None], dtype=torch.float32))
             if fetched is not None:
@@ -255,7 +259,7 @@ class Learning:
 
     def follow(self) -> None:
         """Compute with the first rank, as it says."""
-        replica, group = self.replica, self.replica.run.shard.group
+        replica, group = self.replica, self.replica.run.shard.group  # type: ignore[attr-defined]
         while True:
             told = torch.empty(2)
             group.broadcast(told)

@@ -36,10 +36,17 @@ class Row(NamedTuple):
     c: int = 0
     d: int = 0
 
-    @property
-    def packed(self) -> bytes:
-        row = ROW.pack(*self)
-        return row + SUM.pack(zlib.crc32(row))
+
+def packed(rows: Iterable[Row], before: int = 0) -> tuple[bytes, int]:
+    """Rows as they are on disk, and the last one's checksum. It is also of all rows before, the last of which had
+    `before`, so that none can be missing.
+    """
+    content = []
+    for row in rows:
+        values = ROW.pack(*row)
+        before = zlib.crc32(values, before)
+        content += [values, SUM.pack(before)]
+    return b"".join(content), before
 
 
 class Record:
@@ -72,7 +79,7 @@ class Record:
         """Write a file for each server, as servers do themselves when they run in `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         for number, rows in enumerate(self.servers):
-            path_of(folder, number).write_bytes(b"".join(row.packed for row in rows))
+            path_of(folder, number).write_bytes(packed(rows)[0])
 
     @staticmethod
     def load(folder: Path, servers: int) -> "Record":
@@ -87,10 +94,11 @@ def path_of(folder: Path, server: int) -> Path:
 def read_rows(path: Path) -> list[Row]:
     """ValueError where a row does not match its checksum. A last one that was written in part is left out."""
     content = path.read_bytes()
-    rows = []
+    rows, before = [], 0
     for start in range(0, len(content) - len(content) % BYTES, BYTES):
         row = content[start : start + ROW.size]
-        if SUM.unpack_from(content, start + ROW.size) != (zlib.crc32(row),):
+        before = zlib.crc32(row, before)
+        if SUM.unpack_from(content, start + ROW.size) != (before,):
             raise ValueError(f"{path} is damaged at row {start // BYTES:,}: a replay would be of another run.")
         kind, *numbers = ROW.unpack(row)
         rows.append(Row(Kind(kind), *numbers))
@@ -103,10 +111,11 @@ class RecordWriter:
     def __init__(self, path: Path | None):
         """What an earlier life of the server has written stays, but for a row that it did not finish."""
         self.rows: list[Row] = []
-        self._file = -1
+        self._file, self._sum = -1, 0
         if path is not None:
             if path.exists():
                 self.rows = read_rows(path)
+                self._sum = packed(self.rows)[1]
                 os.truncate(path, BYTES * len(self.rows))
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
@@ -117,7 +126,8 @@ class RecordWriter:
         rows = list(rows)
         self.rows += rows
         if self._file >= 0:
-            os.write(self._file, b"".join(row.packed for row in rows))
+            content, self._sum = packed(rows, self._sum)
+            os.write(self._file, content)
 
     def close(self) -> None:
         if self._file >= 0:

@@ -1,18 +1,17 @@
 """An asynchronous run again, from its record, in one process: each gradient at the values at which it was computed."""
 
 from collections import Counter
-from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from dlkit.strategies.asynchronous.asynchronous_run import AsynchronousRun
 from dlkit.strategies.asynchronous.client import Contribution, Member
 from dlkit.strategies.asynchronous.parameter_shard import ParameterShard, Push
 from dlkit.strategies.asynchronous.record import Kind, Record, Row
 from dlkit.strategies.asynchronous.replica import Parameters, Replica, take_values
+from dlkit.strategies.asynchronous.with_servers import WithServers
 from dlkit.training.checkpoint import fingerprint
 from dlkit.training.experiment import Experiment
 from dlkit.training.history import History
@@ -22,34 +21,55 @@ from dlkit.training.schedules import at
 Moment = tuple[int, int, int]  # a server, its life, its version
 
 
-def replay(run: AsynchronousRun, experiment: Experiment, *, progress: bool = True) -> AsynchronousRun:
-    """ValueError if the experiment is another one, or the record is not whole."""
-    own = Run(experiment, run.step or None, torch.device("cpu"), None, capture=False)
+class Replayed(NamedTuple):
+    """What a replay comes to."""
+
+    model: nn.Module
+    staleness: Counter[int]
+    step: int
+    updates: int
+    dropped: int
+
+
+def replay(
+    record: Record,
+    strategy: WithServers,
+    experiment: Experiment,
+    made_by: dict[str, Any],
+    threads: int,
+    steps: int,
+    *,
+    progress: bool = True,
+) -> Replayed:
+    """made_by: the fingerprint of the experiment that the record is of. threads: of torch. steps: batches in all.
+
+    ValueError if the experiment is another one, or the record is not whole.
+    """
+    own = Run(experiment, steps or None, torch.device("cpu"), None, capture=False)
     here = fingerprint(own)
     for name in here:
-        if here[name] != run.fingerprint[name]:
+        if here[name] != made_by[name]:
             raise ValueError(
-                f"this record is of another experiment ({name}: {run.fingerprint[name]} there, {here[name]} here): "
+                f"this record is of another experiment ({name}: {made_by[name]} there, {here[name]} here): "
                 "replay it with the experiment that it was made by."
             )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(run.threads)  # the sums of a product depend on them
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)  # the sums of a product depend on them
     try:
-        return Replay(run, own, progress).made()
+        return Replay(record, strategy, own, progress).made()
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 class Replay:
     """Goes through the servers' rows, each as far as what it waits for has been computed."""
 
-    def __init__(self, run: AsynchronousRun, own: Run, progress: bool):
-        self.whole, self.run, self.progress = run, own, progress
+    def __init__(self, record: Record, strategy: WithServers, own: Run, progress: bool):
+        self.record, self.strategy, self.run, self.progress = record, strategy, own, progress
         self.parameters = Parameters(own)
         self.initial = self.parameters.get()
-        record: Record = run.record
         replicas = 1 + max((row.who for rows in record.servers for row in rows if row.kind == Kind.JOIN), default=0)
-        self.plan = run.strategy.plan(own, self.parameters, replicas, None)
+        self.plan = strategy.plan(own, self.parameters, replicas, None)
         self.shards = [self._new_shard(number) for number in range(len(record.servers))]
         self.lives = [-1] * len(self.shards)
         self.history = History()
@@ -69,7 +89,7 @@ class Replay:
         self.installed: dict[int, list[tuple[int, int]]] = {}
 
     def __repr__(self) -> str:
-        return f"Replay({self.whole.record})"
+        return f"Replay({self.record})"
 
     def _new_shard(self, number: int) -> ParameterShard:
         part, plan = self.plan.parts[number], self.plan
@@ -84,14 +104,14 @@ class Replay:
             at_step[row.b] = moment
         elif row.kind == Kind.JOIN and row.who not in self.replicas:
             member = Member(row.who, row.a, row.b)
-            self.replicas[row.who] = self.whole.strategy.replica(self.run, self.parameters, member)
+            self.replicas[row.who] = self.strategy.replica(self.run, self.parameters, member)
         elif row.kind == Kind.PUSH:
             self.push_uses[row.who, row.a] += 1
         elif row.kind == Kind.BEGIN and row.a >= 0:
             self.resumed[number, row.a, row.b] += 1
 
-    def made(self) -> AsynchronousRun:
-        waiting = [list(reversed(rows)) for rows in self.whole.record.servers]
+    def made(self) -> Replayed:
+        waiting = [list(reversed(rows)) for rows in self.record.servers]
         total = sum(map(len, waiting))
         with tqdm(total=total, disable=not self.progress, unit="row", delay=1) as bar:
             while any(waiting):
@@ -162,15 +182,7 @@ class Replay:
                 self.pushes[who, self.sequences[who]] = contribution, self.installed[who]
         return self.pushes[who, sequence]
 
-    def _result(self) -> AsynchronousRun:
-        model: Any = take_values(self.run, self.parameters, torch.cat([shard.values for shard in self.shards]))
+    def _result(self) -> Replayed:
+        model = take_values(self.run, self.parameters, torch.cat([shard.values for shard in self.shards]))
         first = self.shards[0]
-        return replace(
-            self.whole,
-            model=model,
-            staleness=first.staleness,
-            step=first.batches,
-            updates=first.version,
-            dropped=first.dropped,
-            ranks=[],
-        )
+        return Replayed(model, first.staleness, first.batches, first.version, first.dropped)

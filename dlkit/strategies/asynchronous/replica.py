@@ -4,7 +4,6 @@ So the same values at the same steps give the same bits, on an engine, in simula
 """
 
 import copy
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,11 +16,10 @@ from dlkit.strategies.asynchronous.client import Contribution, Member
 from dlkit.training.prepared_run import order_of
 from dlkit.training.run import Run
 from dlkit.training.schedules import at
-from dlkit.training.shard import trained
 
 
 class Parameters:
-    """The parameters that a run trains, as one vector: `values` of `count`. The model may be this rank's part of them."""
+    """The parameters that a run trains, as one vector of `count` values, of which this rank's model may have a part."""
 
     def __init__(self, run: Run):
         """ValueError for parameters of several types."""
@@ -96,6 +94,8 @@ class Replica:
         alone = run.shard.world_size == 1  # else its ranks have made it together, and it is this rank's
         self.learner = copy.deepcopy(run.shard.learner) if alone else run.shard.learner
         self.generator = ShardedGenerator(run.generator.device).manual_seed(experiment.seed + member.number)
+        if not member.number:
+            self.generator.set_state(run.generator.get_state())  # what the learner has drawn for its start is drawn
         self.steps = 0
         self.values = torch.empty(0)
         self.projects = False  # does the learner itself change the values that it is given?

@@ -15,6 +15,7 @@ from dlkit.strategies.asynchronous.messages import Message
 from dlkit.strategies.asynchronous.parameter_shard import ParameterShard, Push
 from dlkit.strategies.asynchronous.record import Kind, RecordWriter, Row, path_of
 from dlkit.strategies.asynchronous.rules import Rule
+from dlkit.training.history import Row as HistoryRow
 from dlkit.training.schedules import Schedule, at
 
 Answers = Iterator[tuple[Any, Message]]  # to whom, and what
@@ -57,7 +58,7 @@ class Server:
         part = plan.parts[number]
         values = initial[part.start : part.stop]
         self.shard = ParameterShard(values, plan.rule(), hold=plan.hold, needed=plan.needed)
-        self.rows: list[dict[str, float]] = []
+        self.rows: list[HistoryRow] = []
         self.stopped: str | None = None
         self.ended = False
         self._sums: dict[str, float] = {}
@@ -169,7 +170,8 @@ class Server:
         if not self._counted:
             return
         means = {name: value / self._counted for name, value in self._sums.items()}
-        row = {"step": self.shard.batches, "epoch": self.epoch, **means, "lr": float(at(self.plan.lr, self.epoch))}
+        lr = float(at(self.plan.lr, self.epoch))
+        row: HistoryRow = {"step": self.shard.batches, "epoch": self.epoch, **means, "lr": lr}
         self.rows.append(row)
         for name, value in means.items():
             if not math.isfinite(value):

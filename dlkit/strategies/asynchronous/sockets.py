@@ -229,7 +229,7 @@ class Talk:
             self._wake.send(b"", zmq.NOBLOCK)
 
     def wait(self, until: Callable[[], bool], look: Callable[[], object]) -> None:
-        """Wait, under `changed`, until this is so; `look` is called now and then. What the servers refused is raised."""
+        """Wait, under `changed`, until this is so; `look` is called now and then. What servers refused is raised."""
         while not until():
             if self.error is not None:
                 raise self.error

@@ -11,16 +11,17 @@ import torch
 
 from dlkit.strategies.asynchronous.asynchronous_run import AsynchronousRun
 from dlkit.strategies.asynchronous.client import SILENCE, Client, Contribution, Member
-from dlkit.strategies.asynchronous.downpour import WithServers
 from dlkit.strategies.asynchronous.messages import Message
 from dlkit.strategies.asynchronous.record import Record
 from dlkit.strategies.asynchronous.replica import Parameters, Replica, take_values
 from dlkit.strategies.asynchronous.server import Server
+from dlkit.strategies.asynchronous.with_servers import WithServers
 from dlkit.training.checkpoint import fingerprint
 from dlkit.training.experiment import Experiment
 from dlkit.training.history import History
 from dlkit.training.run import Run
 
+HANGS = 1000  # looks at all, between which no server has moved its values
 SPREAD = 0.1  # of the time that a batch takes, relative
 
 Duration = Callable[[int], float]  # of a replica's next batch, by the part of the data that it has
@@ -84,7 +85,9 @@ class Simulation:
         self.duration = duration or durations(experiment.seed)
         self.now = 0.0
         self.faults: list[str] = []
-        self.servers: list[Server | None] = [Server(self.plan, n, self.initial, folder) for n in range(strategy.servers)]
+        self.servers: list[Server | None] = [
+            Server(self.plan, n, self.initial, folder) for n in range(strategy.servers)
+        ]
         self.replicas: dict[int, VirtualReplica] = {}
         self._numbers = count()
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -178,13 +181,16 @@ class Simulation:
 
     def _ticks(self) -> Iterator[None]:
         """Each event; and now and then a look at all, for messages that were lost."""
-        tick = self.now + SILENCE
-        while self._events:
-            time = self._events[0][0]
-            if time > tick:
+        tick, idle, before = self.now + SILENCE, 0, -1
+        while self.replicas or self._events:
+            if not self._events or self._events[0][0] > tick:
+                versions = sum(server.shard.version for server in self.servers if server is not None)
+                idle, before = idle + 1 if versions == before else 0, versions
                 self.now, tick = tick, tick + SILENCE
                 for own in list(self.replicas.values()):
                     self._look(own)
+                if idle > HANGS:
+                    raise RuntimeError(f"nothing has happened for {HANGS * SILENCE:.0f} batches' time: {self}.")
             else:
                 self.now, _, happens = heapq.heappop(self._events)
                 happens()
