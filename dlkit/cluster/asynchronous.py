@@ -1,6 +1,5 @@
 """An asynchronous run on the engines of a cluster: engines that die do not end it, and come back into it."""
 
-import contextlib
 import os
 import pickle
 import shutil
@@ -23,21 +22,20 @@ from dlkit.cluster.engines import ClusterError
 from dlkit.cluster.split_run import PROGRESS_INTERVAL, data_for_engines, load_data, own_files
 from dlkit.core.storage import read_json, write_json
 from dlkit.strategies.asynchronous.asynchronous_run import AsynchronousRun, collected
+from dlkit.strategies.asynchronous.observer import Observer
 from dlkit.strategies.asynchronous.rank import Progress, RankResult, Task, run_rank
 from dlkit.strategies.asynchronous.record import Kind, path_of, read_rows
-from dlkit.strategies.asynchronous.replica import Parameters, take_values
+from dlkit.strategies.asynchronous.replica import Parameters
 from dlkit.strategies.asynchronous.server import go_back_to_common
-from dlkit.strategies.asynchronous.sockets import Asking, wiring_here
+from dlkit.strategies.asynchronous.sockets import wiring_here
 from dlkit.strategies.asynchronous.with_servers import WithServers
 from dlkit.training.checkpoint import fingerprint, prepare
 from dlkit.training.experiment import Experiment
-from dlkit.training.history import Row
 from dlkit.training.interrupt import on_interrupt
 from dlkit.training.run import Run
 
 # In seconds:
 POLL = 0.1  # between two looks at the engines
-ASK_TIMEOUT = 0.3  # for a server to answer
 END_TIMEOUT = 30.0  # for engines to end when the run is over
 STARTS = 3  # how often an engine that dies while it starts is started
 
@@ -135,17 +133,17 @@ class Conductor:
         on_progress: Callable[[dict[str, Any]], object],
     ):
         self.engines, self.task, self.run, self.stop_file, self.device = engines, task, run, stop_file, device
-        self.callbacks, self.on_progress = callbacks, on_progress
-        self.asking = Asking(task.wiring)
+        self.on_progress = on_progress
+        self.observer = Observer(task, run, callbacks)
+        self.name = uuid.uuid4().hex
         self.numbers = count(replicas_before(task))
         self.pending: dict[int, Any] = {}
         self.starting: dict[int, int] = {}  # how often
+        self.facts: dict[int, dict[str, Any]] = {}  # of those that are starting, from before
+        self.leading: set[int] = set()  # ranks that lead a replica which learns
         self.results: dict[int, RankResult] = {}
         self.faults: list[str] = []
-        self.rows: list[Row] = []
         self.stopped: str | None = None
-        self.done: set[int] = set()  # servers
-        self.life = 0
 
     def __repr__(self) -> str:
         return f"Conductor({self.task.strategy}, {len(self.pending)} engines at it)"
@@ -161,9 +159,9 @@ class Conductor:
 
     # What engines are sent.
 
-    def _send(self, ranks: Sequence[int]) -> None:
+    def _send(self, ranks: Sequence[int], *, learns: bool = True) -> None:
         """Let these ranks begin: those of a replica that is split meet first, in a group of their own."""
-        roles = self.task.roles
+        roles = self.task.roles if learns else replace(self.task.roles, replicas=())
         replicas = sorted({member for rank in ranks if (member := roles.member_of(rank)) is not None})
         numbers = {replica: next(self.numbers) for replica in replicas}
         folder = self.engines.path("")
@@ -173,11 +171,13 @@ class Conductor:
             group = None
             if member is not None and self.task.strategy.partitions > 1:
                 own = roles.replicas[member]
-                group = (f"{folder}/group-of-replica-{number}", own.index(rank), len(own))
+                group = (f"{folder}/replica-{number}-{self.name}", own.index(rank), len(own))
             call = travel.pickle_call(train_rank, self.task, rank, number, str(self.stop_file), group, self.device)
             sent = self.engines.call_async([rank], worker.run_pickled_call, call, None)
             if rank in sent:
                 self.pending[rank] = sent[rank]
+                leads = member is not None and roles.replicas[member][0] == rank
+                self.leading = self.leading | {rank} if leads else self.leading - {rank}
 
     def conduct(self, stop: threading.Event | None, bar: Any) -> AsynchronousRun:
         """The run, from its beginning to its end. ClusterError if no replica is left, or engines do not end."""
@@ -193,15 +193,17 @@ class Conductor:
             self._take_results()
             self._look_for_lost()
             self._let_come_back()
-            self._ask(bar)
+            self.observer.look(self.stopped)
+            self._tell(bar)
             if self._is_over():
                 deadline = min(deadline, time.monotonic() + END_TIMEOUT)
-                for server in range(self.task.strategy.servers):
-                    self.asking.ask(server, "end", ASK_TIMEOUT)
+                self.observer.end()
             if time.monotonic() > deadline:
                 raise ClusterError("engines did not end with the run: `cluster.recover()` starts them afresh.")
         seconds = time.perf_counter() - begun
-        result = collected(self.task, self.run, list(self.results.values()), self.rows, seconds, faults=self.faults)
+        result = collected(
+            self.task, self.run, list(self.results.values()), self.observer.rows, seconds, faults=self.faults
+        )
         return replace(result, stopped=self.stopped or result.stopped)
 
     def _take_results(self) -> None:
@@ -245,6 +247,7 @@ class Conductor:
                 if times == STARTS:
                     raise ClusterError(f"{self.engines.describe(rank)} does not start again: `cluster.recover()`.")
                 self.engines.kill([rank])
+                self.facts[rank] = self.engines.facts.get(rank) or self.facts[rank]
                 self.engines.launch([self.engines.plan[rank]])
                 self.starting[rank] += 1
 
@@ -252,64 +255,39 @@ class Conductor:
         """Send engines that have started back into the run; those of a replica that is split all together."""
         for rank in [rank for rank in self.starting if rank in self.engines.client.ids]:
             del self.starting[rank]
+            assert self.engines.launcher is not None
+            self.engines.facts[rank] = self.facts[rank] | {"pid": self.engines.launcher.processes[rank].pid}
+            self.faults.append(f"engine {rank} has come back")
+            if self._no_more_to_learn():
+                if rank in self.task.roles.servers:
+                    self._send([rank], learns=False)
+                continue
             member = self.task.roles.member_of(rank)
             ranks = [rank] if member is None else list(self.task.roles.replicas[member])
-            self.faults.append(f"engine {rank} has come back")
             self._send([rank, *(other for other in ranks if other != rank and other not in self.pending)])
 
+    def _no_more_to_learn(self) -> bool:
+        """Have all servers what they need, or is the run stopped?"""
+        return self.observer.all_done or self.stopped is not None
+
     def _is_over(self) -> bool:
-        """Have all servers what they need, and has every replica seen it?"""
-        if len(self.done) < self.task.strategy.servers and self.stopped is None:
+        """Has also every replica seen it, and is every server there to give its values?"""
+        if not self._no_more_to_learn() or any(rank in self.starting for rank in self.task.roles.servers):
             return False
-        leaders = {ranks[0] for ranks in self.task.roles.replicas}
-        return all(result.data.get("done") for rank, result in self.pending.items() if rank in leaders)
+        return all(result.data.get("done") for rank, result in self.pending.items() if rank in self.leading)
 
-    # What the servers tell.
-
-    def _ask(self, bar: Any) -> None:
-        for server in range(self.task.strategy.servers):
-            if self.stopped is not None:
-                self.asking.ask(server, "stop", ASK_TIMEOUT, why=self.stopped)
-            answer = self.asking.ask(server, "rows", ASK_TIMEOUT, since=len(self.rows) if server == 0 else 1 << 40)
-            if answer is None:
-                continue
-            told = answer.fields
-            if told["done"]:
-                self.done.add(server)
-            if server == 0:
-                if told["life"] != self.life:
-                    self.life, self.rows = told["life"], self.rows[: told["rows_in_all"]]
-                    return
-                self._add_rows(told["rows"])
-                bar.n = told["batches"]
-                bar.refresh()
-                loss = self.rows[-1].get("loss") if self.rows else None
-                self.on_progress({"step": told["batches"], "total": self.run.total_steps, "loss": loss})
-
-    def _add_rows(self, rows: list[Row]) -> None:
-        for row in rows:
-            self.rows.append(row)
-            if self.callbacks and (values := self._values()) is not None:
-                take_values(self.run, Parameters(self.run), values)
-                self.run.step = int(row["step"] or 0)
-                for callback in self.callbacks:
-                    columns = callback(self.run) or {}
-                    row.update({n: v.item() if hasattr(v, "item") else v for n, v in columns.items()})
-
-    def _values(self) -> torch.Tensor | None:
-        """The servers' values as they are now; None if one is away."""
-        answers = [self.asking.ask(server, "fetch", 10 * ASK_TIMEOUT) for server in range(self.task.strategy.servers)]
-        if any(answer is None for answer in answers):
-            return None
-        return torch.cat([answer.values for answer in answers])  # type: ignore[union-attr,misc]
+    def _tell(self, bar: Any) -> None:
+        observer = self.observer
+        bar.n = observer.batches
+        bar.refresh()
+        loss = observer.rows[-1].get("loss") if observer.rows else None
+        self.on_progress({"step": observer.batches, "total": self.run.total_steps, "loss": loss})
 
     def close(self) -> None:
         """After whatever has happened: no engine is left at the run."""
         self.stop_file.touch()
-        with contextlib.suppress(Exception):
-            for server in range(self.task.strategy.servers):
-                self.asking.ask(server, "end", ASK_TIMEOUT)
-        self.asking.close()
+        self.observer.end()
+        self.observer.close()
         if self.pending or self.starting or self.faults or self.task.strategy.partitions > 1:
             self.engines.grouped = False
         if self.pending:

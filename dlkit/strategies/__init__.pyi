@@ -1,3 +1,11 @@
+from .asynchronous.downpour import BackupWorkers as BackupWorkers
+from .asynchronous.downpour import Downpour as Downpour
+from .asynchronous.downpour import ElasticAveraging as ElasticAveraging
+from .asynchronous.rules import Adagrad as Adagrad
+from .asynchronous.rules import ByStaleness as ByStaleness
+from .asynchronous.rules import Plain as Plain
+from .asynchronous.rules import Rule as Rule
+from .asynchronous.virtual import train_virtually as train_virtually
 from .costs import Cost as Cost
 from .costs import cost as cost
 from .data.data_parallel import DataParallel as DataParallel

@@ -23,7 +23,7 @@ from dlkit.training.learner import Learner
 from dlkit.training.refusals import told_no_room, told_out_of_memory
 from dlkit.training.run import Callback, Run
 from dlkit.training.schedules import Schedule, at
-from dlkit.training.shard import Strategy
+from dlkit.training.shard import OwnLoop, Strategy
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -86,7 +86,7 @@ class Experiment(Generic[M]):
     def run(
         self,
         *,
-        strategy: Strategy | None = None,
+        strategy: Strategy | OwnLoop | None = None,
         steps: int | None = None,
         device: str | torch.device | None = None,
         rng_device: str | None = None,
@@ -129,6 +129,10 @@ class Experiment(Generic[M]):
         chosen = device_of(
             self, device, default, lambda there: self._step_on(there, rng_device), split=strategy is not None
         )
+        if isinstance(strategy, OwnLoop):
+            given = {"checkpoint": checkpoint, "checkpoint_every": checkpoint_every, "resume": resume, "fast": fast}
+            given |= {"on_step": on_step, "rng_device": rng_device}
+            return strategy.run_on_ranks(self, steps=steps, device=chosen, callbacks=callbacks, stop=stop, **given)
         with quick(chosen, alone=strategy is None) if fast else exact(chosen):
             with told_no_room(chosen):
                 run = Run(self, steps, chosen, rng_device, strategy, capture=capture, kept=checkpoint is not None)

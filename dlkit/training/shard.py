@@ -26,6 +26,15 @@ class Strategy(Protocol):
         ...
 
 
+@runtime_checkable
+class OwnLoop(Protocol):
+    """A strategy whose ranks take no common steps, and so has a loop of its own."""
+
+    def run_on_ranks(self, experiment: Any, **settings: Any) -> Any:
+        """The result of `Experiment.run` with these settings, on each rank."""
+        ...
+
+
 class Shard:
     """All of a run. A strategy's shards say how ranks take a step together, and how their parts make up the whole.
 

@@ -1,9 +1,11 @@
 """Servers and replicas on engines: what they learn can be had again, and nothing that is killed ends a run."""
 
 import os
+import random
 import signal
 import threading
 import time
+from functools import partial
 
 import psutil
 import pytest
@@ -15,9 +17,10 @@ from torch import nn
 from dlkit import Experiment
 from dlkit.cluster import Cluster
 from dlkit.distributed.links import Link
+from dlkit.models import RBM
 from dlkit.strategies.asynchronous.downpour import BackupWorkers, Downpour, ElasticAveraging
 from dlkit.strategies.asynchronous.record import Kind
-from dlkit.training import CrossEntropy
+from dlkit.training import PCD, CrossEntropy
 
 
 def slow_net():
@@ -129,11 +132,56 @@ def test_a_replica_that_is_not_to_come_back_leaves_the_others_to_go_on():
         assert run.step == 200
         assert len(run.faults) == 1
         assert same_bits(run, run.replay(progress=False))
-        three.recover()
-        split = three.run(experiment(), Downpour(partitions=2), steps=30, progress=False)
-        again = split.replay(progress=False)
-        torch.testing.assert_close(parameters(split.model), parameters(again.model), rtol=1e-9, atol=1e-12)
-        assert split.replicas == 1
+        assert len(three.recover().call(os.getpid)) == 3
+
+
+def test_a_split_replica_can_be_had_again_on_as_many_engines_to_the_bit():
+    Cluster.stop_all()
+    chains = experiment(partial(RBM, 64, 9), PCD())
+    with Cluster(5) as five:
+        for made in (experiment(), chains):
+            run = five.run(made, Downpour(partitions=2), steps=20, progress=False)
+            assert run.replicas == 2
+            alone = run.replay(progress=False)
+            torch.testing.assert_close(parameters(run.model), parameters(alone.model), rtol=1e-5, atol=1e-7)
+        kill, killed = kill_when(five, 2, 30)
+        disturbed = five.run(slow(), Downpour(partitions=2), steps=300, on_progress=kill, progress=False)
+        assert killed
+        assert disturbed.step == 300
+        assert "engine 2 has come back" in disturbed.faults
+    with Cluster(2) as two:
+        for each in (run, disturbed):
+            assert same_bits(each, each.replay(call=two.call))
+
+
+def test_engines_are_killed_fifteen_times_in_one_run():
+    """One or two of three at a time, a server with a replica or a replica alone, as soon as all are there again."""
+    rng = random.Random(0)
+    Cluster.stop_all()
+    with Cluster(3) as three:
+        kills, seen = [], []
+        stop = threading.Event()
+
+        def kill(report):
+            seen.append(report["step"])
+            going = len(seen) > 3 and report["step"] > seen[-3] > 0
+            if len(kills) >= 15:
+                if going:
+                    stop.set()
+            elif going and [row["state"] for row in three.rows()] == ["ready"] * 3:
+                for rank in rng.sample(range(3), 1 + len(kills) % 2):
+                    kills.append(rank)
+                    os.kill(three.rows()[rank]["pid"], signal.SIGKILL)
+
+        strategy = Downpour(servers=2, share=True)
+        run = three.run(
+            slow(), strategy, steps=100_000, on_progress=kill, stop=stop, checkpoint_every=25, progress=False
+        )
+        assert len(kills) >= 15
+        assert sum("has died" in fault for fault in run.faults) == len(kills)
+        for rows in run.record.servers:
+            check_ledger(rows)
+        assert same_bits(run, run.replay(progress=False))
         assert len(three.call(os.getpid)) == 3
 
 

@@ -2,7 +2,7 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from dlkit.strategies.asynchronous.rank import RankResult, Task
 from dlkit.strategies.asynchronous.record import Kind, Record
-from dlkit.strategies.asynchronous.replay import replay
+from dlkit.strategies.asynchronous.replay import refuse_another, replay
 from dlkit.strategies.asynchronous.replica import Parameters, take_values
 from dlkit.strategies.asynchronous.with_servers import WithServers
 from dlkit.training.experiment import Experiment
@@ -72,29 +72,35 @@ class AsynchronousRun(Generic[M]):
         count = self.staleness.total()
         return sum(staleness * times for staleness, times in self.staleness.items()) / count if count else 0.0
 
-    def replay(self, experiment: Experiment[M] | None = None, *, progress: bool = True) -> "AsynchronousRun[M]":
+    def replay(
+        self,
+        experiment: Experiment[M] | None = None,
+        *,
+        call: Callable[..., list[Any]] | None = None,
+        progress: bool = True,
+    ) -> "AsynchronousRun[M]":
         """The same run again, in this process, from its record: the same bits, where its replicas were not split.
 
-        experiment: by default the run's. ValueError if it is another one.
+        experiment: by default the run's. call: calls a function on as many ranks as each replica was split over, such
+        as `cluster.call`: replicas that are split so again give the same bits too, and in one process nearly so.
+        ValueError if the experiment is another one. UserWarning if the bits are others.
         """
-        found = replay(
-            self.record,
-            self.strategy,
-            experiment or self.experiment,
-            self.fingerprint,
-            self.threads,
-            self.step,
-            progress=progress,
-        )
+        again = experiment or self.experiment
+        run: Run = Run(again, self.step or None, torch.device("cpu"), None, capture=False)
+        refuse_another(run, self.fingerprint)
+        arguments = (self.record, self.strategy, again, self.step, self.threads)
+        found = replay(*arguments, progress=progress) if call is None else call(replay, *arguments)[0]
+        model = take_values(run, Parameters(run), found.values)
         there = dict(self.model.named_parameters())
-        difference = max((p - there[name]).abs().max().item() for name, p in found.model.named_parameters())
-        if self.strategy.partitions == 1 and difference > 0:
+        difference = max((p - there[name]).abs().max().item() for name, p in model.named_parameters())
+        if difference > 0 and (self.strategy.partitions == 1 or call is not None):
             warnings.warn(
                 f"the replay is not the run to the bit: they differ by {difference:.2g}. Another kind of processor "
                 "rounds otherwise; or the record is of another run, or not whole.",
                 stacklevel=2,
             )
-        return replace(self, **found._asdict(), ranks=[])
+        counts = {name: value for name, value in found._asdict().items() if name != "values"}
+        return replace(self, model=model, **counts, ranks=[])
 
 
 def collected(

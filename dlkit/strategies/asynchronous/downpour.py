@@ -7,13 +7,14 @@ from dlkit.strategies.asynchronous.client import Member
 from dlkit.strategies.asynchronous.elastic import ElasticReplica
 from dlkit.strategies.asynchronous.replica import Parameters, Replica, refuse_optimizer_state
 from dlkit.strategies.asynchronous.rules import Adagrad, Plain, Rule
-from dlkit.strategies.asynchronous.with_servers import Roles, WithServers
+from dlkit.strategies.asynchronous.under_torchrun import OnRanks
+from dlkit.strategies.asynchronous.with_servers import Roles
 from dlkit.training.run import Run
 from dlkit.training.schedules import Schedule
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Downpour(WithServers):
+class Downpour(OnRanks):
     """Asynchronous SGD: replicas push gradients to servers, which apply each as it comes, however stale.
 
     fetch, push: after how many batches a replica fetches values, and pushes the sum of its gradients.
@@ -52,7 +53,7 @@ class Downpour(WithServers):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class ElasticAveraging(WithServers):
+class ElasticAveraging(OnRanks):
     """Each replica trains by itself; every so many batches it and a centre are drawn towards each other.
 
     every: after how many batches. pull: by how much of their distance, at most 1 over the number of replicas, so that
@@ -84,7 +85,7 @@ class ElasticAveraging(WithServers):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class BackupWorkers(WithServers):
+class BackupWorkers(OnRanks):
     """Synchronous SGD that waits for the first `n` gradients of a version and drops those of the `b` slowest replicas.
 
     Source: Chen, Pan, Monga, Bengio, Jozefowicz 2016, Revisiting distributed synchronous SGD, §3 (Algorithms 3 and 4).

@@ -4,14 +4,16 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
+from dlkit.distributed.process_group import has_ranks
 from dlkit.strategies.asynchronous.client import Contribution, Member
 from dlkit.strategies.asynchronous.parameter_shard import ParameterShard, Push
 from dlkit.strategies.asynchronous.record import Kind, Record, Row
-from dlkit.strategies.asynchronous.replica import Parameters, Replica, take_values
+from dlkit.strategies.asynchronous.replica import Parameters, Replica
 from dlkit.strategies.asynchronous.with_servers import WithServers
+from dlkit.strategies.tensor.tensor_parallel import TensorParallel
 from dlkit.training.checkpoint import fingerprint
 from dlkit.training.experiment import Experiment
 from dlkit.training.history import History
@@ -22,39 +24,38 @@ Moment = tuple[int, int, int]  # a server, its life, its version
 
 
 class Replayed(NamedTuple):
-    """What a replay comes to."""
+    """What a replay comes to. values: of the servers."""
 
-    model: nn.Module
+    values: Tensor
     staleness: Counter[int]
     step: int
     updates: int
     dropped: int
 
 
-def replay(
-    record: Record,
-    strategy: WithServers,
-    experiment: Experiment,
-    made_by: dict[str, Any],
-    threads: int,
-    steps: int,
-    *,
-    progress: bool = True,
-) -> Replayed:
-    """made_by: the fingerprint of the experiment that the record is of. threads: of torch. steps: batches in all.
-
-    ValueError if the experiment is another one, or the record is not whole.
-    """
-    own = Run(experiment, steps or None, torch.device("cpu"), None, capture=False)
-    here = fingerprint(own)
+def refuse_another(experiment: Run, made_by: dict[str, Any]) -> None:
+    """ValueError unless this is a run of the experiment with that fingerprint."""
+    here = fingerprint(experiment)
     for name in here:
         if here[name] != made_by[name]:
             raise ValueError(
                 f"this record is of another experiment ({name}: {made_by[name]} there, {here[name]} here): "
                 "replay it with the experiment that it was made by."
             )
+
+
+def replay(
+    record: Record, strategy: WithServers, experiment: Experiment, steps: int, threads: int, *, progress: bool = False
+) -> Replayed:
+    """Go through a record. steps: batches in all. threads: of torch, on which the sums of a product depend.
+
+    In a process group, which must be of as many ranks as a replica was split over, replicas are split so again.
+    ValueError if the record is not whole.
+    """
+    split = TensorParallel() if strategy.partitions > 1 and has_ranks() else None
+    own = Run(experiment, steps or None, torch.device("cpu"), None, split, capture=False)
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)  # the sums of a product depend on them
+    torch.set_num_threads(threads)
     try:
         return Replay(record, strategy, own, progress).made()
     finally:
@@ -183,6 +184,5 @@ class Replay:
         return self.pushes[who, sequence]
 
     def _result(self) -> Replayed:
-        model = take_values(self.run, self.parameters, torch.cat([shard.values for shard in self.shards]))
-        first = self.shards[0]
-        return Replayed(model, first.staleness, first.batches, first.version, first.dropped)
+        values, first = torch.cat([shard.values for shard in self.shards]), self.shards[0]
+        return Replayed(values, first.staleness, first.batches, first.version, first.dropped)

@@ -91,8 +91,7 @@ class Replica:
         self.run, self.parameters, self.member = run, parameters, member
         self.every, self.between = push, between
         self.first, self.images = part.start, part.count
-        alone = run.shard.world_size == 1  # else its ranks have made it together, and it is this rank's
-        self.learner = copy.deepcopy(run.shard.learner) if alone else run.shard.learner
+        self.learner = copy.deepcopy(run.shard.learner)
         self.generator = ShardedGenerator(run.generator.device).manual_seed(experiment.seed + member.number)
         if not member.number:
             self.generator.set_state(run.generator.get_state())  # what the learner has drawn for its start is drawn

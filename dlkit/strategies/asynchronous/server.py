@@ -26,7 +26,7 @@ class Plan:
     """What the servers of a run are to do.
 
     parts: of all values, each server's. batches: after so many the run ends. warm_start: so many the first replica
-    takes alone. checkpoint_every: so many updates. images: of all the data.
+    takes alone. checkpoint_every: so many updates. images: of all the data. replicas: that begin together.
     """
 
     parts: tuple[Slice, ...]
@@ -40,6 +40,7 @@ class Plan:
     needed: int = 1
     warm_start: int = 0
     checkpoint_every: int = 100
+    replicas: int = 1
 
     @property
     def steps_per_epoch(self) -> int:
@@ -64,6 +65,8 @@ class Server:
         self._sums: dict[str, float] = {}
         self._counted = self._row_start = 0  # batches in the sums, and done at the last row
         self._waiting: dict[Any, Message] = {}  # fetches, by whom
+        self._asked: set[int] = set()  # replicas that have fetched
+        self._hurried = False
         self.record = RecordWriter(None if folder is None else path_of(folder, number))
         begun = [row for row in self.record.rows if row.kind == Kind.BEGIN]
         self.joined = {row.who for row in self.record.rows if row.kind == Kind.JOIN}
@@ -91,10 +94,13 @@ class Server:
         """What there is to answer to this message, and to others that waited for what it brought."""
         kind, fields = message.kind, message.fields
         if kind == "fetch":
+            if "replica" in fields:
+                self._asked.add(fields["replica"])
             if self._must_wait(fields):
                 self._waiting[sender] = message
             else:
                 yield sender, self._fetched(message)
+                yield from self._answer_waiting()
             return
         if kind == "push":
             try:
@@ -112,13 +118,22 @@ class Server:
         if kind == "hello":
             told = {"waits": sender in self._waiting}
         yield sender, self._answer(message, **told)
+        yield from self._answer_waiting()
+
+    def _answer_waiting(self) -> Answers:
         for other, fetch in [(other, fetch) for other, fetch in self._waiting.items() if not self._must_wait(fetch[1])]:
             del self._waiting[other]
             yield other, self._fetched(fetch)
 
+    def hurry(self) -> None:
+        """Wait no longer for replicas that are to begin with the others."""
+        self._hurried = True
+
     def _must_wait(self, fetch: dict[str, Any]) -> bool:
         if self.done:
             return False
+        if not (self._hurried or self.shard.version or self.life) and len(self._asked) < self.plan.replicas:
+            return "part" in fetch
         warm = self.shard.batches >= self.plan.warm_start or fetch.get("part", 0) == 0
         return not warm or (fetch.get("life") == self.life and self.shard.version <= fetch.get("newer_than", -1))
 

@@ -26,6 +26,7 @@ from dlkit.strategies.asynchronous.server import Server
 
 QUEUE = 16  # messages that wait at an end for each peer
 POLL = 50  # milliseconds between two looks whether to end
+PATIENCE = 20.0  # seconds for all replicas to begin together
 BIND_TIMEOUT = 10.0  # seconds for a port to come free that an earlier life of a server has had
 
 
@@ -126,7 +127,10 @@ class ServerSocket:
 
     def serve(self, ends: Callable[[], bool]) -> None:
         """Answer messages until the run has ended, or `ends` says so."""
+        begun = time.monotonic()
         while not self.server.ended and not ends():
+            if time.monotonic() - begun > PATIENCE:
+                self.server.hurry()
             if not self.socket.poll(POLL):
                 continue
             with suppress(zmq.Again):

@@ -141,6 +141,7 @@ class WithServers:
             needed=self.needed,
             warm_start=self.warm_start,
             checkpoint_every=checkpoint_every or 100,
+            replicas=replicas,
         )
 
 
