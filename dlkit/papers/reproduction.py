@@ -19,6 +19,7 @@ NAMES = (
     "larochelle2009",
     "lecun1998",
     "scherer2010",
+    "hermans2017",
 )
 RUNS = Path("runs")
 RESUMABLE: dict[str, Any] = {"checkpoint_every": 3_000, "resume": True, "device": "cpu"}  # options of each paper's runs

@@ -10,6 +10,7 @@ from .costs import Cost as Cost
 from .costs import cost as cost
 from .data.data_parallel import DataParallel as DataParallel
 from .data.model_averaging import ModelAveraging as ModelAveraging
+from .data.outer import Outer as Outer
 from .explanation import explain as explain
 from .hybrid import Hybrid as Hybrid
 from .layer_cost import LayerCost as LayerCost

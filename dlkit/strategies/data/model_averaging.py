@@ -16,6 +16,7 @@ from dlkit.models.rbm import RBM
 from dlkit.strategies.base import all_reduce_metrics, unflatten_into
 from dlkit.strategies.checks import class_name, refuse_exchanges_of_its_own
 from dlkit.strategies.data.data_parallel import DataParallel
+from dlkit.strategies.data.outer import OUTER, Outer, OuterStep
 from dlkit.strategies.data.replica import Replica
 from dlkit.strategies.graph.on_paper import paper_graph, plan_by_images
 from dlkit.strategies.graph.plan import Plan, Step
@@ -36,10 +37,12 @@ class ModelAveraging:
     Not what one process computes, unless `every` is 1 and an optimizer's steps are linear in its gradients, as SGD's
     are with and without momentum, and Adam's are not: between meetings the ranks drift apart. Each rank's optimizer
     keeps its momentum to itself.
+    outer: what to make of a meeting, in place of the mean; with an Adam inside, and some hundred steps, it is DiLoCo.
     Source: McDonald, Hall, Mann 2010, Distributed training strategies for the structured perceptron, §4.
     """
 
     every: int = 10
+    outer: Outer | None = None
 
     def __post_init__(self):
         if self.every < 1:
@@ -48,7 +51,7 @@ class ModelAveraging:
     def shard(self, run: Any) -> "ModelAveragingShard":
         """ValueError for learners that need a whole batch, and for layers that do."""
         refuse_exchanges_of_its_own(run.model, "ModelAveraging")
-        return ModelAveragingShard(run, self.every)
+        return ModelAveragingShard(run, self.every, self.outer)
 
     def layer_costs(self, net: nn.Module, images: Tensor, batch_size: int, world_size: int) -> list[list[LayerCost]]:
         """As DataParallel's, but that parameters and running averages go round the ring, and once in `every` steps."""
@@ -86,12 +89,13 @@ class ModelAveragingShard(Replica):
 
     model_is_whole = False
 
-    def __init__(self, run: Any, every: int):
+    def __init__(self, run: Any, every: int, outer: Outer | None = None):
         super().__init__(run, "ModelAveraging")
         refuse_small_parts(run, self.world_size)
         self.split_learner(run)
         self.replicas = self.world_size
         self.every = every
+        self.outer = None if outer is None else OuterStep(self.model, outer)
 
     def reduce_grad(self, batch: Batch, generator: ShardedGenerator) -> Metrics:
         metrics = self.learner.fill_weighted_grad(self.model, batch, generator)
@@ -105,8 +109,9 @@ class ModelAveragingShard(Replica):
     def after_step(self, step: int) -> None:
         if step % self.every == 0:
             with torch.no_grad():
-                for parameter in self.model.parameters():
-                    parameter.copy_(self.mean(parameter))
+                for name, parameter in self.model.named_parameters():
+                    mean = self.mean(parameter)
+                    parameter.copy_(mean if self.outer is None else self.outer(name, mean))
                 self.average_buffers()
         super().after_step(step)
 
@@ -164,12 +169,15 @@ class ModelAveragingShard(Replica):
     def learner_state(self) -> dict[str, Tensor]:
         replicas = {f"replica.{name}": self.gather(name, value) for name, value in self.model.state_dict().items()}
         own = {name: value.cpu() for name, value in self.learner.state.items() if name not in self.chains}
-        return super().learner_state() | self.of_other_ranks(own) | replicas
+        outer = {} if self.outer is None else self.outer.state()
+        return super().learner_state() | self.of_other_ranks(own) | replicas | outer
 
     def load_learner(self, state: Mapping[str, Tensor], device: torch.device) -> None:
         mine = {name.removeprefix("replica."): value for name, value in state.items() if name.startswith("replica.")}
         self.model.load_state_dict({name: self.scatter(name, value) for name, value in mine.items()})
-        kept = {name: value for name, value in state.items() if not name.startswith("replica.")}
+        kept = {name: value for name, value in state.items() if not name.startswith(("replica.", OUTER))}
+        if self.outer is not None:
+            self.outer.load({name: value for name, value in state.items() if name.startswith(OUTER)})
         whole = {name: value for name, value in kept.items() if not name.startswith(RANK)}
         super().load_learner(whole | self.of_this_rank(kept), device)
 

@@ -11,7 +11,7 @@ from splitting import run
 from torch import nn
 
 from dlkit import Experiment
-from dlkit.strategies import ModelAveraging, cost
+from dlkit.strategies import ModelAveraging, Outer, cost
 from dlkit.training import CrossEntropy
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -55,6 +55,57 @@ def test_replicas_with_averages_of_their_own_go_on_from_a_checkpoint(tmp_path):
     resumed = team(2).call(run, made, ModelAveraging(4), steps=STEPS, checkpoint=folder, resume=True)[0].model
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value)
+
+
+def by_hand(made, every, steps, outer):
+    """DiLoCo's Algorithm 1: two replicas, whose mean move is the gradient of torch's own SGD with Nesterov momentum."""
+    replicas = [made.initial_model() for _ in range(2)]
+    inner = [SGD(net.parameters(), lr=0.05) for net in replicas]
+    anchor = made.initial_model()
+    optimizer = torch.optim.SGD(anchor.parameters(), lr=outer.lr, momentum=outer.momentum, nesterov=True)
+    for step, (images, labels) in enumerate(batches_of(IMAGES[:60].double(), LABELS[:60], 12, steps), 1):
+        for net, own, half in zip(replicas, inner, (slice(0, 6), slice(6, 12)), strict=True):
+            own.zero_grad()
+            nn.functional.cross_entropy(net(images[half]), labels[half]).backward()
+            own.step()
+        if step % every == 0:
+            for anchored, first, second in zip(anchor.parameters(), *(n.parameters() for n in replicas), strict=True):
+                anchored.grad = anchored.detach() - (first.detach() + second.detach()) / 2
+            optimizer.step()
+            for net in replicas:
+                net.load_state_dict(anchor.state_dict())
+    return anchor.state_dict()
+
+
+def plain():
+    return nn.Sequential(nn.Flatten(), nn.Linear(144, 20), nn.Tanh(), nn.Linear(20, 4))
+
+
+def test_with_an_outer_step_it_is_diloco_and_goes_on_from_a_checkpoint(tmp_path):
+    made, folder = experiment(plain, count=60, batch_size=12), str(tmp_path)
+    strategy = ModelAveraging(3, outer=Outer())
+    found = team(2).call(run, made, strategy, steps=12)[0].model.state_dict()
+    for name, value in by_hand(made, 3, 12, Outer()).items():
+        torch.testing.assert_close(found[name], value, rtol=1e-11, atol=1e-13)
+    team(2).call(run, made, strategy, steps=7, checkpoint=folder)
+    resumed = team(2).call(run, made, strategy, steps=12, checkpoint=folder, resume=True)[0].model
+    for name, value in found.items():
+        assert torch.equal(resumed.state_dict()[name], value)
+
+
+def test_an_outer_step_of_the_whole_move_is_the_mean():
+    made = experiment(plain, count=60, batch_size=12)
+    mean, whole = (
+        team(2).call(run, made, strategy, steps=9)[0].model.state_dict()
+        for strategy in (ModelAveraging(3), ModelAveraging(3, outer=Outer(lr=1.0, momentum=0.0)))
+    )
+    for name, value in mean.items():
+        torch.testing.assert_close(whole[name], value, rtol=1e-12, atol=1e-14)
+
+
+def test_an_outer_step_that_leads_nowhere_is_refused():
+    with pytest.raises(ValueError, match="lr above 0, and momentum at least 0 and below 1"):
+        Outer(momentum=1.0)
 
 
 def frozen():
