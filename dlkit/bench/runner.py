@@ -4,7 +4,7 @@ from importlib import import_module
 
 from dlkit.core.reports import emit
 
-NAMES = ("rbm", "dbn", "cnn", "parallel")
+NAMES = ("rbm", "dbn", "cnn", "parallel", "asynchronous")
 
 
 def run(name: str, as_json: bool = False) -> None:

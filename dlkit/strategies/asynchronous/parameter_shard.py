@@ -51,8 +51,10 @@ class ParameterShard:
 
     def accepted(self, replica: int) -> int:
         """The sequence number of the replica's last push that is here, applied or not."""
-        waiting = (push.sequence for push in (*self.held, *self.gathered) if push.replica == replica)
-        return max(waiting, default=self.ledger.get(replica, 0))
+        here = self.ledger.get(replica, 0)
+        if self.held or self.gathered:
+            here = max([here, *(p.sequence for p in (*self.held, *self.gathered) if p.replica == replica)])
+        return here
 
     def push(self, push: Push, lr: float) -> bool:
         """Take the push, and say so; False if it is here already. ValueError for one that cannot be applied."""

@@ -10,6 +10,9 @@ class Rule:
     def __init__(self):
         self.state: dict[str, Tensor] = {}
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
     def step(self, values: Tensor, gradient: Tensor, lr: float, staleness: int) -> None:
         """Move `values` in place. staleness: how many gradients the shard has applied since they were fetched."""
         raise NotImplementedError

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +55,15 @@ class Server:
     life: how many times it has begun, less one. stopped: why the run ends before its end.
     """
 
-    def __init__(self, plan: Plan, number: int, initial: Tensor, folder: Path | None = None):
-        self.plan, self.number, self.folder = plan, number, folder
+    def __init__(
+        self,
+        plan: Plan,
+        number: int,
+        initial: Tensor,
+        folder: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.plan, self.number, self.folder, self.clock = plan, number, folder, clock
         part = plan.parts[number]
         values = initial[part.start : part.stop]
         self.shard = ParameterShard(values, plan.rule(), hold=plan.hold, needed=plan.needed)
@@ -64,6 +72,7 @@ class Server:
         self.ended = False
         self._sums: dict[str, float] = {}
         self._counted = self._row_start = 0  # batches in the sums, and done at the last row
+        self._row_began = self._began = clock()  # of the row, and of the first
         self._waiting: dict[Any, Message] = {}  # fetches, by whom
         self._asked: set[int] = set()  # replicas that have fetched
         self._hurried = False
@@ -169,6 +178,8 @@ class Server:
         if replica not in self.joined:
             self.joined.add(replica)
             rows.insert(0, Row(Kind.JOIN, replica, fields["part"], fields["parts"]))
+        if not shard.version and not shard.ledger:
+            self._row_began = self._began = self.clock()
         self.record.add([*rows, Row(Kind.PUSH, replica, sequence, fields["steps"])])
         shard.push(push, at(self.plan.lr, self.epoch))
         for name, value in fields.get("metrics", {}).items():
@@ -185,8 +196,11 @@ class Server:
         if not self._counted:
             return
         means = {name: value / self._counted for name, value in self._sums.items()}
-        lr = float(at(self.plan.lr, self.epoch))
+        now, lr = self.clock(), float(at(self.plan.lr, self.epoch))
+        rate = (self.shard.batches - self._row_start) * self.plan.batch_size / max(now - self._row_began, 1e-9)
         row: HistoryRow = {"step": self.shard.batches, "epoch": self.epoch, **means, "lr": lr}
+        row |= {"images_per_second": rate, "seconds": now - self._began}
+        self._row_began = now
         self.rows.append(row)
         for name, value in means.items():
             if not math.isfinite(value):
@@ -213,6 +227,8 @@ class Server:
         state, header = read_tensors(path)
         self.shard.load(state)
         self._row_start, self.rows = self.shard.batches, json.loads(header["rows"])
+        if self.rows:
+            self._began -= self.rows[-1]["seconds"] or 0.0  # time goes on where it was, but for what it was away
         return int(header["life"]), int(header["version"])
 
 

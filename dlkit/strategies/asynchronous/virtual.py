@@ -100,6 +100,9 @@ class Simulation:
 
     # What happens.
 
+    def _clock(self) -> float:
+        return self.now
+
     def at(self, time: float, happens: Callable[[], None]) -> None:
         heapq.heappush(self._events, (time, next(self._order), happens))
 
@@ -123,7 +126,7 @@ class Simulation:
         self.faults.append(f"server {number} was killed at {self.now:.2f}")
 
         def back() -> None:
-            self.servers[number] = Server(self.plan, number, self.initial, self.folder)
+            self.servers[number] = Server(self.plan, number, self.initial, self.folder, self._clock)
 
         self.at(back_at, back)
 
@@ -220,6 +223,7 @@ class Simulation:
                         row.update(callback(seen) or {})
             if all(server is not None and server.done for server in self.servers):
                 break
+        self._events.clear()  # which hold this simulation, and all of its data
         return self._result(history)
 
     def _result(self, history: History) -> AsynchronousRun:
