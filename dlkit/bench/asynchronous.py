@@ -128,7 +128,7 @@ def serve(wiring: Wiring, size: int, stop: Any) -> None:
 
 
 def echo(address: str, size: int, stop: Any) -> None:
-    """Gives back the bytes that it is sent; for none, as many as `size` values have, and for as many and one more, none."""
+    """Gives back the bytes of `size` values, gives as many where it is sent none, and else none."""
     context = zmq.Context()
     line = context.socket(zmq.ROUTER)
     line.bind(address)

@@ -17,6 +17,8 @@ from .layer_cost import LayerCost as LayerCost
 from .pipeline.pipeline import Pipeline as Pipeline
 from .pipeline.stage import bubble as bubble
 from .pipeline.stage import measured_bubble as measured_bubble
+from .sandblaster.sandblaster import Sandblaster as Sandblaster
+from .sandblaster.virtual import sandblast_virtually as sandblast_virtually
 from .spatial.spatial_parallel import SpatialParallel as SpatialParallel
 from .tensor.tensor_parallel import TensorParallel as TensorParallel
 from .weird_trick import OneWeirdTrick as OneWeirdTrick

@@ -37,7 +37,7 @@ class Parameters:
             )
         self.dtype = next(iter(self.own.values())).dtype
         groups = run.optimizer.param_groups
-        decays = {parameter: group["weight_decay"] for group in groups for parameter in group["params"]}
+        decays = {parameter: group.get("weight_decay", 0.0) for group in groups for parameter in group["params"]}
         self.decays = {name: decays.get(self.own[name], 0.0) for name in self.names if name in self.own}
 
     def __repr__(self) -> str:
