@@ -25,9 +25,11 @@ from dlkit.cluster.placement import gpus_here
 from dlkit.core.reports import BenchRow
 from dlkit.core.text_table import format_bytes
 from dlkit.strategies import DataParallel, Downpour, Plain
+from dlkit.strategies.asynchronous.lines import Lines, as_values
 from dlkit.strategies.asynchronous.messages import Message
 from dlkit.strategies.asynchronous.server import Plan, Server, split_values
-from dlkit.strategies.asynchronous.sockets import Lines, ServerSocket, Wiring, as_values, wiring_here
+from dlkit.strategies.asynchronous.serving import ServerSocket
+from dlkit.strategies.asynchronous.wiring import Wiring, wiring_here
 from dlkit.training import CrossEntropy, Experiment
 
 TITLE = "Parameter servers: their messages, and two replicas on two engines of a core each"

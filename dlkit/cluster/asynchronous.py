@@ -1,7 +1,6 @@
 """An asynchronous run on the engines of a cluster: engines that die do not end it, and come back into it."""
 
 import os
-import pickle
 import shutil
 import threading
 import time
@@ -13,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ipyparallel.error import EngineError, RemoteError
 from tqdm.auto import tqdm
 
-from dlkit.cluster import travel, worker
+from dlkit.cluster import worker
 from dlkit.cluster.engine_set import EngineSet
 from dlkit.cluster.engines import ClusterError
 from dlkit.cluster.split_run import PROGRESS_INTERVAL, data_for_engines, load_data, own_files
+from dlkit.cluster.supervisor import Supervisor
 from dlkit.core.storage import read_json, write_json
 from dlkit.strategies.asynchronous.asynchronous_run import AsynchronousRun, collected
 from dlkit.strategies.asynchronous.observer import Observer
@@ -27,7 +26,7 @@ from dlkit.strategies.asynchronous.rank import Progress, RankResult, Task, run_r
 from dlkit.strategies.asynchronous.record import Kind, path_of, read_rows
 from dlkit.strategies.asynchronous.replica import Parameters
 from dlkit.strategies.asynchronous.server import go_back_to_common
-from dlkit.strategies.asynchronous.sockets import wiring_here
+from dlkit.strategies.asynchronous.wiring import wiring_here
 from dlkit.strategies.asynchronous.with_servers import WithServers
 from dlkit.training.checkpoint import fingerprint, prepare
 from dlkit.training.experiment import Experiment
@@ -35,9 +34,8 @@ from dlkit.training.interrupt import on_interrupt
 from dlkit.training.run import Run
 
 # In seconds:
-POLL = 0.1  # between two looks at the engines
 END_TIMEOUT = 30.0  # for engines to end when the run is over
-STARTS = 3  # how often an engine that dies while it starts is started
+LAST_TIMEOUT = 6.0  # the same, when it has failed
 
 ABOUT = "run.json"
 
@@ -137,16 +135,12 @@ class Conductor:
         self.observer = Observer(task, run, callbacks)
         self.name = uuid.uuid4().hex
         self.numbers = count(replicas_before(task))
-        self.pending: dict[int, Any] = {}
-        self.starting: dict[int, int] = {}  # how often
-        self.facts: dict[int, dict[str, Any]] = {}  # of those that are starting, from before
+        self.calls = Supervisor(engines)
         self.leading: set[int] = set()  # ranks that lead a replica which learns
-        self.results: dict[int, RankResult] = {}
-        self.faults: list[str] = []
         self.stopped: str | None = None
 
     def __repr__(self) -> str:
-        return f"Conductor({self.task.strategy}, {len(self.pending)} engines at it)"
+        return f"Conductor({self.task.strategy}, {self.calls})"
 
     def interrupted(self) -> bool:
         first = self.stopped is None
@@ -172,10 +166,8 @@ class Conductor:
             if member is not None and self.task.strategy.partitions > 1:
                 own = roles.replicas[member]
                 group = (f"{folder}/replica-{number}-{self.name}", own.index(rank), len(own))
-            call = travel.pickle_call(train_rank, self.task, rank, number, str(self.stop_file), group, self.device)
-            sent = self.engines.call_async([rank], worker.run_pickled_call, call, None)
-            if rank in sent:
-                self.pending[rank] = sent[rank]
+            arguments = (self.task, rank, number, str(self.stop_file), group, self.device)
+            if self.calls.send(rank, train_rank, *arguments):
                 leads = member is not None and roles.replicas[member][0] == rank
                 self.leading = self.leading | {rank} if leads else self.leading - {rank}
 
@@ -185,12 +177,10 @@ class Conductor:
         self.engines.check()
         self._send(range(len(self.engines.plan)))
         deadline = float("inf")
-        while self.pending or self.starting:
-            self.engines.client.wait([*self.pending.values()], timeout=POLL)
-            self.engines._check_controller()
+        while self.calls.pending or self.calls.starting:
+            self.calls.poll(excused=self._partners_lost)
             if stop is not None and stop.is_set():
                 self.stop("stopped")
-            self._take_results()
             self._look_for_lost()
             self._let_come_back()
             self.observer.look(self.stopped)
@@ -202,27 +192,14 @@ class Conductor:
                 raise ClusterError("engines did not end with the run: `cluster.recover()` starts them afresh.")
         seconds = time.perf_counter() - begun
         result = collected(
-            self.task, self.run, list(self.results.values()), self.observer.rows, seconds, faults=self.faults
+            self.task,
+            self.run,
+            list(self.calls.results.values()),
+            self.observer.rows,
+            seconds,
+            faults=self.calls.faults,
         )
         return replace(result, stopped=self.stopped or result.stopped)
-
-    def _take_results(self) -> None:
-        for rank, result in list(self.pending.items()):
-            if not result.ready():
-                continue
-            try:
-                succeeded, pickled, _ = result.get()
-            except (EngineError, RemoteError):
-                continue  # it is lost, which is seen elsewhere
-            del self.pending[rank]
-            if succeeded:
-                self.results[rank] = pickle.loads(pickled)
-                continue
-            error, trace = pickle.loads(pickled)
-            if self._partners_lost(rank):
-                continue  # it waited for one that has died
-            error.add_note(f"on {self.engines.describe(rank)}:\n{''.join(trace.format())}".rstrip())
-            raise error
 
     def _partners_lost(self, rank: int) -> bool:
         member = self.task.roles.member_of(rank)
@@ -232,39 +209,26 @@ class Conductor:
     def _look_for_lost(self) -> None:
         """Find engines that have died; one that does not come back is told too."""
         strategy, roles = self.task.strategy, self.task.roles
-        for rank in [rank for rank in self.pending if self.engines.state(rank) == "gone"]:
-            del self.pending[rank]
+        for rank in self.calls.lost():
             held = [f"server {number}" for number, place in enumerate(roles.servers) if place == rank]
             member = roles.member_of(rank)
             held += [] if member is None else [f"a replica of part {member}"]
-            self.faults.append(f"{self.engines.describe(rank)} has died, and with it {' and '.join(held)}")
+            self.calls.faults.append(f"{self.engines.describe(rank)} has died, and with it {' and '.join(held)}")
             if strategy.revive or rank in roles.servers:
-                self.starting[rank] = 0
-            elif not self.pending.keys() - set(roles.servers) and not strategy.share:
+                self.calls.start_again(rank)
+            elif not self.calls.pending.keys() - set(roles.servers) and not strategy.share:
                 raise ClusterError("no replica is left: `cluster.recover()` starts engines afresh.")
-        for rank, times in list(self.starting.items()):
-            if self.engines.state(rank) == "gone":
-                if times == STARTS:
-                    raise ClusterError(f"{self.engines.describe(rank)} does not start again: `cluster.recover()`.")
-                self.engines.kill([rank])
-                self.facts[rank] = self.engines.facts.get(rank) or self.facts[rank]
-                self.engines.launch([self.engines.plan[rank]])
-                self.starting[rank] += 1
 
     def _let_come_back(self) -> None:
         """Send engines that have started back into the run; those of a replica that is split all together."""
-        for rank in [rank for rank in self.starting if rank in self.engines.client.ids]:
-            del self.starting[rank]
-            assert self.engines.launcher is not None
-            self.engines.facts[rank] = self.facts[rank] | {"pid": self.engines.launcher.processes[rank].pid}
-            self.faults.append(f"engine {rank} has come back")
+        for rank in self.calls.back():
             if self._no_more_to_learn():
                 if rank in self.task.roles.servers:
                     self._send([rank], learns=False)
                 continue
             member = self.task.roles.member_of(rank)
             ranks = [rank] if member is None else list(self.task.roles.replicas[member])
-            self._send([rank, *(other for other in ranks if other != rank and other not in self.pending)])
+            self._send([rank, *(other for other in ranks if other != rank and other not in self.calls.pending)])
 
     def _no_more_to_learn(self) -> bool:
         """Have all servers what they need, or is the run stopped?"""
@@ -272,9 +236,9 @@ class Conductor:
 
     def _is_over(self) -> bool:
         """Has also every replica seen it, and is every server there to give its values?"""
-        if not self._no_more_to_learn() or any(rank in self.starting for rank in self.task.roles.servers):
+        if not self._no_more_to_learn() or any(rank in self.calls.starting for rank in self.task.roles.servers):
             return False
-        return all(result.data.get("done") for rank, result in self.pending.items() if rank in self.leading)
+        return all(result.data.get("done") for rank, result in self.calls.pending.items() if rank in self.leading)
 
     def _tell(self, bar: Any) -> None:
         observer = self.observer
@@ -288,10 +252,9 @@ class Conductor:
         self.stop_file.touch()
         self.observer.end()
         self.observer.close()
-        if self.pending or self.starting or self.faults or self.task.strategy.partitions > 1:
+        if self.task.strategy.partitions > 1:
             self.engines.grouped = False
-        if self.pending:
-            self.engines.client.wait(list(self.pending.values()), timeout=2 * END_TIMEOUT / 10)
+        self.calls.close(LAST_TIMEOUT)
 
 
 def train_rank(

@@ -13,10 +13,12 @@ from dlkit.cluster.engine_set import EngineSet
 from dlkit.cluster.engines import ClusterError
 from dlkit.cluster.gpus import used_by_others
 from dlkit.cluster.placement import backend, placements, remarks
+from dlkit.cluster.sandblaster import run_sandblaster
 from dlkit.cluster.split_run import M, run_on_engines
 from dlkit.core.text_table import as_html, as_text
 from dlkit.distributed.process_group import leave_group
 from dlkit.strategies.asynchronous.with_servers import WithServers
+from dlkit.strategies.sandblaster.sandblaster import Sandblaster
 from dlkit.training.experiment import Experiment
 from dlkit.training.shard import Strategy
 
@@ -122,7 +124,12 @@ class Cluster:
             return engines.wait(engines.submit(function, *args, **kwargs))
 
     def run(
-        self, experiment: Experiment[M], strategy: Strategy | WithServers, *, resume: bool = False, **settings: Any
+        self,
+        experiment: Experiment[M],
+        strategy: Strategy | WithServers | Sandblaster,
+        *,
+        resume: bool = False,
+        **settings: Any,
     ) -> Any:
         """Run the experiment, split over the engines by the strategy. Ctrl-C (or ■) ends it after a step.
 
@@ -135,6 +142,8 @@ class Cluster:
         with engines.turn(settings.get("stop"), settings.pop("say", print)):
             if resume:
                 self.recover()
+            if isinstance(strategy, Sandblaster):
+                return run_sandblaster(engines, experiment, strategy, resume=resume, **settings)
             if isinstance(strategy, WithServers):
                 return run_asynchronously(engines, experiment, strategy, resume=resume, **settings)
             return run_on_engines(engines, experiment, strategy, resume=resume, **settings)

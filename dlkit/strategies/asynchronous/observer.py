@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
+from dlkit.strategies.asynchronous.lines import Asking
 from dlkit.strategies.asynchronous.rank import Task
 from dlkit.strategies.asynchronous.replica import Parameters, take_values
-from dlkit.strategies.asynchronous.sockets import Asking
 from dlkit.training.history import Row as HistoryRow
 from dlkit.training.run import Run
 

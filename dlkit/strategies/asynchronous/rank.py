@@ -1,6 +1,5 @@
 """What one rank of an asynchronous run does: it serves values, or learns, or both."""
 
-import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,10 +11,12 @@ from torch import Tensor
 
 from dlkit.distributed.recorder import Recorder, Span, now
 from dlkit.strategies.asynchronous.client import Client, Member
+from dlkit.strategies.asynchronous.lines import Talk
 from dlkit.strategies.asynchronous.record import Row
 from dlkit.strategies.asynchronous.replica import Parameters, Replica
 from dlkit.strategies.asynchronous.server import Plan, Server
-from dlkit.strategies.asynchronous.sockets import ServerSocket, Talk, Wiring
+from dlkit.strategies.asynchronous.serving import Serving
+from dlkit.strategies.asynchronous.wiring import Wiring
 from dlkit.strategies.asynchronous.with_servers import Roles, WithServers
 from dlkit.strategies.tensor.tensor_parallel import TensorParallel
 from dlkit.training.checkpoint import fingerprint
@@ -103,7 +104,8 @@ def run_rank(
     initial = parameters.get()
     result = RankResult(threads=torch.get_num_threads(), fingerprint=fingerprint(run))
     own = [server for server, place in enumerate(roles.servers) if place == rank]
-    serving = [Serving(plan, server, initial, task) for server in own]
+    servers = [Server(plan, server, initial, task.folder) for server in own]
+    serving = [Serving(task.wiring, server.number, server) for server in servers]
 
     def over() -> bool:
         for each in serving:
@@ -119,68 +121,34 @@ def run_rank(
             learn.follow() if run.shard.rank else learn.lead()
             result.batches, result.bytes_sent = replica.steps, learn.bytes_sent
             result.memory_bytes, result.spans = run.memory_bytes, list(learn.recorder.spans)
-        result.servers = [each.result() for each in serving]
+        for each in serving:
+            each.wait()
     finally:
         for each in serving:
             each.close()
-    result.memory_bytes += sum(each.nbytes for each in serving)
+        for server in servers:
+            server.record.close()
+    result.servers = [result_of(server, each.socket.refused) for server, each in zip(servers, serving, strict=True)]
+    kept = [value for server in servers for value in (server.shard.values, *server.shard.rule.state.values())]
+    result.memory_bytes += sum(value.nbytes for value in kept)
     return result
 
 
-class Serving:
-    """A server on a thread of its own."""
-
-    def __init__(self, plan: Plan, number: int, initial: Tensor, task: Task):
-        self.server = Server(plan, number, initial, task.folder)
-        self.socket = ServerSocket(task.wiring, number, self.server)
-        self.error: BaseException | None = None
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name=f"dlkit-server-{number}", daemon=True)
-        self._thread.start()
-
-    def __repr__(self) -> str:
-        return f"Serving({self.server})"
-
-    def _serve(self) -> None:
-        try:
-            self.socket.serve(self._ending.is_set)
-        except BaseException as error:
-            self.error = error
-
-    def check(self) -> None:
-        """Raise what has gone wrong."""
-        if self.error is not None:
-            raise self.error
-
-    @property
-    def nbytes(self) -> int:
-        shard = self.server.shard
-        return shard.values.nbytes + sum(tensor.nbytes for tensor in shard.rule.state.values())
-
-    def result(self) -> ServerResult:
-        """When the run has ended. What went wrong is raised."""
-        self._thread.join()
-        self.check()
-        server, shard = self.server, self.server.shard
-        return ServerResult(
-            server.number,
-            shard.values.clone(),
-            server.rows,
-            server.record.rows,
-            shard.staleness,
-            shard.version,
-            shard.batches,
-            server.epoch,
-            shard.dropped,
-            server.stopped,
-            self.socket.refused,
-        )
-
-    def close(self) -> None:
-        self._ending.set()
-        self._thread.join()
-        self.socket.close()
-        self.server.record.close()
+def result_of(server: Server, refused: int) -> ServerResult:
+    shard = server.shard
+    return ServerResult(
+        server.number,
+        shard.values.clone(),
+        server.rows,
+        server.record.rows,
+        shard.staleness,
+        shard.version,
+        shard.batches,
+        server.epoch,
+        shard.dropped,
+        server.stopped,
+        refused,
+    )
 
 
 class Learning:

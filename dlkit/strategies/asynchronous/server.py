@@ -67,6 +67,7 @@ class Server:
         part = plan.parts[number]
         values = initial[part.start : part.stop]
         self.shard = ParameterShard(values, plan.rule(), hold=plan.hold, needed=plan.needed)
+        self.expected = {part.count: values.dtype}
         self.rows: list[HistoryRow] = []
         self.stopped: str | None = None
         self.ended = False

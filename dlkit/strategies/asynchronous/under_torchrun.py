@@ -17,7 +17,7 @@ from dlkit.strategies.asynchronous.asynchronous_run import AsynchronousRun, coll
 from dlkit.strategies.asynchronous.observer import Observer
 from dlkit.strategies.asynchronous.rank import Progress, RankResult, Task, run_rank
 from dlkit.strategies.asynchronous.replica import Parameters
-from dlkit.strategies.asynchronous.sockets import Wiring, wiring_here
+from dlkit.strategies.asynchronous.wiring import Wiring, wiring_here
 from dlkit.strategies.asynchronous.with_servers import WithServers
 from dlkit.training.experiment import Experiment
 from dlkit.training.interrupt import on_interrupt

@@ -38,8 +38,14 @@ class PortionQueue:
         """Has each portion been given out?"""
         return all(given.workers for given in self._open.values())
 
-    def take(self, worker: int, now: float) -> int | None:
-        """The next portion for a worker; None if there is none for it now."""
+    def take(self, worker: int, now: float, kept: Sequence[int] = ()) -> int | None:
+        """The next portion for a worker, which has computed `kept` and not sent them; None if there is none for it.
+
+        One that it was given and says nothing of, it is given again: the answer was lost.
+        """
+        for portion, given in self._open.items():
+            if worker in given.workers and portion not in kept:
+                return portion
         for portion, given in self._open.items():
             if not given.workers:
                 given.workers, given.when = [worker], now

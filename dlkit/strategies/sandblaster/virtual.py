@@ -77,7 +77,7 @@ class VirtualWorkers:
                 if queue.deliver(worker.number, worker.kept):
                     counted.append(self._summed(step, worker.kept))
                 worker.kept = []
-            portion = None if queue.done else queue.take(worker.number, self.now)
+            portion = None if queue.done else queue.take(worker.number, self.now, worker.kept)
             if portion is not None:
                 worker.at, worker.busy_until = portion, self.now + worker.duration
                 taken[worker.number] += 1
@@ -101,7 +101,7 @@ class VirtualWorkers:
 @dataclass(frozen=True)
 class SandblasterRun(Generic[M]):
     """`bill`: of the coordinator's commands and messages. evaluations: of the loss of a batch. seconds: of each of
-    them. wasted: portions that were computed and did not count.
+    them. wasted: portions that were computed and did not count. faults: a sentence for each engine that was lost.
     """
 
     experiment: Experiment[M]
@@ -113,6 +113,8 @@ class SandblasterRun(Generic[M]):
     iterations: int
     seconds: list[float]
     wasted: int
+    stopped: str | None = None
+    faults: list[str] = field(default_factory=list)
 
     def __repr__(self) -> str:
         loss = f", loss {self.history['loss'][-1]:.4g}" if len(self.history) else ""

@@ -7,66 +7,19 @@ from functools import partial
 
 import pytest
 import torch
+from small_searches import IMAGES, NETS, experiment, largest_difference, lbfgs, net
 from splitting import digits
 from torch import nn
 
 from dlkit import Experiment
-from dlkit.models import DBN, RBM, ConvNet
+from dlkit.models import RBM, ConvNet
 from dlkit.strategies.sandblaster.lbfgs import Pair, two_loops
 from dlkit.strategies.sandblaster.portions import PortionQueue
 from dlkit.strategies.sandblaster.sandblaster import Sandblaster
 from dlkit.strategies.sandblaster.vectors import Coordinator, Vector, VectorShard
 from dlkit.strategies.sandblaster.virtual import sandblast_virtually
-from dlkit.training import CD, Backprop, CrossEntropy, Reconstruction
+from dlkit.training import CD, Backprop, CrossEntropy
 from dlkit.training.fine_tuning import LineSearches
-
-IMAGES, LABELS = digits(300)
-IMAGES = IMAGES[:, ::2, ::2].contiguous()
-
-
-def net():
-    return nn.Sequential(nn.Flatten(), nn.Linear(196, 12), nn.Tanh(), nn.Linear(12, 10))
-
-
-def unrolled():
-    """A DBN unrolled to a deep autoencoder."""
-    torch.manual_seed(1)
-    return DBN([RBM(196, 20), RBM(20, 6)]).autoencoder()
-
-
-def autoencoder():
-    return nn.Sequential(nn.Flatten(), nn.Linear(196, 15), nn.Sigmoid(), nn.Linear(15, 196), nn.Sigmoid())
-
-
-def lbfgs(iterations):
-    return partial(torch.optim.LBFGS, line_search_fn="strong_wolfe", max_iter=iterations, max_eval=10_000)
-
-
-def experiment(make=net, learner=None, iterations=20, **settings):
-    settings = {"batch_size": 300, "optimizer": lbfgs(iterations), "dtype": torch.float64} | settings
-    learner = learner or CrossEntropy()
-    labelled = isinstance(learner, CrossEntropy)
-    return Experiment(make, (IMAGES, LABELS) if labelled else IMAGES, learner, lr=1.0, momentum=None, **settings)
-
-
-def parameters(model):
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
-
-
-def largest_difference(first, second):
-    first, second = parameters(first), parameters(second)
-    return ((first - second).abs().max() / second.abs().max()).item()
-
-
-def small_convolutions():
-    return nn.Sequential(nn.Unflatten(1, (1, 14)), nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(576, 10))
-
-
-NETS = {
-    "unrolled DBN": (unrolled, Reconstruction()),
-    "autoencoder": (autoencoder, Reconstruction()),
-    "CNN": (small_convolutions, CrossEntropy()),
-}
 
 
 @pytest.mark.parametrize("name", NETS)

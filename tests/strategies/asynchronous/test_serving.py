@@ -16,11 +16,13 @@ from asynchronous_runs import check_ledger
 
 from dlkit.core.slices import Slice
 from dlkit.strategies.asynchronous.client import Client, Contribution, Member
+from dlkit.strategies.asynchronous.lines import Asking, Talk
 from dlkit.strategies.asynchronous.messages import LONGEST_HEADER, Message, Refused, pack, unpack
 from dlkit.strategies.asynchronous.record import Kind
 from dlkit.strategies.asynchronous.rules import Plain
 from dlkit.strategies.asynchronous.server import Plan, Server
-from dlkit.strategies.asynchronous.sockets import Asking, ServerSocket, Talk, wiring_here
+from dlkit.strategies.asynchronous.serving import ServerSocket
+from dlkit.strategies.asynchronous.wiring import wiring_here
 
 KEY = b"k" * 32
 FLOATS = {3: torch.float32}
@@ -249,7 +251,7 @@ def test_the_key_is_not_shown():
 
 
 def test_a_port_that_is_taken_is_told(monkeypatch):
-    from dlkit.strategies.asynchronous import sockets
+    from dlkit.strategies.asynchronous import serving as sockets
 
     monkeypatch.setattr(sockets, "BIND_TIMEOUT", 0.2)
     wiring = wiring_here(1)

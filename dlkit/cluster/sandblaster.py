@@ -1,0 +1,165 @@
+"""A Sandblaster run on the engines of a cluster: the coordinator is in the notebook's process."""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from dlkit.cluster.engine_set import EngineSet
+from dlkit.cluster.engines import ClusterError
+from dlkit.cluster.split_run import data_for_engines, load_data, own_files
+from dlkit.cluster.supervisor import Supervisor
+from dlkit.strategies.asynchronous.replica import take_values
+from dlkit.strategies.asynchronous.wiring import wiring_here
+from dlkit.strategies.sandblaster.coordination import Coordination, Stopped
+from dlkit.strategies.sandblaster.rank import Task, work
+from dlkit.strategies.sandblaster.sandblaster import Sandblaster
+from dlkit.strategies.sandblaster.virtual import SandblasterRun
+from dlkit.training.experiment import Experiment
+from dlkit.training.interrupt import on_interrupt
+from dlkit.training.run import Run
+
+LAST_TIMEOUT = 6.0  # seconds for engines to end
+
+
+def run_sandblaster(
+    engines: EngineSet,
+    experiment: Experiment,
+    strategy: Sandblaster,
+    *,
+    resume: bool = False,
+    steps: int | None = None,
+    device: str | None = None,
+    callbacks: Sequence[Callable[[Any], Any]] = (),
+    progress: bool = True,
+    on_progress: Callable[[dict[str, Any]], object] = lambda report: None,
+    stop: threading.Event | None = None,
+    **others: Any,
+) -> SandblasterRun:
+    """Run the experiment by L-BFGS on the engines, as `Cluster.run` says. All engines compute portions, and the first
+    `servers` of them hold vectors too.
+
+    callbacks see the run in this process, at each row. ClusterError if an engine with a server dies; one that only
+    computes is started afresh. TypeError for settings that other runs have.
+    """
+    if others or resume:
+        names = " and ".join(f"{name}=" for name in [*others, *(["resume"] if resume else [])])
+        raise TypeError(f"{names} cannot be had with Sandblaster.")
+    if strategy.servers > len(engines.plan):
+        raise ValueError(f"{strategy} on {len(engines.plan)} engines: take fewer servers.")
+    run: Run = Run(experiment, steps, torch.device("cpu"), None, capture=False)
+    with own_files(engines) as (data_file, stop_file):
+        sent = replace(experiment, data=data_for_engines(experiment.data, data_file, experiment.dtype))
+        task = Task(sent, strategy, wiring_here(strategy.servers + 1), steps)
+        watch = Watch(engines, task, stop_file, device, on_progress)
+        coordination = Coordination(task, run, watch, callbacks)
+        try:
+            with (
+                on_interrupt(watch.interrupted),
+                tqdm(total=run.total_steps, disable=not progress, unit="batch", delay=1) as bar,
+            ):
+                watch.begin(stop, bar)
+                stopped = coordination.learn()
+                watch.stopped = "at its end"  # from here on it gives up on none
+                values = coordination.values()
+                coordination.end()
+                stop_file.touch()
+                watch.calls.close(LAST_TIMEOUT)
+        finally:
+            stop_file.touch()
+            watch.calls.close(LAST_TIMEOUT)
+            coordination.close()
+    return SandblasterRun(
+        experiment,
+        strategy,
+        take_values(run, coordination.parameters, values),
+        coordination.history,
+        coordination.coordinator.bill,
+        coordination.lbfgs.evaluations,
+        coordination.lbfgs.iterations,
+        coordination.seconds,
+        coordination.portions.wasted,
+        stopped=stopped,
+        faults=watch.calls.faults,
+    )
+
+
+class Watch:
+    """Looked through while workers compute: who is lost and comes back, whether to stop."""
+
+    def __init__(
+        self,
+        engines: EngineSet,
+        task: Task,
+        stop_file: Path,
+        device: str | None,
+        on_progress: Callable[[dict[str, Any]], object],
+    ):
+        self.engines, self.task, self.stop_file, self.device = engines, task, stop_file, device
+        self.on_progress = on_progress
+        self.calls = Supervisor(engines)
+        self.stopped: str | None = None
+        self._stop: threading.Event | None = None
+        self._bar: Any = None
+        self._numbers, self._workers = count(), dict[int, int]()
+
+    def __repr__(self) -> str:
+        return f"Watch({self.calls})"
+
+    def interrupted(self) -> bool:
+        first = self.stopped is None
+        self.stopped = self.stopped or "interrupted"
+        return first
+
+    def begin(self, stop: threading.Event | None, bar: Any) -> None:
+        """Let all engines begin."""
+        self._stop, self._bar = stop, bar
+        self.engines.check()
+        for place in self.engines.plan:
+            self._send(place.rank)
+
+    def _send(self, rank: int) -> None:
+        self._workers[rank] = next(self._numbers)
+        self.calls.send(rank, work_on_engine, self.task, rank, self._workers[rank], str(self.stop_file), self.device)
+
+    def __call__(self, coordination: Coordination) -> None:
+        """Stopped if the run is to end; ClusterError if a server is lost; what a call raised is raised."""
+        self.calls.poll(wait=0.0)
+        for rank in self.calls.lost():
+            who = self.engines.describe(rank)
+            if rank < self.task.strategy.servers:
+                raise ClusterError(
+                    f"{who} has died, and with it the vectors of server {rank}: `cluster.recover()` starts it afresh, "
+                    "then run again."
+                )
+            self.calls.faults.append(f"{who} has died, and with it a worker")
+            coordination.portions.lose(self._workers[rank])
+            self.calls.start_again(rank)
+        for rank in self.calls.back():
+            self._send(rank)
+        if self._stop is not None and self._stop.is_set():
+            self.stopped = self.stopped or "stopped"
+        self._bar.n = coordination.run.step
+        self._bar.refresh()
+        rows = coordination.history.rows
+        loss = rows[-1].get("loss") if rows else None
+        self.on_progress({"step": coordination.run.step, "total": coordination.run.total_steps, "loss": loss})
+        if self.stopped is not None:
+            raise Stopped(self.stopped)
+
+
+def work_on_engine(task: Task, rank: int, number: int, stop_file: str, device: str | None) -> int:
+    """This engine's part of a run."""
+    from dlkit.core.exactness import exact
+
+    if isinstance(task.experiment.data, Path):
+        task = replace(task, experiment=replace(task.experiment, data=load_data(task.experiment.data)))
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    with exact(chosen):
+        return work(task, rank, number, lambda: os.path.exists(stop_file), chosen)
