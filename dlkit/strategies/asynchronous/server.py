@@ -77,6 +77,7 @@ class Server:
         self._waiting: dict[Any, Message] = {}  # fetches, by whom
         self._asked: set[int] = set()  # replicas that have fetched
         self._hurried = False
+        self._kept = 0  # version of the last checkpoint
         self.record = RecordWriter(None if folder is None else path_of(folder, number))
         begun = [row for row in self.record.rows if row.kind == Kind.BEGIN]
         self.joined = {row.who for row in self.record.rows if row.kind == Kind.JOIN}
@@ -188,9 +189,8 @@ class Server:
         self._counted += fields["batches"]
         if shard.batches // self.plan.row_every > self._row_start // self.plan.row_every or self.done:
             self._add_row()
-        if self.folder is not None and (
-            shard.version % self.plan.checkpoint_every == 0 or fields.get("full") or self.done
-        ):
+        due = shard.version % self.plan.checkpoint_every == 0 or fields.get("full") or self.done
+        if self.folder is not None and due and shard.version != self._kept:
             self.write_checkpoint()
 
     def _add_row(self) -> None:
@@ -216,7 +216,7 @@ class Server:
         version = self.shard.version
         header = {"life": str(self.life), "version": str(version), "rows": json.dumps(self.rows)}
         write_tensors(self.shard.state(), checkpoint_of(self.folder, self.number, version), header)
-        self.durable = dict(self.shard.ledger)
+        self.durable, self._kept = dict(self.shard.ledger), version
         own = checkpoints(self.folder, self.number)
         common = last_common(self.folder, len(self.plan.parts))
         for older in own:

@@ -5,12 +5,13 @@ import torch
 from asynchronous_runs import IMAGES, LABELS, check_ledger, experiment, parameters, run_with_faults
 from torch import nn
 
-from dlkit.strategies.asynchronous.downpour import Downpour
+from dlkit.strategies.asynchronous.downpour import BackupWorkers, Downpour
 from dlkit.strategies.asynchronous.record import Record
+from dlkit.strategies.asynchronous.server import Server
 from dlkit.strategies.asynchronous.virtual import Simulation, durations
 
 TIMES, TOGETHER = 300, 20  # how many runs, and how many of them a test
-BATCHES = 40
+BATCHES = 25
 
 
 def small():
@@ -55,3 +56,18 @@ def test_what_is_learnt_with_faults_is_as_good(tmp_path):
         disturbed = loss(simulation.train())
         spread = max(undisturbed) - min(undisturbed)
         assert min(undisturbed) - spread < disturbed < max(undisturbed) + spread
+
+
+@pytest.mark.parametrize("strategy", [Downpour(staleness=7), BackupWorkers(n=2, b=1)], ids=repr)
+def test_a_checkpoint_is_written_once_for_each_time_it_is_due(strategy, tmp_path, monkeypatch):
+    """While pushes are held back, or gathered, the version stays where it is."""
+    written, write = [], Server.write_checkpoint
+
+    def noted(server):
+        written.append(server.shard.version)
+        write(server)
+
+    monkeypatch.setattr(Server, "write_checkpoint", noted)
+    Simulation(experiment(small), strategy, 3, batches=40, folder=tmp_path, checkpoint_every=5).train()
+    assert written == sorted(set(written))
+    assert len(written) >= 4
