@@ -84,7 +84,7 @@ def cost(net: nn.Module, image_shape: tuple[int, ...], batch_size: int, world_si
     """
     if isinstance(strategy, type) or not hasattr(strategy, "layer_costs"):
         name = strategy.__name__ if isinstance(strategy, type) else repr(strategy)
-        raise TypeError(f"strategy={name}: give a strategy, such as DataParallel().")
+        raise TypeError(f"strategy={name}: give a strategy whose ranks take steps together, such as DataParallel().")
     if world_size < 2 or batch_size < 1:
         raise ValueError(f"{world_size} ranks and a batch of {batch_size}: at least 2 and 1.")
     images = torch.zeros(2, *image_shape)

@@ -59,7 +59,7 @@ def explain(
     """
     if isinstance(strategy, type) or not hasattr(strategy, "steps"):
         name = strategy.__name__ if isinstance(strategy, type) else repr(strategy)
-        raise TypeError(f"strategy={name}: give a strategy, such as TensorParallel().")
+        raise TypeError(f"strategy={name}: give a strategy whose ranks take steps together, such as TensorParallel().")
     if world_size < 2 or batch_size < 1:
         raise ValueError(f"{world_size} ranks and a batch of {batch_size}: at least 2 and 1.")
     check_net(net)

@@ -125,6 +125,11 @@ class Experiment(Generic[M]):
             raise TypeError(
                 f"strategy={strategy.__name__} is the class itself: give a strategy, {strategy.__name__}()."
             )
+        if strategy is not None and not isinstance(strategy, Strategy | OwnLoop):
+            raise TypeError(
+                f"strategy={strategy!r} has no method `shard`, by which ranks take steps together: give one that has, "
+                "such as DataParallel(), or `cluster.run(experiment, strategy)` for what only engines carry out."
+            )
         default = default_device() if strategy is None or torch.cuda.is_available() else "cpu"
         chosen = device_of(
             self, device, default, lambda there: self._step_on(there, rng_device), split=strategy is not None

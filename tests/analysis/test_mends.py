@@ -254,7 +254,7 @@ CASES = [
     ),
     (
         lambda: cost(linear(), (28, 28), 10, 2, DataParallel),
-        r"give a strategy, such as DataParallel\(\)",
+        r"give a strategy whose ranks take steps together, such as DataParallel\(\)",
         lambda: cost(linear(), (28, 28), 10, 2, DataParallel()),
     ),
     (

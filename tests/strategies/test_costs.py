@@ -177,7 +177,7 @@ def test_what_cannot_be_split_is_said(net, strategy, ranks, message):
 
 @pytest.mark.parametrize(("strategy", "name"), [("data", "'data'"), (DataParallel, "DataParallel"), (None, "None")])
 def test_a_strategy_is_wanted(strategy, name):
-    with pytest.raises(TypeError, match=f"strategy={name}: give a strategy, such as DataParallel"):
+    with pytest.raises(TypeError, match=f"strategy={name}: give a strategy whose ranks take steps together"):
         cost(LeNet5(), (28, 28), BATCH, 2, strategy)
 
 

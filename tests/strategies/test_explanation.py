@@ -113,7 +113,7 @@ def test_a_replica_of_a_hybrid_has_its_images():
 def test_what_cannot_be_explained_is_told():
     with pytest.raises(ValueError, match=r"does not take images of shape \(3,\)"):
         explain(Block(), (3,), TensorParallel())
-    with pytest.raises(TypeError, match=r"give a strategy, such as TensorParallel\(\)"):
+    with pytest.raises(TypeError, match=r"give a strategy whose ranks take steps together, such as TensorParallel\(\)"):
         explain(Block(), (12, 12), TensorParallel)
     with pytest.raises(ValueError, match="1 ranks and a batch of 100"):
         explain(Block(), (12, 12), TensorParallel(), world_size=1)

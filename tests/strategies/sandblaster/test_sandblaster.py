@@ -13,6 +13,7 @@ from torch import nn
 
 from dlkit import Experiment
 from dlkit.models import RBM, ConvNet
+from dlkit.strategies import Downpour, cost
 from dlkit.strategies.sandblaster.lbfgs import Pair, two_loops
 from dlkit.strategies.sandblaster.portions import PortionQueue
 from dlkit.strategies.sandblaster.sandblaster import Sandblaster
@@ -211,3 +212,11 @@ def test_the_mend_of_the_refusal_works():
         ConvNet, digits(100), CrossEntropy(), batch_size=100, lr=1, momentum=None, optimizer=made.optimizer
     )
     assert sandblast_virtually(large, Sandblaster(), 2, steps=1).iterations > 0
+
+
+def test_where_it_cannot_be_carried_out_that_is_said(unchecked):
+    with pytest.raises(TypeError, match=r"has no method `shard`.*or `cluster.run\(experiment, strategy\)`"):
+        experiment().run(strategy=Sandblaster(), steps=1, progress=False)
+    for strategy in (Sandblaster(), Downpour()):
+        with pytest.raises(TypeError, match="give a strategy whose ranks take steps together, such as DataParallel"):
+            cost(net(), (14, 14), 10, 2, strategy)
