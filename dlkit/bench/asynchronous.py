@@ -4,7 +4,6 @@ The references: a bare pyzmq socket that answers the same bytes, a copy in memor
 """
 
 import contextlib
-import multiprocessing
 import os
 import sys
 import time
@@ -15,26 +14,21 @@ from statistics import median
 from typing import Any
 
 import torch
-import zmq
 
+from dlkit.bench.asynchronous_messages import messages
 from dlkit.bench.parallel_data import LENET
 from dlkit.bench.parallel_turns import in_turns, split_run
-from dlkit.bench.timing import Seconds, ratio, speed_row
+from dlkit.bench.timing import ratio, speed_row
 from dlkit.cluster import Cluster
 from dlkit.cluster.placement import gpus_here
 from dlkit.core.reports import BenchRow
-from dlkit.core.text_table import format_bytes
-from dlkit.strategies import DataParallel, Downpour, Plain
-from dlkit.strategies.asynchronous.lines import Lines, as_values
-from dlkit.strategies.asynchronous.messages import Message
-from dlkit.strategies.asynchronous.server import Plan, Server, split_values
-from dlkit.strategies.asynchronous.serving import ServerSocket
-from dlkit.strategies.asynchronous.wiring import Wiring, wiring_here
+from dlkit.models import LeNet5
+from dlkit.strategies import DataParallel, Downpour, Sandblaster
 from dlkit.training import CrossEntropy, Experiment
 
 TITLE = "Parameter servers: their messages, and two replicas on two engines of a core each"
 SIZES = (60_000, 1_000_000, 10_000_000)  # values: LeNet-5 has the first
-ROUNDS, MESSAGES, BATCHES = 5, 200, 60
+ROUNDS, BATCHES = 5, 60
 SLOWED = (1, 2, 10)  # how many times as long one replica takes
 
 
@@ -42,156 +36,11 @@ def measure() -> list[BenchRow]:
     """Rows for messages of each size, then for runs. ValueError where torch can see GPUs."""
     if gpus_here():
         raise ValueError("this bench is of CPU cores: hide the GPUs, CUDA_VISIBLE_DEVICES= dlkit bench asynchronous.")
-    rows = [row for size in SIZES for row in messages(size)]
+    rows = [row for size in SIZES for row in messages(size, ROUNDS)]
     with contextlib.redirect_stdout(sys.stderr), Cluster(2) as cluster:
         rows += runs(cluster)
+        rows += searches(cluster)
     return rows
-
-
-# Messages: a server in a process of its own, and one who always has two under way, as replicas have.
-
-
-def messages(size: int) -> list[BenchRow]:
-    """A fetch and a push of so many values, beside a bare socket's, and a copy of the same bytes."""
-    wiring, values = wiring_here(2), torch.randn(size)
-    count = max(10, min(MESSAGES, 800_000_000 // (4 * size)))
-    context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    processes = [
-        context.Process(target=serve, args=(wiring, size, stop), daemon=True),
-        context.Process(target=echo, args=(wiring.addresses[1], size, stop), daemon=True),
-    ]
-    for process in processes:
-        process.start()
-    sockets = zmq.Context()
-    bare = sockets.socket(zmq.DEALER)
-    bare.connect(wiring.addresses[1])
-    ours, target = Lines(wiring, sockets), torch.empty_like(values)
-    asks = Asks(ours, values, target)
-    try:
-        while not ours.sockets[0].poll(100, zmq.POLLOUT):
-            pass
-        bare.send(b"")
-        bare.recv()
-        sent = bytes(values.numpy().data)
-        tasks = {
-            "push and fetch": partial(pipelined, asks.both, asks.both_answered, count),
-            "bare echo": partial(pipelined, partial(bare.send, sent, copy=False), partial(take, bare, target), count),
-            "fetch": partial(pipelined, asks.fetch, asks.fetched, count),
-            "bare fetch": partial(pipelined, partial(bare.send, b""), partial(take, bare, target), count),
-            "push": partial(pipelined, asks.push, asks.pushed, count),
-            "bare push": partial(pipelined, partial(bare.send, sent + b"+", copy=False), bare.recv, count),
-            "copy": partial(pipelined, lambda: None, partial(target.copy_, values), count),
-        }
-        seconds = in_turns(tasks, f"{size:,} values", ROUNDS)
-    finally:
-        stop.set()
-        sockets.destroy(linger=0)
-        for process in processes:
-            process.join(5)
-            process.kill()
-    nbytes, held = count * values.nbytes, format_bytes(values.nbytes)
-    return [
-        gigabytes_row(
-            f"push and fetch of {held} each",
-            seconds,
-            "push and fetch",
-            "bare echo",
-            "a bare pyzmq echo of the same bytes",
-            2 * nbytes,
-            "ratio at least 0.9",
-        ),
-        *(
-            gigabytes_row(f"{name} of {held}", seconds, name, reference, what, nbytes, "")
-            for name in ("fetch", "push")
-            for reference, what in (
-                (f"bare {name}", "a bare pyzmq socket, these bytes one way"),
-                ("copy", "a copy in memory"),
-            )
-        ),
-    ]
-
-
-def gigabytes_row(
-    name: str, seconds: Seconds, task: str, reference: str, what: str, nbytes: int, goal: str
-) -> BenchRow:
-    speed, beside = (nbytes / median(seconds[each]) / 1e9 for each in (task, reference))
-    return BenchRow(name, speed, "GB/s", f"{what}: {beside:.2f} GB/s", ratio(seconds, task, reference), goal)
-
-
-def serve(wiring: Wiring, size: int, stop: Any) -> None:
-    torch.set_num_threads(1)
-    plan = Plan(split_values(size, 1), Plain, 1e-3, 1 << 40, 1, 1 << 40, 1 << 40)
-    server = Server(plan, 0, torch.zeros(size))
-    server.hurry()
-    end = ServerSocket(wiring, 0, server)
-    end.serve(stop.is_set)
-    end.close()
-
-
-def echo(address: str, size: int, stop: Any) -> None:
-    """Gives back the bytes of `size` values, gives as many where it is sent none, and else none."""
-    context = zmq.Context()
-    line = context.socket(zmq.ROUTER)
-    line.bind(address)
-    content = bytes(4 * size)
-    while not stop.is_set():
-        if line.poll(50):
-            sender, asked = line.recv_multipart(copy=False)
-            if len(asked) in (0, len(content)):
-                asked = asked.buffer if len(asked) else content
-            line.send_multipart([sender.bytes, asked if len(asked) == len(content) else b""])
-    context.destroy(linger=0)
-
-
-def pipelined(send: Callable[[], object], receive: Callable[[], object], count: int) -> float:
-    """Seconds of so many messages and answers, two of which are always under way."""
-    begun = time.perf_counter()
-    send()
-    for sent in range(1, count + 1):
-        if sent < count:
-            send()
-        receive()
-    return time.perf_counter() - begun
-
-
-def take(line: zmq.Socket, target: torch.Tensor) -> None:
-    target.copy_(torch.frombuffer(line.recv(copy=False).buffer, dtype=torch.float32))
-
-
-class Asks:
-    """Fetches values into `target`, and pushes `values`."""
-
-    def __init__(self, lines: Lines, values: torch.Tensor, target: torch.Tensor):
-        self.lines, self.values, self.target = lines, values, target
-        self.sequence = 0
-
-    def fetch(self) -> None:
-        self.lines.send(0, Message("fetch", {"request": 1}))
-
-    def fetched(self) -> None:
-        self.target.copy_(as_values(self._answer()))
-
-    def push(self) -> None:
-        self.sequence += 1
-        fields = {"replica": 0, "sequence": self.sequence, "computed_at": [[0, 0]], "installs": [], "request": 1}
-        fields |= {"steps": self.sequence, "batches": 1, "part": 0, "parts": 1}
-        self.lines.send(0, Message("push", fields, self.values))
-
-    def pushed(self) -> None:
-        self._answer()
-
-    def both(self) -> None:
-        self.push()
-        self.fetch()
-
-    def both_answered(self) -> None:
-        self.pushed()
-        self.fetched()
-
-    def _answer(self) -> Message:
-        self.lines.sockets[0].poll()
-        return next(self.lines.received(0))
 
 
 # Runs on two engines.
@@ -243,6 +92,51 @@ class Slowed(CrossEntropy):
         if os.environ.get("DLKIT_RANK") == "1":
             time.sleep((self.times - 1) * (time.perf_counter() - begun))
         return metrics
+
+
+def searches(cluster: Cluster) -> list[BenchRow]:
+    """Evaluations of a batch by Sandblaster's portions, of which one of two workers takes ten times as long."""
+    quick, slowed = (replace(SEARCHED, learner=Slowed(times)) for times in (1, 10))
+    tasks = {
+        "undisturbed": partial(searched, cluster, quick, Sandblaster()),
+        "one slow": partial(searched, cluster, slowed, Sandblaster()),
+        "without backups": partial(searched, cluster, slowed, Sandblaster(backups=0)),
+        "cut in two": partial(searched, cluster, slowed, Sandblaster(portions=2, together=1, backups=0)),
+    }
+    seconds = in_turns(tasks, "Sandblaster", ROUNDS)
+    beside = median(seconds["undisturbed"])
+    return [
+        BenchRow(
+            f"Sandblaster, two workers, one ten times as slow{rest}",
+            median(seconds[task]),
+            "s",
+            f"a batch with both as fast: {beside:.3f} s",
+            ratio(seconds, task, "undisturbed"),
+            goal,
+        )
+        for task, rest, goal in (
+            ("one slow", "", "ratio at least 0.48 (no more than 1.82 times 1.15 the time)"),
+            ("without backups", ", nothing given out twice", ""),
+            ("cut in two", ", the batch in two portions", ""),
+        )
+    ]
+
+
+SEARCHED = Experiment(
+    LeNet5,
+    "mnist",
+    CrossEntropy(),
+    batch_size=4096,
+    lr=1.0,
+    momentum=None,
+    optimizer=partial(torch.optim.LBFGS, line_search_fn="strong_wolfe", max_iter=4),
+)
+
+
+def searched(cluster: Cluster, experiment: Experiment, strategy: Sandblaster) -> float:
+    """The median of the seconds that an evaluation of a batch takes; the first is not counted."""
+    run = cluster.run(experiment, strategy, steps=1, progress=False)
+    return median(run.seconds[1:])
 
 
 WARM = 20  # batches of a run that are not timed
