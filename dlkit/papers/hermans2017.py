@@ -24,7 +24,7 @@ from dlkit.strategies import Adagrad, ByStaleness, Downpour, Plain, Rule, train_
 from dlkit.training import CrossEntropy, Experiment
 
 TITLE = "Hermans 2017: asynchronous workers on MNIST, test errors in percent after one epoch"
-THESIS = "Hermans 2017, chapter 3"
+THESIS = "Hermans 2017"
 SEEDS = 3
 RULES: dict[str, tuple[Callable[[], Rule], float]] = {
     "SGD": (Plain, 0.1),

@@ -57,9 +57,9 @@ class ElasticAveraging(OnRanks):
     """Each replica trains by itself; every so many batches it and a centre are drawn towards each other.
 
     every: after how many batches. pull: by how much of their distance, at most 1 over the number of replicas, so that
-    the centre stays among them. The experiment's momentum is each replica's own.
-    Source: Zhang, Choromanska, LeCun 2015, Deep learning with elastic averaging SGD, §3.1 (Algorithm 1; with momentum
-    Algorithm 2).
+    the centre stays among them. The experiment's momentum is each replica's own, as torch's SGD has it.
+    Source: Zhang, Choromanska, LeCun 2015, Deep learning with elastic averaging SGD, Algorithm 1, whose form with
+    momentum has Nesterov's.
     """
 
     every: int = 10
@@ -88,7 +88,7 @@ class ElasticAveraging(OnRanks):
 class BackupWorkers(OnRanks):
     """Synchronous SGD that waits for the first `n` gradients of a version and drops those of the `b` slowest replicas.
 
-    Source: Chen, Pan, Monga, Bengio, Jozefowicz 2016, Revisiting distributed synchronous SGD, §3 (Algorithms 3 and 4).
+    Source: Chen, Pan, Monga, Bengio, Jozefowicz 2016, Revisiting distributed synchronous SGD.
     """
 
     n: int
