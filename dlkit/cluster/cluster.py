@@ -137,6 +137,10 @@ class Cluster:
         another thread's run or call goes on, this one waits for its turn, and says so.
         resume: go on from what is in `checkpoint`, and `recover` first if engines have died or been stopped.
         ClusterError, which names them, if that happens meanwhile; ValueError if the run cannot be split so.
+
+        Strategies whose ranks take no common steps, such as Downpour and Sandblaster, take part of these settings;
+        `steps` are batches of all replicas together, and callbacks are called in this process. Engines that die come
+        back into their runs, which say so in `faults`; ClusterError if they cannot.
         """
         engines = self._started_engines
         with engines.turn(settings.get("stop"), settings.pop("say", print)):
