@@ -122,7 +122,7 @@ def test_each_portion_counts_once_whatever_workers_do(seed):
             if queue.deliver(worker, own):
                 counted += own
             kept[worker] = own = []
-        portion = queue.take(worker, now) if not queue.done else None
+        portion = queue.take(worker, now, own) if not queue.done else None
         if portion is not None:
             own.append(portion)
     assert sorted(counted) == list(range(queue.portions))
@@ -133,7 +133,7 @@ def test_the_slowest_is_given_out_twice_and_the_first_result_counts():
     assert [queue.take(0, 0.0), queue.take(1, 1.0), queue.take(2, 2.0)] == [0, 1, 2]
     assert queue.deliver(2, [2])
     assert queue.take(2, 3.0) == 0  # which worker 0 has had the longest
-    assert queue.take(2, 3.0) is None  # no more than one is given out twice
+    assert queue.take(2, 3.0, [0]) is None  # no more than one is given out twice
     assert queue.deliver(2, [0])
     assert not queue.deliver(0, [0])
     assert (queue.wasted, queue.done) == (1, False)
@@ -143,7 +143,8 @@ def test_the_slowest_is_given_out_twice_and_the_first_result_counts():
 
 def test_a_sum_with_a_portion_that_has_counted_gives_the_others_out_again():
     queue = PortionQueue(2, together=2, backups=2)
-    assert [queue.take(0, 0.0), queue.take(0, 1.0)] == [0, 1]
+    assert [queue.take(0, 0.0), queue.take(0, 1.0, [0])] == [0, 1]
+    assert queue.take(0, 1.5, [0]) == 1  # the answer was lost
     assert queue.take(1, 2.0) == 0
     assert queue.deliver(1, [0])
     assert not queue.deliver(0, [0, 1])
