@@ -10,6 +10,7 @@ import os
 import pickle
 import random
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,10 +30,12 @@ from dlkit.strategies import Downpour
 from dlkit.strategies.asynchronous.asynchronous_run import AsynchronousRun, collected
 from dlkit.strategies.asynchronous.observer import Observer
 from dlkit.strategies.asynchronous.rank import Task, run_rank
-from dlkit.strategies.asynchronous.record import Kind
 from dlkit.strategies.asynchronous.wiring import wiring_here
 from dlkit.training import CrossEntropy
 from dlkit.training.run import Run
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from asynchronous_runs import check_ledger
 
 RUNS = Path("runs/asynchronous_faults")
 RANKS = 3
@@ -77,18 +80,9 @@ def plan(seed: int) -> tuple[Downpour, list[tuple[int, list[int]]]]:
 
 
 def checked(run: AsynchronousRun, kills: int, recoveries: list[float]) -> dict[str, Any]:
-    """What there is to tell of a run. RuntimeError if a ledger has a gap or a duplicate, or its replay other bits."""
+    """What there is to tell of a run. AssertionError for a gap or a duplicate, RuntimeError for another replay."""
     for rows in run.record.servers:
-        applied: list[tuple[int, int]] = []
-        for row in rows:
-            if row.kind == Kind.BEGIN:
-                del applied[row.b :]
-            elif row.kind == Kind.PUSH:
-                applied.append((row.who, row.a))
-        for replica in {who for who, _ in applied}:
-            own = [sequence for who, sequence in applied if who == replica]
-            if own != list(range(1, len(own) + 1)):
-                raise RuntimeError(f"the ledger of replica {replica} is {own}.")
+        check_ledger(rows)
     again = run.replay(progress=False)
     pairs = zip(run.model.parameters(), again.model.parameters(), strict=True)
     if not all(torch.equal(first, second) for first, second in pairs):
@@ -136,11 +130,7 @@ def on_engines(cluster: Cluster, seed: int, steps: int = 400) -> dict[str, Any]:
 def child(task: Task, rank: int, number: int, pipe: Any) -> None:
     torch.set_num_threads(1)
 
-    def tell(progress: Any) -> None:
-        if progress.done:
-            pipe.send_bytes(b"done")
-
-    result = run_rank(task, rank, number, tell, lambda: False, torch.device("cpu"))
+    result = run_rank(task, rank, number, lambda: pipe.send_bytes(b"done"), lambda: False, torch.device("cpu"))
     pipe.send_bytes(pickle.dumps(result))
 
 

@@ -17,20 +17,20 @@ from tqdm.auto import tqdm
 from dlkit.cluster import worker
 from dlkit.cluster.engine_set import EngineSet
 from dlkit.cluster.engines import ClusterError
-from dlkit.cluster.split_run import PROGRESS_INTERVAL, data_for_engines, load_data, own_files
+from dlkit.cluster.split_run import data_for_engines, device_here, own_files, with_data
 from dlkit.cluster.supervisor import Supervisor
 from dlkit.core.storage import read_json, write_json
 from dlkit.strategies.asynchronous.asynchronous_run import AsynchronousRun, collected
 from dlkit.strategies.asynchronous.observer import Observer
-from dlkit.strategies.asynchronous.rank import Progress, RankResult, Task, run_rank
+from dlkit.strategies.asynchronous.rank import RankResult, Task, run_rank
 from dlkit.strategies.asynchronous.record import Kind, path_of, read_rows
 from dlkit.strategies.asynchronous.replica import Parameters
 from dlkit.strategies.asynchronous.server import go_back_to_common
 from dlkit.strategies.asynchronous.wiring import wiring_here
 from dlkit.strategies.asynchronous.with_servers import WithServers
-from dlkit.training.checkpoint import fingerprint, prepare
+from dlkit.training.checkpoint import fingerprint, prepare, refuse_another
 from dlkit.training.experiment import Experiment
-from dlkit.training.interrupt import on_interrupt
+from dlkit.training.interrupt import StopRequest, on_interrupt
 from dlkit.training.run import Run
 
 # In seconds:
@@ -75,13 +75,13 @@ def run_asynchronously(
     with own_files(engines) as (data_file, stop_file):
         sent = replace(experiment, data=data_for_engines(experiment.data, data_file, experiment.dtype))
         task = Task(sent, strategy, roles, wiring_here(strategy.servers), steps, own.resolve(), checkpoint_every)
-        conductor = Conductor(engines, task, run, stop_file, device, callbacks, on_progress)
+        conductor = Conductor(engines, task, run, StopRequest(stop), stop_file, device, callbacks, on_progress)
         try:
             with (
-                on_interrupt(conductor.interrupted),
+                on_interrupt(conductor.stop.interrupted),
                 tqdm(total=run.total_steps, disable=not progress, unit="batch", delay=1) as bar,
             ):
-                result = conductor.conduct(stop, bar)
+                result = conductor.conduct(bar)
         finally:
             conductor.close()
             if checkpoint is None:
@@ -95,13 +95,8 @@ def _take_folder(folder: Path, run: Run, strategy: WithServers, *, resume: bool)
     path = folder / ABOUT
     if resume and path.exists():
         kept = read_json(path)
-        there, here = (each["fingerprint"] | {"strategy": each["strategy"]} for each in (kept, about))
-        for name in here:
-            if there.get(name) != here[name]:
-                raise ValueError(
-                    f"the checkpoint in {folder} is of another run ({name}: {there.get(name)} there, {here[name]} "
-                    "here): give another folder, or delete that one."
-                )
+        here, there = (each["fingerprint"] | {"strategy": each["strategy"]} for each in (about, kept))
+        refuse_another(here, there, folder)
         go_back_to_common(folder, strategy.servers)
         return
     for old in (*folder.glob("shard-*.safetensors"), *folder.glob("arrivals-*.bin")):
@@ -125,31 +120,23 @@ class Conductor:
         engines: EngineSet,
         task: Task,
         run: Run,
+        stop: StopRequest,
         stop_file: Path,
         device: str | None,
         callbacks: Sequence[Callable[[Any], Any]],
         on_progress: Callable[[dict[str, Any]], object],
     ):
-        self.engines, self.task, self.run, self.stop_file, self.device = engines, task, run, stop_file, device
+        self.engines, self.task, self.run, self.stop, self.device = engines, task, run, stop, device
+        self.stop_file = stop_file
         self.on_progress = on_progress
         self.observer = Observer(task, run, callbacks)
         self.name = uuid.uuid4().hex
         self.numbers = count(replicas_before(task))
         self.calls = Supervisor(engines)
         self.leading: set[int] = set()  # ranks that lead a replica which learns
-        self.stopped: str | None = None
 
     def __repr__(self) -> str:
         return f"Conductor({self.task.strategy}, {self.calls})"
-
-    def interrupted(self) -> bool:
-        first = self.stopped is None
-        self.stop("interrupted")
-        return first
-
-    def stop(self, why: str) -> None:
-        self.stopped = self.stopped or why
-        self.stop_file.touch()
 
     # What engines are sent.
 
@@ -171,7 +158,7 @@ class Conductor:
                 leads = member is not None and roles.replicas[member][0] == rank
                 self.leading = self.leading | {rank} if leads else self.leading - {rank}
 
-    def conduct(self, stop: threading.Event | None, bar: Any) -> AsynchronousRun:
+    def conduct(self, bar: Any) -> AsynchronousRun:
         """The run, from its beginning to its end. ClusterError if no replica is left, or engines do not end."""
         begun = time.perf_counter()
         self.engines.check()
@@ -179,11 +166,11 @@ class Conductor:
         deadline = float("inf")
         while self.calls.pending or self.calls.starting:
             self.calls.poll(excused=self._partners_lost)
-            if stop is not None and stop.is_set():
-                self.stop("stopped")
+            if self.stop.why is not None:
+                self.stop_file.touch()
             self._look_for_lost()
             self._let_come_back()
-            self.observer.look(self.stopped)
+            self.observer.look(self.stop.why)
             self._tell(bar)
             if self._is_over():
                 deadline = min(deadline, time.monotonic() + END_TIMEOUT)
@@ -199,7 +186,7 @@ class Conductor:
             seconds,
             faults=self.calls.faults,
         )
-        return replace(result, stopped=self.stopped or result.stopped)
+        return replace(result, stopped=self.stop.why or result.stopped)
 
     def _partners_lost(self, rank: int) -> bool:
         member = self.task.roles.member_of(rank)
@@ -232,7 +219,7 @@ class Conductor:
 
     def _no_more_to_learn(self) -> bool:
         """Have all servers what they need, or is the run stopped?"""
-        return self.observer.all_done or self.stopped is not None
+        return self.observer.all_done or self.stop.why is not None
 
     def _is_over(self) -> bool:
         """Has also every replica seen it, and is every server there to give its values?"""
@@ -264,25 +251,16 @@ def train_rank(
     from dlkit.core.exactness import exact
     from dlkit.distributed.process_group import join_by_file, leave_group
 
-    if isinstance(task.experiment.data, Path):
-        task = replace(task, experiment=replace(task.experiment, data=load_data(task.experiment.data)))
+    task, chosen = replace(task, experiment=with_data(task.experiment)), device_here(device)
     if group is not None:
         leave_group()
         join_by_file(*group, timeout=worker.EXCHANGE_TIMEOUT)
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with exact(chosen):
-        return run_rank(task, rank, number, Publisher(), lambda: os.path.exists(stop_file), chosen)
+        return run_rank(task, rank, number, publish_end, lambda: os.path.exists(stop_file), chosen)
 
 
-class Publisher:
-    """Tells the notebook now and then what a replica is at, and at once when it has ended."""
+def publish_end() -> None:
+    """Tell the notebook that this rank's replica learns no more."""
+    from ipyparallel.engine.datapub import publish_data
 
-    def __init__(self):
-        self.next_report = 0.0
-
-    def __call__(self, progress: Progress) -> None:
-        if progress.done or time.monotonic() > self.next_report:
-            from ipyparallel.engine.datapub import publish_data
-
-            self.next_report = time.monotonic() + PROGRESS_INTERVAL
-            publish_data({"batches": progress.batches, "loss": progress.loss, "done": progress.done})
+    publish_data({"done": True})

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from html import escape
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 import ipyparallel.serialize
 from IPython.core.getipython import get_ipython
@@ -14,11 +14,13 @@ from dlkit.cluster.engines import ClusterError
 from dlkit.cluster.gpus import used_by_others
 from dlkit.cluster.placement import backend, placements, remarks
 from dlkit.cluster.sandblaster import run_sandblaster
-from dlkit.cluster.split_run import M, run_on_engines
+from dlkit.cluster.split_run import M, SplitRun, run_on_engines
 from dlkit.core.text_table import as_html, as_text
 from dlkit.distributed.process_group import leave_group
+from dlkit.strategies.asynchronous.asynchronous_run import AsynchronousRun
 from dlkit.strategies.asynchronous.with_servers import WithServers
 from dlkit.strategies.sandblaster.sandblaster import Sandblaster
+from dlkit.strategies.sandblaster.searching import SandblasterRun
 from dlkit.training.experiment import Experiment
 from dlkit.training.shard import Strategy
 
@@ -122,6 +124,19 @@ class Cluster:
         engines = self._started_engines
         with engines.turn():
             return engines.wait(engines.submit(function, *args, **kwargs))
+
+    @overload
+    def run(
+        self, experiment: Experiment[M], strategy: Strategy, *, resume: bool = False, **settings: Any
+    ) -> SplitRun[M]: ...
+    @overload
+    def run(
+        self, experiment: Experiment[M], strategy: WithServers, *, resume: bool = False, **settings: Any
+    ) -> AsynchronousRun[M]: ...
+    @overload
+    def run(
+        self, experiment: Experiment[M], strategy: Sandblaster, *, resume: bool = False, **settings: Any
+    ) -> SandblasterRun[M]: ...
 
     def run(
         self,

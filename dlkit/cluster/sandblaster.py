@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -13,16 +14,15 @@ from tqdm.auto import tqdm
 
 from dlkit.cluster.engine_set import EngineSet
 from dlkit.cluster.engines import ClusterError
-from dlkit.cluster.split_run import data_for_engines, load_data, own_files
+from dlkit.cluster.split_run import data_for_engines, device_here, own_files, with_data
 from dlkit.cluster.supervisor import Supervisor
-from dlkit.strategies.asynchronous.replica import take_values
 from dlkit.strategies.asynchronous.wiring import wiring_here
-from dlkit.strategies.sandblaster.coordination import Coordination, Stopped
+from dlkit.strategies.sandblaster.coordination import Coordination
 from dlkit.strategies.sandblaster.rank import Task, work
 from dlkit.strategies.sandblaster.sandblaster import Sandblaster
-from dlkit.strategies.sandblaster.virtual import SandblasterRun
+from dlkit.strategies.sandblaster.searching import SandblasterRun
 from dlkit.training.experiment import Experiment
-from dlkit.training.interrupt import on_interrupt
+from dlkit.training.interrupt import StopRequest, on_interrupt
 from dlkit.training.run import Run
 
 LAST_TIMEOUT = 6.0  # seconds for engines to end
@@ -57,37 +57,28 @@ def run_sandblaster(
     with own_files(engines) as (data_file, stop_file):
         sent = replace(experiment, data=data_for_engines(experiment.data, data_file, experiment.dtype))
         task = Task(sent, strategy, wiring_here(strategy.servers + 1), steps)
-        watch = Watch(engines, task, stop_file, device, on_progress)
+        watch = Watch(engines, task, StopRequest(stop), stop_file, device, on_progress)
         coordination = Coordination(task, run, watch, callbacks)
         try:
             with (
-                on_interrupt(watch.interrupted),
+                on_interrupt(watch.stop.interrupted),
                 tqdm(total=run.total_steps, disable=not progress, unit="batch", delay=1) as bar,
             ):
-                watch.begin(stop, bar)
-                stopped = coordination.learn()
-                watch.stopped = "at its end"  # from here on it gives up on none
+                watch.begin(bar)
+                with suppress(Stopped):
+                    coordination.learn()
+                stopped, watch.ends = watch.stop.why, True
                 values = coordination.values()
                 coordination.end()
-                stop_file.touch()
-                watch.calls.close(LAST_TIMEOUT)
         finally:
             stop_file.touch()
             watch.calls.close(LAST_TIMEOUT)
             coordination.close()
-    return SandblasterRun(
-        experiment,
-        strategy,
-        take_values(run, coordination.parameters, values),
-        coordination.history,
-        coordination.coordinator.bill,
-        coordination.lbfgs.evaluations,
-        coordination.lbfgs.iterations,
-        coordination.seconds,
-        coordination.portions.wasted,
-        stopped=stopped,
-        faults=watch.calls.faults,
-    )
+    return coordination.result(values, coordination.portions.wasted, stopped=stopped, faults=watch.calls.faults)
+
+
+class Stopped(Exception):
+    """The run is to end before its end."""
 
 
 class Watch:
@@ -97,29 +88,24 @@ class Watch:
         self,
         engines: EngineSet,
         task: Task,
+        stop: StopRequest,
         stop_file: Path,
         device: str | None,
         on_progress: Callable[[dict[str, Any]], object],
     ):
-        self.engines, self.task, self.stop_file, self.device = engines, task, stop_file, device
-        self.on_progress = on_progress
+        self.engines, self.task, self.stop, self.device = engines, task, stop, device
+        self.stop_file, self.on_progress = stop_file, on_progress
         self.calls = Supervisor(engines)
-        self.stopped: str | None = None
-        self._stop: threading.Event | None = None
+        self.ends = False  # is the last thing under way, for which nothing is given up?
         self._bar: Any = None
         self._numbers, self._workers = count(), dict[int, int]()
 
     def __repr__(self) -> str:
         return f"Watch({self.calls})"
 
-    def interrupted(self) -> bool:
-        first = self.stopped is None
-        self.stopped = self.stopped or "interrupted"
-        return first
-
-    def begin(self, stop: threading.Event | None, bar: Any) -> None:
+    def begin(self, bar: Any) -> None:
         """Let all engines begin."""
-        self._stop, self._bar = stop, bar
+        self._bar = bar
         self.engines.check()
         for place in self.engines.plan:
             self._send(place.rank)
@@ -143,23 +129,19 @@ class Watch:
             self.calls.start_again(rank)
         for rank in self.calls.back():
             self._send(rank)
-        if self._stop is not None and self._stop.is_set():
-            self.stopped = self.stopped or "stopped"
         self._bar.n = coordination.run.step
         self._bar.refresh()
         rows = coordination.history.rows
         loss = rows[-1].get("loss") if rows else None
         self.on_progress({"step": coordination.run.step, "total": coordination.run.total_steps, "loss": loss})
-        if self.stopped is not None:
-            raise Stopped(self.stopped)
+        if self.stop.why is not None and not self.ends:
+            raise Stopped(self.stop.why)
 
 
 def work_on_engine(task: Task, rank: int, number: int, stop_file: str, device: str | None) -> int:
     """This engine's part of a run."""
     from dlkit.core.exactness import exact
 
-    if isinstance(task.experiment.data, Path):
-        task = replace(task, experiment=replace(task.experiment, data=load_data(task.experiment.data)))
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    task, chosen = replace(task, experiment=with_data(task.experiment)), device_here(device)
     with exact(chosen):
         return work(task, rank, number, lambda: os.path.exists(stop_file), chosen)

@@ -160,8 +160,7 @@ def train_rank(
     settings: Any,
 ) -> tuple[dict[str, Any], RankReport]:
     """Train this engine's rank of the run: the whole's result, which is empty but on rank 0, and the rank's report."""
-    if isinstance(experiment.data, Path):
-        experiment = replace(experiment, data=load_data(experiment.data))
+    experiment = with_data(experiment)
     with emulated(links):
         run = experiment.run(
             strategy=strategy,
@@ -239,6 +238,16 @@ def data_for_engines(source: Any, path: Path, dtype: torch.dtype = torch.float32
         size = format_bytes(sum(tensor.nbytes for tensor in tensors.values()))
         raise ClusterError(f"the data, {size}, cannot be written for the engines: {no_room(error)}.") from None
     return path
+
+
+def with_data(experiment: Experiment[M]) -> Experiment[M]:
+    """The experiment on an engine: with what is in the file of `data_for_engines`, if its data are in one."""
+    return replace(experiment, data=load_data(experiment.data)) if isinstance(experiment.data, Path) else experiment
+
+
+def device_here(device: str | None) -> torch.device:
+    """What an engine of a run without common steps trains on: the device, by default its GPU where it has one."""
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def load_data(path: Path) -> Any:

@@ -89,7 +89,7 @@ class Supervisor:
 
     def close(self, timeout: float) -> None:
         """Give calls that go on a while to end; if any engine was lost, the group is made anew before the next call."""
-        if self.pending or self.starting or self.faults:
-            self.engines.grouped = False
         if self.pending:
             self.engines.client.wait(list(self.pending.values()), timeout=timeout)
+        if self.starting or self.faults or not all(result.ready() for result in self.pending.values()):
+            self.engines.grouped = False

@@ -21,6 +21,7 @@ from dlkit.analysis.recognition import by_net, error
 from dlkit.core.reports import PaperRow
 from dlkit.papers.reproduction import Result, cached, mean_row
 from dlkit.strategies import Adagrad, ByStaleness, Downpour, Plain, Rule, train_virtually
+from dlkit.strategies.asynchronous.asynchronous_run import AsynchronousRun
 from dlkit.training import CrossEntropy, Experiment
 
 TITLE = "Hermans 2017: asynchronous workers on MNIST, test errors in percent after one epoch"
@@ -87,10 +88,10 @@ def experiment(recipe: Recipe, lr: float, seed: int) -> Experiment:
     return Experiment(net, digits, CrossEntropy(), batch_size=32, epochs=1, lr=lr, seed=seed)
 
 
-def result_of(run: object, seconds: float) -> Result:
+def result_of(run: AsynchronousRun, seconds: float) -> Result:
     test = data.load("mnist").test
-    wrong = error(by_net(run.model, test.images), test)  # type: ignore[attr-defined]
-    return {"error": wrong, "staleness": run.mean_staleness, "seconds": seconds}  # type: ignore[attr-defined]
+    wrong = error(by_net(run.model, test.images), test)
+    return {"error": wrong, "staleness": run.mean_staleness, "seconds": seconds}
 
 
 def train(recipe: Recipe, rule: str, workers: int, seed: int) -> Result:

@@ -60,14 +60,24 @@ def load_run(run: Any, folder: Path) -> None:
     if checkpoint is None:
         return
     tensors, state = checkpoint
-    for name in run.fingerprint | state["fingerprint"]:
-        here, there = run.fingerprint.get(name), state["fingerprint"].get(name)
-        if there != here:
-            raise ValueError(
-                f"the checkpoint in {folder} is of another run ({name}: {there} there, {here} here): "
-                "give another folder, or delete that one."
-            )
+    refuse_another(run.fingerprint, state["fingerprint"], folder)
     unpack(run, tensors, state)
+
+
+def refuse_another(here: dict[str, Any], there: dict[str, Any], folder: Path) -> None:
+    """ValueError unless what is in the folder is of the run that is here, by their fingerprints."""
+    if found := difference(here, there):
+        raise ValueError(
+            f"the checkpoint in {folder} is of another run ({found}): give another folder, or delete that one."
+        )
+
+
+def difference(here: dict[str, Any], there: dict[str, Any]) -> str:
+    """The first difference of two fingerprints, in words; "" if there is none."""
+    for name in here | there:
+        if there.get(name) != here.get(name):
+            return f"{name}: {there.get(name)} there, {here.get(name)} here"
+    return ""
 
 
 def unpack(run: Any, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:

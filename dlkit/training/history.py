@@ -1,10 +1,18 @@
 """What a run reported: columns of equal length, one row each time the run looks up."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from dlkit.core.text_table import as_html, as_text
 
 Row = dict[str, float | int | None]
+
+
+def add_columns(row: Row, callbacks: Sequence[Callable[[Any], Any]], run: Any) -> None:
+    """Let callbacks see the run, and add the columns that they return to the row: numbers, or tensors of one number."""
+    for callback in callbacks:
+        columns = callback(run) or {}
+        row.update({name: value.item() if hasattr(value, "item") else value for name, value in columns.items()})
 
 
 class History:

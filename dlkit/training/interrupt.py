@@ -21,3 +21,26 @@ def on_interrupt(ask: Callable[[], bool]) -> Iterator[None]:
     finally:
         if in_main:
             signal.signal(signal.SIGINT, before)
+
+
+class StopRequest:
+    """Why a run is to end early: it was interrupted, or `event` is set. `interrupted` is for `on_interrupt`."""
+
+    def __init__(self, event: threading.Event | None):
+        self.event, self._why = event, ""
+
+    def __repr__(self) -> str:
+        return f"StopRequest({self.why!r})"
+
+    @property
+    def why(self) -> str | None:
+        """The first reason; None while there is none."""
+        if not self._why and self.event is not None and self.event.is_set():
+            self._why = "stopped"
+        return self._why or None
+
+    def interrupted(self) -> bool:
+        """Is it the first reason? A second Ctrl-C means it."""
+        first = self.why is None
+        self._why = self._why or "interrupted"
+        return first

@@ -15,7 +15,7 @@ from dlkit.data.batch import Batch
 from dlkit.training import checkpoint
 from dlkit.training.comparison import compare
 from dlkit.training.first_optimizer import refuse_matrices_alone
-from dlkit.training.history import Row
+from dlkit.training.history import Row, add_columns
 from dlkit.training.interrupt import on_interrupt
 from dlkit.training.prepared_run import M, PreparedRun
 from dlkit.training.refusals import late_draws, refuse_sparse
@@ -243,9 +243,7 @@ class Run(PreparedRun[M]):
                 mend = self.learner.why_not_finite(self.model, self.data, lr)
                 raise FloatingPointError(f"{name} is {value} at step {self.step}: {mend}.")
         weights = self._weights(closely=True) if callbacks else []
-        for callback in callbacks:
-            columns = callback(self) or {}
-            row.update({name: value.item() if hasattr(value, "item") else value for name, value in columns.items()})
+        add_columns(row, callbacks, self)
         if callbacks:
             changed = self._weights(closely=True) != weights
             self.stopped = self.stopped or self.shard.agree_at_row(self._asked, changed, self.step)

@@ -11,10 +11,7 @@ import zmq
 
 from dlkit.strategies.asynchronous.client import Client
 from dlkit.strategies.asynchronous.messages import Message, Refused, pack, unpack
-from dlkit.strategies.asynchronous.wiring import Wiring
-
-QUEUE = 16  # messages that wait at an end for each peer
-POLL = 50  # milliseconds between two looks
+from dlkit.strategies.asynchronous.wiring import POLL, QUEUE, Wiring
 
 
 class Lines:
@@ -80,13 +77,12 @@ class Talk:
         with suppress(zmq.Again):
             self._wake.send(b"", zmq.NOBLOCK)
 
-    def wait(self, until: Callable[[], bool], look: Callable[[], object]) -> None:
-        """Wait, under `changed`, until this is so; `look` is called now and then. What servers refused is raised."""
+    def wait(self, until: Callable[[], bool]) -> None:
+        """Wait, under `changed`, until this is so, which is looked at now and then. What servers refused is raised."""
         while not until():
             if self.error is not None:
                 raise self.error
             self.changed.wait(POLL / 1000)
-            look()
 
     def _run(self) -> None:
         try:

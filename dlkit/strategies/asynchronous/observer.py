@@ -9,6 +9,7 @@ from dlkit.strategies.asynchronous.lines import Asking
 from dlkit.strategies.asynchronous.rank import Task
 from dlkit.strategies.asynchronous.replica import Parameters, take_values
 from dlkit.training.history import Row as HistoryRow
+from dlkit.training.history import add_columns
 from dlkit.training.run import Run
 
 TIMEOUT = 0.3  # seconds for a server to answer
@@ -70,9 +71,7 @@ class Observer:
             if self.callbacks and (values := self._values()) is not None:
                 take_values(self.run, self._parameters, values)
                 self.run.step = int(row["step"] or 0)
-                for callback in self.callbacks:
-                    columns = callback(self.run) or {}
-                    row.update({n: v.item() if hasattr(v, "item") else v for n, v in columns.items()})
+                add_columns(row, self.callbacks, self.run)
 
     def _values(self) -> torch.Tensor | None:
         """The servers' values as they are now; None if one is away."""

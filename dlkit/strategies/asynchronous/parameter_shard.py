@@ -45,10 +45,6 @@ class ParameterShard:
         replicas = f"{len(self.ledger)} replicas" if self.ledger else "no replica yet"
         return f"ParameterShard({len(self.values):,} values, version {self.version}, {replicas})"
 
-    def fetch(self) -> tuple[int, Tensor]:
-        """The version, and the values, as they are now."""
-        return self.version, self.values.clone()
-
     def accepted(self, replica: int) -> int:
         """The sequence number of the replica's last push that is here, applied or not."""
         here = self.ledger.get(replica, 0)

@@ -24,8 +24,6 @@ from dlkit.training.experiment import Experiment
 from dlkit.training.history import Row as HistoryRow
 from dlkit.training.run import Run
 
-OnStep = Callable[[Any], object]
-
 
 @dataclass(frozen=True)
 class Task:
@@ -78,23 +76,18 @@ class RankResult:
         return f"RankResult({served}{self.batches:,} batches, {self.bytes_sent:,} bytes sent)"
 
 
-class Progress:
-    """What a replica shows of itself after each step. loss: of its last push."""
-
-    def __init__(self):
-        self.batches, self.loss, self.done = 0, float("nan"), False
-
-    def __repr__(self) -> str:
-        return f"Progress({self.batches:,} batches, loss {self.loss:.4g})"
-
-
 def run_rank(
-    task: Task, rank: int, number: int | None, on_step: OnStep, asked: Callable[[], bool], device: torch.device
+    task: Task,
+    rank: int,
+    number: int | None,
+    ended: Callable[[], object],
+    asked: Callable[[], bool],
+    device: torch.device,
 ) -> RankResult:
     """Take this rank's part of the run, to its end, or until `asked`.
 
-    number: of this rank's replica among all that have begun; None if it has none. on_step: called with the replica's
-    progress.
+    number: of this rank's replica among all that have begun; None if it has none. ended: called when a replica that
+    this rank leads learns no more.
     """
     strategy, roles = task.strategy, task.roles
     split = TensorParallel() if strategy.partitions > 1 and number is not None else None
@@ -117,8 +110,14 @@ def run_rank(
         if number is not None and part is not None:
             member = Member(number, part, len(roles.replicas))
             replica = strategy.replica(run, parameters, member)
-            learn = Learning(task, plan, replica, on_step, over)
-            learn.follow() if run.shard.rank else learn.lead()
+            learn = Learning(task, plan, replica, over)
+            if run.shard.rank:
+                learn.follow()
+            else:
+                try:
+                    learn.lead()
+                finally:
+                    ended()
             result.batches, result.bytes_sent = replica.steps, learn.bytes_sent
             result.memory_bytes, result.spans = run.memory_bytes, list(learn.recorder.spans)
         for each in serving:
@@ -154,9 +153,9 @@ def result_of(server: Server, refused: int) -> ServerResult:
 class Learning:
     """A replica that learns until the servers say that the run is over. Of one that is split, the first rank talks."""
 
-    def __init__(self, task: Task, plan: Plan, replica: Replica, on_step: OnStep, asked: Callable[[], bool]):
-        self.task, self.plan, self.replica, self.on_step, self.asked = task, plan, replica, on_step, asked
-        self.recorder, self.progress = Recorder(), Progress()
+    def __init__(self, task: Task, plan: Plan, replica: Replica, asked: Callable[[], bool]):
+        self.task, self.plan, self.replica, self.asked = task, plan, replica, asked
+        self.recorder = Recorder()
         self.bytes_sent = 0
 
     def __repr__(self) -> str:
@@ -171,7 +170,7 @@ class Learning:
             with talk.changed:
                 client.start_fetch()
                 talk.wake()
-                talk.wait(lambda: client.has_fetched or self._over(client), self._look)
+                talk.wait(lambda: client.has_fetched or self._over(client))
             while not self._over(client):
                 due = (replica.steps + 1) % strategy.fetch_every == 0
                 with talk.changed:
@@ -187,14 +186,10 @@ class Learning:
                     if due and strategy.waits:
                         client.start_fetch(newer=strategy.newer)
                     talk.wake()
-                    talk.wait(lambda: self._may_go_on(client), self._look)
+                    talk.wait(lambda: self._may_go_on(client))
                 self.recorder.add(Span("exchange", "wait", waited, now(), f"replica {replica.member.part}"))
-                self.progress.loss = contribution.metrics["loss"] if contribution else self.progress.loss
-                self._look()
             self._tell_followers(None, goes_on=False)
         finally:
-            self.progress.done = True
-            self.on_step(self.progress)
             talk.close()
             self.bytes_sent = client.bytes_sent
 
@@ -204,10 +199,6 @@ class Learning:
 
     def _over(self, client: Client) -> bool:
         return client.done or self.asked()
-
-    def _look(self) -> None:
-        self.progress.batches = self.replica.steps
-        self.on_step(self.progress)
 
     def _step(self, fetched: Tensor | None) -> Any:
         begin = now()
@@ -240,4 +231,3 @@ class Learning:
             begin = now()
             replica.step(fetched)
             self.recorder.add(Span("step", "step", begin, now(), number=replica.steps))
-            self._look()

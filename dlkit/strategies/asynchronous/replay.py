@@ -14,9 +14,8 @@ from dlkit.strategies.asynchronous.record import Kind, Record, Row
 from dlkit.strategies.asynchronous.replica import Parameters, Replica
 from dlkit.strategies.asynchronous.with_servers import WithServers
 from dlkit.strategies.tensor.tensor_parallel import TensorParallel
-from dlkit.training.checkpoint import fingerprint
+from dlkit.training.checkpoint import difference, fingerprint
 from dlkit.training.experiment import Experiment
-from dlkit.training.history import History
 from dlkit.training.run import Run
 from dlkit.training.schedules import at
 
@@ -35,13 +34,10 @@ class Replayed(NamedTuple):
 
 def refuse_another(experiment: Run, made_by: dict[str, Any]) -> None:
     """ValueError unless this is a run of the experiment with that fingerprint."""
-    here = fingerprint(experiment)
-    for name in here:
-        if here[name] != made_by[name]:
-            raise ValueError(
-                f"this record is of another experiment ({name}: {made_by[name]} there, {here[name]} here): "
-                "replay it with the experiment that it was made by."
-            )
+    if found := difference(fingerprint(experiment), made_by):
+        raise ValueError(
+            f"this record is of another experiment ({found}): replay it with the experiment that it was made by."
+        )
 
 
 def replay(
@@ -73,7 +69,6 @@ class Replay:
         self.plan = strategy.plan(own, self.parameters, replicas, None)
         self.shards = [self._new_shard(number) for number in range(len(record.servers))]
         self.lives = [-1] * len(self.shards)
-        self.history = History()
         # What replicas did, by replica: the moments of the values installed at a step; and the step of each push.
         self.installs: dict[int, dict[int, dict[int, Moment]]] = {}
         self.replicas: dict[int, Replica] = {}

@@ -43,10 +43,6 @@ class Plan:
     checkpoint_every: int = 100
     replicas: int = 1
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return -(-self.images // self.batch_size)
-
 
 class Server:
     """Number `number` of the plan's servers, of a run whose values were `initial`.

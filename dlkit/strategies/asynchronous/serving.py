@@ -16,10 +16,8 @@ import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
 from dlkit.strategies.asynchronous.messages import LONGEST_HEADER, Message, Refused, pack, unpack
-from dlkit.strategies.asynchronous.wiring import Wiring
+from dlkit.strategies.asynchronous.wiring import POLL, QUEUE, Wiring
 
-QUEUE = 16  # messages that wait at an end for each peer
-POLL = 50  # milliseconds between two looks whether to end
 PATIENCE = 20.0  # seconds for all replicas to begin together
 BIND_TIMEOUT = 10.0  # seconds for a port to come free that an earlier life of a server has had
 

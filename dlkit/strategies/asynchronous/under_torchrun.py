@@ -15,12 +15,12 @@ from dlkit.distributed.group import Group
 from dlkit.distributed.process_group import enter_group, run_group
 from dlkit.strategies.asynchronous.asynchronous_run import AsynchronousRun, collected
 from dlkit.strategies.asynchronous.observer import Observer
-from dlkit.strategies.asynchronous.rank import Progress, RankResult, Task, run_rank
+from dlkit.strategies.asynchronous.rank import RankResult, Task, run_rank
 from dlkit.strategies.asynchronous.replica import Parameters
 from dlkit.strategies.asynchronous.wiring import Wiring, wiring_here
 from dlkit.strategies.asynchronous.with_servers import WithServers
 from dlkit.training.experiment import Experiment
-from dlkit.training.interrupt import on_interrupt
+from dlkit.training.interrupt import StopRequest, on_interrupt
 from dlkit.training.run import Run
 
 POLL = 0.1  # seconds between two looks of the first rank
@@ -71,13 +71,12 @@ class Together:
         callbacks: Sequence[Callable[[Any], Any]],
         stop: threading.Event | None,
     ):
-        self.task, self.everyone, self.device, self.stop = task, everyone, device, stop
+        self.task, self.everyone, self.device, self.stop = task, everyone, device, StopRequest(stop)
         self.own: Run = Run(task.experiment, task.steps, torch.device("cpu"), None, capture=False)
         task.strategy.plan(self.own, Parameters(self.own), len(task.roles.replicas), None)
         name = everyone.gather_objects(os.urandom(8).hex())[0]
         self.store = dist.PrefixStore(name, dist.distributed_c10d._get_default_store())
         self.callbacks = callbacks
-        self.asked: str | None = None
         self.result: RankResult | BaseException | None = None
 
     def __repr__(self) -> str:
@@ -87,14 +86,12 @@ class Together:
         begun = time.perf_counter()
         observer = Observer(self.task, self.own, self.callbacks) if self.everyone.rank == 0 else None
         thread = threading.Thread(target=self._learn, daemon=True)
-        with on_interrupt(self._interrupted):
+        with on_interrupt(self.stop.interrupted):
             thread.start()
             while thread.is_alive():
                 thread.join(POLL)
-                if self.stop is not None and self.stop.is_set():
-                    self.asked = self.asked or "stopped"
-                if self.asked and not self.store.check(["stop"]):
-                    self.store.set("stop", self.asked)
+                if self.stop.why and not self.store.check(["stop"]):
+                    self.store.set("stop", self.stop.why)
                 if observer is not None:
                     self._watch(observer)
         if isinstance(self.result, BaseException):
@@ -106,11 +103,6 @@ class Together:
         seconds = time.perf_counter() - begun
         return collected(self.task, self.own, [result for result, _ in results], rows, seconds)
 
-    def _interrupted(self) -> bool:
-        first = self.asked is None
-        self.asked = self.asked or "interrupted"
-        return first
-
     def _watch(self, observer: Observer) -> None:
         observer.look(self.store.get("stop").decode() if self.store.check(["stop"]) else None)
         if observer.all_done and self.store.add("over", 0) == len(self.task.roles.replicas):
@@ -121,10 +113,9 @@ class Together:
         try:
             with exact(self.device) if self.everyone.rank else nullcontext():
                 number = self.task.roles.member_of(rank)
-                self.result = run_rank(self.task, rank, number, self._look, lambda: False, self.device)
+                self.result = run_rank(self.task, rank, number, self._ended, lambda: False, self.device)
         except BaseException as error:
             self.result = error
 
-    def _look(self, progress: Progress) -> None:
-        if progress.done:
-            self.store.add("over", 1)
+    def _ended(self) -> None:
+        self.store.add("over", 1)

@@ -18,7 +18,7 @@ from dlkit.strategies.asynchronous.server import Server
 from dlkit.strategies.asynchronous.with_servers import WithServers
 from dlkit.training.checkpoint import fingerprint
 from dlkit.training.experiment import Experiment
-from dlkit.training.history import History
+from dlkit.training.history import History, add_columns
 from dlkit.training.run import Run
 
 HANGS = 1000  # looks at all, between which no server has moved its values
@@ -218,9 +218,7 @@ class Simulation:
                 shown += 1
                 history.append(row)
                 if callbacks:
-                    seen = self._result(history)
-                    for callback in callbacks:
-                        row.update(callback(seen) or {})
+                    add_columns(row, callbacks, self._result(history))
             if all(server is not None and server.done for server in self.servers):
                 break
         self._events.clear()  # which hold this simulation, and all of its data

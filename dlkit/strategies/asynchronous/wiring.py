@@ -5,9 +5,13 @@ import hmac
 import secrets
 import socket
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import zmq
 from zmq.utils import z85
+
+QUEUE = 16  # messages that wait at an end for each peer
+POLL = 50  # milliseconds between two looks whether to end
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Wiring:
         """32 bytes that follow from the key, and do not tell it."""
         return hmac.digest(self.key, purpose.encode(), hashlib.sha256)
 
-    @property
+    @cached_property
     def signs(self) -> bytes:
         return self.secret("signature")
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dlkit.strategies.asynchronous.messages import Message
 from dlkit.strategies.sandblaster.portions import PortionQueue
+from dlkit.strategies.sandblaster.searching import Counted
 from dlkit.strategies.sandblaster.vectors import VectorShard
 
 
@@ -47,9 +48,9 @@ class VectorServer:
 
 
 class PortionServer:
-    """Hands out the portions of one batch after the other; `sums` are what counts, of the batch that is going on.
+    """Hands out the portions of one batch after the other. `counted`: the sums that count, of the one that is going on.
 
-    The coordinator's thread calls `begin`, waits for `changed` until `done`, and takes `sums`.
+    The coordinator's thread calls `begin`, waits for `changed` until `done`, and takes `counted`.
     """
 
     def __init__(self):
@@ -58,7 +59,7 @@ class PortionServer:
         self.changed = threading.Condition()
         self.evaluation, self.step, self.point = -1, 0, ""
         self.queue: PortionQueue | None = None
-        self.sums: list[tuple[list[int], str, dict[str, float]]] = []  # portions, the contribution's key, metrics
+        self.counted: list[Counted] = []
         self.wasted = 0
         self._now = 0.0
 
@@ -75,7 +76,8 @@ class PortionServer:
     def begin(self, queue: PortionQueue, step: int, point: str) -> None:
         """A batch, by its step, at a point, by its vector's name."""
         with self.changed:
-            self.evaluation, self.step, self.point, self.queue, self.sums = self.evaluation + 1, step, point, queue, []
+            self.evaluation += 1
+            self.step, self.point, self.queue, self.counted = step, point, queue, []
 
     def lose(self, worker: int) -> None:
         with self.changed:
@@ -112,10 +114,10 @@ class PortionServer:
         if self.queue is None or fields["evaluation"] != self.evaluation:
             return
         portions: Sequence[int] = fields["portions"]
-        if any(key == fields["key"] for _, key, _ in self.sums):
+        if any(each.key == fields["key"] for each in self.counted):
             return  # asked again
         if self.queue.deliver(fields["worker"], portions):
-            self.sums.append((list(portions), fields["key"], fields["metrics"]))
+            self.counted.append(Counted(list(portions), fields["key"], fields["metrics"]))
         else:
             self.wasted += len(portions)
         self.changed.notify_all()

@@ -199,7 +199,7 @@ def test_a_push_of_another_net_is_told_to_who_sent_it():
             client.push(Contribution(torch.zeros(12), 1, 1, {}))
             talk.wake()
             with pytest.raises(ValueError, match=r"12 values of float32, and 10 of torch.float32 can be"):
-                talk.wait(lambda: False, lambda: None)
+                talk.wait(lambda: False)
         talk.close()
 
 
@@ -217,7 +217,7 @@ def test_ten_thousand_pushes_take_no_memory_and_each_is_applied_once(tmp_path):
             with talk.changed:
                 client.push(Contribution(gradient, client.sequence + 1, 1, {"loss": 0.0}))
                 talk.wake()
-                talk.wait(lambda: client.may_push, lambda: None)
+                talk.wait(lambda: client.may_push)
             if client.sequence % 1000 == 0:
                 rss.append(process.memory_info().rss)
 
@@ -226,14 +226,14 @@ def test_ten_thousand_pushes_take_no_memory_and_each_is_applied_once(tmp_path):
         with talk.changed:
             client.start_fetch()
             talk.wake()
-            talk.wait(lambda: client.has_fetched, lambda: None)
+            talk.wait(lambda: client.has_fetched)
             client.take(1)
         push_some(3_333)  # the last of which are in no checkpoint
     server = Server(made, 0, torch.zeros(size), tmp_path)
     with serving(wiring, server):
         push_some(pushes)
         with talk.changed:
-            talk.wait(lambda: client.done, lambda: None)
+            talk.wait(lambda: client.done)
     talk.close()
     assert server.life == 1
     assert [row.b for row in server.record.rows if row.kind == Kind.BEGIN] == [0, 3_300]
