@@ -11,7 +11,7 @@ from dlkit import Experiment
 from dlkit.models import Autoassociator
 from dlkit.strategies.asynchronous.asynchronous_run import AsynchronousRun
 from dlkit.strategies.asynchronous.downpour import BackupWorkers, Downpour, ElasticAveraging
-from dlkit.strategies.asynchronous.record import Kind
+from dlkit.strategies.asynchronous.record import Record
 from dlkit.strategies.asynchronous.virtual import Simulation, durations
 from dlkit.training import CD, CrossEntropy
 
@@ -35,21 +35,10 @@ def parameters(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def applied(rows):
-    """(replica, sequence) of the pushes that a server's values are made of: what a life lost is left out."""
-    made: list[tuple[int, int]] = []
-    for row in rows:
-        if row.kind == Kind.BEGIN:
-            del made[row.b :]
-        elif row.kind == Kind.PUSH:
-            made.append((row.who, row.a))
-    return made
-
-
 def check_ledger(rows):
     """Each replica's pushes, from the first on, without a gap, each once."""
     by_replica: dict[int, list[int]] = {}
-    for replica, sequence in applied(rows):
+    for replica, sequence in Record([rows]).applied[0]:
         by_replica.setdefault(replica, []).append(sequence)
     for replica, sequences in by_replica.items():
         assert sequences == list(range(1, len(sequences) + 1)), f"replica {replica}: {sequences}"

@@ -4,14 +4,11 @@ The references: a bare pyzmq socket that answers the same bytes, a copy in memor
 """
 
 import contextlib
-import os
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from statistics import median
-from typing import Any
 
 import torch
 
@@ -19,7 +16,7 @@ from dlkit.bench.asynchronous_messages import messages
 from dlkit.bench.parallel_data import LENET
 from dlkit.bench.parallel_turns import in_turns, split_run
 from dlkit.bench.timing import ratio, speed_row
-from dlkit.cluster import Cluster
+from dlkit.cluster import Cluster, slowed
 from dlkit.cluster.placement import gpus_here
 from dlkit.core.reports import BenchRow
 from dlkit.models import LeNet5
@@ -54,9 +51,9 @@ def runs(cluster: Cluster) -> list[BenchRow]:
         "one": partial(asynchronous, cluster, LENET, Downpour()),
     }
     for times in SLOWED:
-        slowed = replace(LENET, learner=Slowed(times))
-        tasks[f"asynchronous {times}"] = partial(asynchronous, cluster, slowed, Downpour(share=True))
-        tasks[f"synchronous {times}"] = partial(synchronous, cluster, slowed)
+        slow = replace(LENET, learner=slowed(LENET.learner, times))
+        tasks[f"asynchronous {times}"] = partial(asynchronous, cluster, slow, Downpour(share=True))
+        tasks[f"synchronous {times}"] = partial(synchronous, cluster, slow)
     seconds = in_turns(tasks, "LeNet-5", ROUNDS)
     rows = [
         speed_row(
@@ -77,31 +74,14 @@ def runs(cluster: Cluster) -> list[BenchRow]:
     return rows
 
 
-class Slowed(CrossEntropy):
-    """On the second engine each batch takes `times` as long, asleep: its core is left to the other, as a slow machine
-    leaves it.
-    """
-
-    def __init__(self, times: int):
-        super().__init__()
-        self.times = times
-
-    def fill_grad(self, model: Any, batch: Any, generator: torch.Generator) -> Any:
-        begun = time.perf_counter()
-        metrics = super().fill_grad(model, batch, generator)
-        if os.environ.get("DLKIT_RANK") == "1":
-            time.sleep((self.times - 1) * (time.perf_counter() - begun))
-        return metrics
-
-
 def searches(cluster: Cluster) -> list[BenchRow]:
     """Evaluations of a batch by Sandblaster's portions, of which one of two workers takes ten times as long."""
-    quick, slowed = (replace(SEARCHED, learner=Slowed(times)) for times in (1, 10))
+    quick, slow = (replace(SEARCHED, learner=slowed(SEARCHED.learner, times)) for times in (1, 10))
     tasks = {
         "undisturbed": partial(searched, cluster, quick, Sandblaster()),
-        "one slow": partial(searched, cluster, slowed, Sandblaster()),
-        "without backups": partial(searched, cluster, slowed, Sandblaster(backups=0)),
-        "cut in two": partial(searched, cluster, slowed, Sandblaster(portions=2, together=1, backups=0)),
+        "one slow": partial(searched, cluster, slow, Sandblaster()),
+        "without backups": partial(searched, cluster, slow, Sandblaster(backups=0)),
+        "cut in two": partial(searched, cluster, slow, Sandblaster(portions=2, together=1, backups=0)),
     }
     seconds = in_turns(tasks, "Sandblaster", ROUNDS)
     beside = median(seconds["undisturbed"])

@@ -181,7 +181,7 @@ class Conductor:
         result = collected(
             self.task,
             self.run,
-            list(self.calls.results.values()),
+            [result for _, result in sorted(self.calls.results.items())],
             self.observer.rows,
             seconds,
             faults=self.calls.faults,
@@ -231,8 +231,7 @@ class Conductor:
         observer = self.observer
         bar.n = observer.batches
         bar.refresh()
-        loss = observer.rows[-1].get("loss") if observer.rows else None
-        self.on_progress({"step": observer.batches, "total": self.run.total_steps, "loss": loss})
+        self.on_progress(self.calls.report(observer.batches, self.run.total_steps, observer.rows))
 
     def close(self) -> None:
         """After whatever has happened: no engine is left at the run."""

@@ -131,9 +131,8 @@ class Watch:
             self._send(rank)
         self._bar.n = coordination.run.step
         self._bar.refresh()
-        rows = coordination.history.rows
-        loss = rows[-1].get("loss") if rows else None
-        self.on_progress({"step": coordination.run.step, "total": coordination.run.total_steps, "loss": loss})
+        run = coordination.run
+        self.on_progress(self.calls.report(run.step, run.total_steps, coordination.history.rows))
         if self.stop.why is not None and not self.ends:
             raise Stopped(self.stop.why)
 

@@ -189,7 +189,7 @@ def train_rank(
 class ProgressPublisher:
     """Called after each step: asks the run to stop once `stop_file` exists; on rank 0 it also reports progress.
 
-    A report has step, total (steps), loss, and rate (images a second).
+    A report has step, total (steps), loss, rate (images a second), and the history's last row, None before the first.
     """
 
     def __init__(self, stop_file: str):
@@ -202,7 +202,9 @@ class ProgressPublisher:
             from ipyparallel.engine.datapub import publish_data
 
             self.next_report = time.monotonic() + PROGRESS_INTERVAL
-            publish_data({"step": run.step, "total": run.total_steps, "loss": run.loss, "rate": run.throughput})
+            row = run.history.rows[-1] if len(run.history) else None
+            report = {"step": run.step, "total": run.total_steps, "loss": run.loss, "rate": run.throughput, "row": row}
+            publish_data(report)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Calls on engines that go on when one dies: it is told, started afresh in its place, and can be sent a call again."""
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ipyparallel.error import EngineError, RemoteError
@@ -9,6 +9,7 @@ from ipyparallel.error import EngineError, RemoteError
 from dlkit.cluster import travel, worker
 from dlkit.cluster.engine_set import EngineSet
 from dlkit.cluster.engines import ClusterError
+from dlkit.training.history import Row
 
 POLL = 0.1  # seconds between two looks at the engines
 STARTS = 3  # how often an engine that dies while it starts is started
@@ -29,6 +30,12 @@ class Supervisor:
 
     def __repr__(self) -> str:
         return f"Supervisor({len(self.pending)} calls, {len(self.starting)} engines starting)"
+
+    def report(self, step: int, total: int, rows: Sequence[Row]) -> dict[str, Any]:
+        """What `on_progress` is told: as `ProgressPublisher` says it, and the faults. rows: of the history so far."""
+        row = rows[-1] if rows else None
+        known = {"loss": row and row.get("loss"), "rate": row and row.get("images_per_second")}
+        return {"step": step, "total": total, **known, "row": row, "faults": list(self.faults)}
 
     def send(self, rank: int, function: Callable[..., Any], *args: Any) -> bool:
         """Call the function on an engine; whether it was there to be called."""

@@ -187,3 +187,11 @@ def refuse_fixed_draws(draw: Callable[[torch.Generator], Tensor], drawn: Tensor)
         )
     if torch.equal(another, next_one):
         raise Hint("A second draw from the same generator is the first again: do not set its seed, only draw from it.")
+
+
+def named(name: str, read: Callable[[Any], Any], value: Any) -> Any:
+    """The value as `read` takes it; its hint names it."""
+    try:
+        return read(value)
+    except Hint as hint:
+        raise Hint(f"{name}: {hint}") from None

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from dlkit.exercises import Answer, Hint, exercise, given
 from dlkit.exercises.answers import close, kind, listed, refuse_mistakes, seeded, shaped, whole
+from dlkit.exercises.uneven_workers import plan
 
-__all__ = ["adagrad", "apply_push", "direction"]
+__all__ = ["adagrad", "apply_push", "direction", "plan"]
 
 Parts = list[Tensor]  # of a vector, one on each server
 

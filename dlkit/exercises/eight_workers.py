@@ -10,7 +10,7 @@ from torch import Tensor
 from dlkit.data import load
 from dlkit.distributed.links import GIGABIT
 from dlkit.exercises import Hint, Points, students_code, task
-from dlkit.exercises.answers import number, seeded, whole
+from dlkit.exercises.answers import named, number, seeded, whole
 
 WORKERS = 8
 SHAPES = ((784, 100), (100,), (100, 10), (10,))
@@ -60,7 +60,7 @@ def _read(answer: Any) -> Plan:
     names = ("batch", "every", "lr", "steps")
     if not isinstance(answer, Mapping) or set(answer) != set(names):
         raise Hint("A plan is a dict with batch, every, lr and steps, and nothing else.")
-    batch, every, steps = (_named(name, whole, answer[name]) for name in ("batch", "every", "steps"))
+    batch, every, steps = (named(name, whole, answer[name]) for name in ("batch", "every", "steps"))
     if batch < SMALLEST or batch % WORKERS:
         raise Hint(
             f"batch is {batch}: {WORKERS} workers share it evenly, so it is a multiple of {WORKERS}, from {SMALLEST}."
@@ -72,22 +72,14 @@ def _read(answer: Any) -> Plan:
     lr = answer["lr"]
     if callable(lr):
         return Plan(batch, every, lambda step: _rate(lr, step), steps)
-    rate = _named("lr", number, lr)
+    rate = named("lr", number, lr)
     return Plan(batch, every, lambda step: rate, steps)
-
-
-def _named(name: str, read: Callable[[Any], Any], value: Any) -> Any:
-    """The value as `read` takes it; its hint names it."""
-    try:
-        return read(value)
-    except Hint as hint:
-        raise Hint(f"{name}: {hint}") from None
 
 
 def _rate(lr: Callable[[int], Any], step: int) -> float:
     with students_code():
         rate = lr(step)
-    return _named(f"lr at step {step}", number, rate)
+    return named(f"lr at step {step}", number, rate)
 
 
 def _train(planned: Plan, steps: int) -> list[Tensor]:

@@ -25,8 +25,11 @@ from .maps import MapExplorer as MapExplorer
 from .monitor import TrainingMonitor as TrainingMonitor
 from .occluder import Occluder as Occluder
 from .predictions import Predictions as Predictions
+from .race import Race as Race
 from .reader import DigitReader as DigitReader
 from .splitter import Splitter as Splitter
 from .stack import StackExplorer as StackExplorer
+from .staleness import StalenessExplorer as StalenessExplorer
 from .stepper import ConvolutionStepper as ConvolutionStepper
+from .tape import CommandTape as CommandTape
 from .timeline import TimelineView as TimelineView

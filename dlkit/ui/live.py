@@ -3,6 +3,7 @@
 import contextlib
 import tempfile
 import threading
+from html import escape
 from typing import Any
 
 import ipywidgets as widgets
@@ -10,31 +11,35 @@ import psutil
 
 from dlkit.cluster import Cluster, ClusterError
 from dlkit.cluster.split_run import SplitRun
+from dlkit.strategies.asynchronous.asynchronous_run import AsynchronousRun
+from dlkit.strategies.asynchronous.with_servers import WithServers
 from dlkit.training.experiment import Experiment
 from dlkit.training.shard import Strategy
 from dlkit.ui.controls.background import InBackground
 from dlkit.ui.draw.charts import panels
 from dlkit.ui.draw.engine_table import engine_table
+from dlkit.ui.draw.pictures import text_html
 
 REDRAW = 0.5  # seconds between two redraws
 EVERY = 25  # steps between two checkpoints
 
 
-class LiveCluster(InBackground[SplitRun]):
+class LiveCluster(InBackground[SplitRun | AsynchronousRun]):
     """The engines of `cluster`, and a run of `experiment`, split by `strategy`, that goes on in a thread.
 
     The table has each engine's load, in percent of its cores. Kill ends the chosen engine by SIGKILL. Recover starts
     lost engines again, or all of them if the cluster has been stopped; a run that was cut off then goes on from its
-    last checkpoint. `run` is the SplitRun and `error` the exception, at the end; `await live` gives the SplitRun. Calls
-    and runs of other cells wait for their turn until then, and so does this widget's run for theirs. Running the cell
-    again stops the run of the widget before.
+    last checkpoint. A run with servers, such as Downpour's, goes on by itself, and what became of whom is told below.
+    `run` is the result and `error` the exception, at the end; `await live` gives the result. Calls and runs of other
+    cells wait for their turn until then, and so does this widget's run for theirs. Running the cell again stops the
+    run of the widget before.
     """
 
     START = "Run"
     STOPPING = "Stopping: the engines agree on a last step ..."
     BUSY = "the cluster is busy with a run or a recovery: stop() it, or wait() for it, first."
 
-    def __init__(self, cluster: Cluster, experiment: Experiment, strategy: Strategy):
+    def __init__(self, cluster: Cluster, experiment: Experiment, strategy: Strategy | WithServers):
         super().__init__("Run the experiment from the beginning", "Stop after a step that all engines took")
         self._become_current()
         self.cluster, self.experiment, self.strategy = cluster, experiment, strategy
@@ -46,11 +51,11 @@ class LiveCluster(InBackground[SplitRun]):
         self.kill_button = self._button("Kill", "bolt", "Kill the chosen engine (SIGKILL)", self._kill_chosen)
         self.recover_button = self._button("Recover", "medkit", "Start lost engines again, and go on", self.recover)
         self.engine = widgets.Dropdown(options=range(cluster.n), description="Engine", layout={"width": "160px"})
-        self.engines, self.chart = widgets.HTML(), widgets.HTML()
+        self.engines, self.faults, self.chart = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self._draw()
         self._watch()
         buttons = [self.start_button, self.stop_button, self.recover_button, self.engine, self.kill_button]
-        self.children = [widgets.HBox(buttons), self.status, self.engines, self.chart]
+        self.children = [widgets.HBox(buttons), self.status, self.engines, self.faults, self.chart]
 
     def __repr__(self) -> str:
         return f"LiveCluster({self.cluster.n} engines, {self.strategy})"
@@ -72,7 +77,9 @@ class LiveCluster(InBackground[SplitRun]):
             return
         process.kill()
         what_next = "Recover starts it again."
-        if not self._idle.is_set():
+        if not self._idle.is_set() and isinstance(self.strategy, WithServers):
+            what_next = "the run goes on, and it comes back in some seconds ..."
+        elif not self._idle.is_set():
             what_next = "the others notice within a second or two ..."
         self._say(f"Engine {rank} (pid {process.pid}) is killed: {what_next}")
 
@@ -86,6 +93,7 @@ class LiveCluster(InBackground[SplitRun]):
     def _train(self, resume: bool = False) -> None:
         if not resume or self._checkpoint is None:
             self._checkpoint, self.run, self.progress = tempfile.TemporaryDirectory(prefix="dlkit-live-"), None, []
+            self.faults.value = ""
         self._cut_off = True
         self.run = run = self.cluster.run(
             self.experiment,
@@ -116,10 +124,17 @@ class LiveCluster(InBackground[SplitRun]):
 
     def _on_progress(self, report: dict[str, Any]) -> None:
         """Keep the report. After a recovery, earlier reports of steps that are taken again are dropped."""
-        self.progress = [earlier for earlier in self.progress if earlier["step"] < report["step"]] + [report]
+        if (faults := report.get("faults")) is not None:
+            report = report | {"at": report["row"]["step"] if report["row"] else 0}
+            self.faults.value = text_html("<br>".join(map(escape, faults)))
+        else:
+            report = report | {"at": report["step"]}
+        if report["loss"] is not None:
+            self.progress = [earlier for earlier in self.progress if earlier["at"] < report["at"]] + [report]
         if not self._stop_requested.is_set():
+            rate = f", {report['rate']:,.0f} images/s" if report["rate"] else ""
             at = f"step {report['step']:,} of {report['total']:,}"
-            self._say(f"Running on {self.cluster.n} engines: {at}, {report['rate']:,.0f} images/s.")
+            self._say(f"Running on {self.cluster.n} engines: {at}{rate}.")
 
     def _explain(self, error: Exception) -> str:
         return f"{error} Or press Recover." if isinstance(error, ClusterError) else super()._explain(error)
@@ -148,10 +163,10 @@ class LiveCluster(InBackground[SplitRun]):
             rows = self._rows()
             down = all(row["state"] == "not started" for row in rows)
             hint = "<p>No engine is up: press Recover to start them.</p>" if down and self._idle.is_set() else ""
-            self.engines.value = engine_table(rows, [self._load(row) for row in rows]) + hint
+            self.engines.value = engine_table(rows, [self._load(row) for row in rows], self._tasks()) + hint
             lines = {"loss": "loss", "images a second": "rate"}
             self.chart.value = panels(
-                {title: [(report["step"], report[name]) for report in self.progress] for title, name in lines.items()},
+                {title: [(report["at"], report[name]) for report in self.progress] for title, name in lines.items()},
                 "step",
             )
 
@@ -160,6 +175,18 @@ class LiveCluster(InBackground[SplitRun]):
             return self.cluster.rows()
         except AttributeError:  # another thread stopped the cluster while its rows were read
             return self.cluster.rows()
+
+    def _tasks(self) -> list[str]:
+        """What each engine does, where they do not all do the same."""
+        if not isinstance(self.strategy, WithServers):
+            return []
+        roles = self.strategy.roles(self.cluster.n)
+        tasks = []
+        for rank in range(self.cluster.n):
+            does = [f"server {number}" for number, place in enumerate(roles.servers) if place == rank]
+            member = roles.member_of(rank)
+            tasks.append(" and ".join(does + ([] if member is None else [f"replica {member}"])))
+        return tasks
 
     def _load(self, row: dict[str, Any]) -> float:
         """Percent of the engine's cores that it has used since the last call."""

@@ -13,7 +13,7 @@ from splitting import digits, same_bits, slow_net
 from dlkit import Experiment
 from dlkit.cluster import ClusterError
 from dlkit.models import LeNet5
-from dlkit.strategies import DataParallel
+from dlkit.strategies import DataParallel, Downpour
 from dlkit.training import CrossEntropy
 from dlkit.ui.draw.engine_table import load_bar
 from dlkit.ui.live import EVERY, LiveCluster
@@ -26,7 +26,7 @@ ENDLESS = replace(SLOW, epochs=10**5)
 @pytest.fixture
 def show(cluster):
     """Makes one; afterwards none goes on and the cluster is whole."""
-    yield lambda experiment=SHORT: LiveCluster(cluster, experiment, DataParallel())
+    yield lambda experiment=SHORT, strategy=None: LiveCluster(cluster, experiment, strategy or DataParallel())
     if LiveCluster.current is not None:
         LiveCluster.current.retire()
         LiveCluster.current = None
@@ -182,3 +182,26 @@ def test_waiting_for_nothing_says_what_to_do(show):
 def test_a_bar_is_as_long_as_the_load_and_no_longer_than_its_frame(percent, width, text):
     assert f"width: {width}px; height: 10px; background" in load_bar(percent)
     assert load_bar(percent).endswith(text)
+
+
+def test_a_run_with_servers_goes_on_when_the_engine_of_the_server_is_killed(show):
+    made = replace(SLOW, data=digits(400), batch_size=10, row_every=5, momentum=0)
+    live = show(made, Downpour(share=True))
+    assert [row[6] for row in cells(live)] == ["server 0 and replica 0", "replica 1"]
+    live.start()
+    until(lambda: live.progress)
+    pids = [row[1] for row in cells(live)]
+    live.engine.value = 0
+    live.kill_button.click()
+    assert "the run goes on, and it comes back" in live.status.value
+    run = live.wait()
+    assert (run.step, run.stopped) == (240, None)
+    assert "Finished at step 240" in live.status.value
+    assert f"pid {pids[0]}, cpu) has died, and with it server 0 and a replica of part 0" in live.faults.value
+    assert "engine 0 has come back" in live.faults.value
+    steps = [report["at"] for report in live.progress]
+    assert steps == sorted(set(steps))
+    live.start()  # again, by the same button
+    until(lambda: not live.faults.value)
+    live.stop()
+    assert live.wait().stopped == "stopped"

@@ -1,5 +1,6 @@
 """A replica's end of its talk with the servers: what it asks, what it has sent, and what it must send again."""
 
+import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -184,6 +185,7 @@ class Client:
     def receive(self, number: int, answer: Message, now: float) -> None:
         """Take a server's answer. ValueError, in the server's words, if it refuses what this replica sends."""
         line, told = self.lines[number], answer.fields
+        earlier = set(itertools.takewhile(lambda request: request != told["request"], line.pending))
         before = line.pending.pop(told["request"], None)
         if before is None:
             return
@@ -195,8 +197,9 @@ class Client:
             line.pending.clear()
         elif told["accepted"] < before:
             line.sent = told["accepted"]  # the connection was cut, and what was sent before is lost
-        if answer.kind == "hello" and line.fetching is not None and not told["waits"]:
-            line.pending.pop(line.fetching.fields["request"], None)  # lost likewise: it is asked again
+        kept = line.fetching.fields["request"] if line.fetching is not None and told.get("waits") else None
+        for request in earlier - {kept}:  # lost likewise, as a server answers in order: a fetch is asked again
+            line.pending.pop(request, None)
         line.accepted, line.durable, line.done = told["accepted"], told["durable"], told["done"]
         durable = min((line.durable for line in self.lines if not line.done), default=self.sequence)
         while self.outbox and self.outbox[0].sequence <= durable:

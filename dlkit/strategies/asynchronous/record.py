@@ -75,6 +75,18 @@ class Record:
         """The replica of each push, in the order of the first server."""
         return [row.who for row in self.servers[0] if row.kind == Kind.PUSH]
 
+    @property
+    def applied(self) -> list[list[tuple[int, int]]]:
+        """(replica, number of its push) of what each server's values are made of: what a life has lost is left out."""
+        made: list[list[tuple[int, int]]] = [[] for _ in self.servers]
+        for pushes, rows in zip(made, self.servers, strict=True):
+            for row in rows:
+                if row.kind == Kind.BEGIN:
+                    del pushes[row.b :]
+                elif row.kind == Kind.PUSH:
+                    pushes.append((row.who, row.a))
+        return made
+
     def save(self, folder: Path) -> None:
         """Write a file for each server, as servers do themselves when they run in `folder`."""
         folder.mkdir(parents=True, exist_ok=True)

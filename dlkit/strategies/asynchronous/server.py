@@ -122,9 +122,7 @@ class Server:
         told: dict[str, Any] = {}
         if kind == "rows":
             told = {"rows": self.rows[fields["since"] :], "rows_in_all": len(self.rows)}
-        if kind == "hello":
-            told = {"waits": sender in self._waiting}
-        yield sender, self._answer(message, **told)
+        yield sender, self._answer(message, waits=sender in self._waiting, **told)
         yield from self._answer_waiting()
 
     def _answer_waiting(self) -> Answers:

@@ -2,6 +2,7 @@
 
 import copy
 import heapq
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
@@ -205,13 +206,18 @@ class Simulation:
         self,
         callbacks: Sequence[Callable[[Any], dict[str, float] | None]] = (),
         on_event: Callable[["Simulation"], object] = lambda simulation: None,
+        stop: threading.Event | None = None,
     ) -> AsynchronousRun:
-        """To its end. Callbacks see the run at each row of the history, with the servers' values; `on_event` sees this
-        simulation after each event.
+        """To its end, or until `stop` is set. Callbacks see the run at each row of the history, with the servers'
+        values; `on_event` sees this simulation after each event.
         """
         history, shown = History(), 0
         for _ in self._ticks():
             on_event(self)
+            if stop is not None and stop.is_set():
+                for server in self.servers:
+                    if server is not None:
+                        server.stopped = server.stopped or "stopped"
             first = self.servers[0]
             while first is not None and shown < len(first.rows):
                 row = dict(first.rows[shown])
@@ -259,12 +265,13 @@ def train_virtually(
     slowed: dict[int, float] | None = None,
     latency: float = 0.0,
     callbacks: Sequence[Callable[[Any], dict[str, float] | None]] = (),
+    stop: threading.Event | None = None,
 ) -> AsynchronousRun:
     """The experiment by `replicas` replicas in simulated time, in which a batch takes 1.
 
     batches: by default the experiment's epochs. slowed: how many times as long a replica's batches take. latency: of a
-    message.
+    message. stop: ends it early once it is set.
     """
     duration = durations(experiment.seed, slowed)
     simulation = Simulation(experiment, strategy, replicas, batches=batches, duration=duration, latency=latency)
-    return simulation.train(callbacks)
+    return simulation.train(callbacks, stop=stop)

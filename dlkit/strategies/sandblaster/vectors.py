@@ -83,7 +83,9 @@ class Coordinator:
         return torch.tensor(total, dtype=self.dtype)
 
     def flush(self) -> list[list[float]]:
-        """Send what waits."""
+        """Send what waits, if anything does."""
+        if not self._waiting:
+            return []
         commands = list(self._waiting)
         self._waiting.clear()
         self.bill["messages"] += 1

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from html import escape
+from itertools import zip_longest
 from typing import Any
 
 from dlkit.ui.draw.pictures import BLUE, VERMILION
@@ -11,14 +12,18 @@ BAR = 120  # pixels: a load of 100 %
 STYLE = "border-collapse: separate; border-spacing: 14px 2px"
 
 
-def engine_table(rows: Sequence[dict[str, Any]], loads: Sequence[float]) -> str:
-    """A row for each engine, from `Cluster.rows()`, with its load in percent; the state is red unless it is ready."""
-    head = "".join(f"<th>{name}</th>" for name in (*COLUMNS, "load"))
+def engine_table(rows: Sequence[dict[str, Any]], loads: Sequence[float], tasks: Sequence[str] = ()) -> str:
+    """A row for each engine, from `Cluster.rows()`, with its load in percent; the state is red unless it is ready.
+
+    tasks: what each engine does, where they do not all do the same.
+    """
+    head = "".join(f"<th>{name}</th>" for name in (*COLUMNS, "load", *(["does"] if tasks else [])))
     body = ""
-    for row, load in zip(rows, loads, strict=True):
+    for row, load, task in zip_longest(rows, loads, tasks):
         cells = "".join(f"<td>{escape(str(row[name]))}</td>" for name in COLUMNS[:-1])
+        does = f"<td>{escape(task)}</td>" if tasks else ""
         colour = "" if row["state"] == "ready" else f' style="color: {VERMILION}; font-weight: bold"'
-        body += f"<tr>{cells}<td{colour}>{escape(row['state'])}</td><td>{load_bar(load)}</td></tr>"
+        body += f"<tr>{cells}<td{colour}>{escape(row['state'])}</td><td>{load_bar(load)}</td>{does}</tr>"
     return f'<table style="{STYLE}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 

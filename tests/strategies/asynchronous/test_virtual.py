@@ -412,3 +412,24 @@ def test_a_net_that_nobody_here_wrote_and_a_rule_too():
 
     found = train_virtually(experiment(net, lr=0.01), Downpour(rule=Sign), 3, batches=60)
     assert found.history["loss"][-1] < found.history["loss"][0]
+
+
+class Drops(Simulation):
+    """Loses one fetch of replica 0 on its way."""
+
+    lost = 0
+
+    def _send(self, own):
+        for number, message in own.client.outgoing(self.now):
+            if message.kind == "fetch" and own.replica.member.number == 0 and own.replica.steps == 5 and not self.lost:
+                self.lost += 1
+            else:
+                self.at(self.now + self.latency, self._arrival(own, number, message))
+
+
+def test_a_fetch_that_is_lost_is_asked_again_although_the_server_answers_pushes():
+    simulation = Drops(experiment(), Downpour(), 2, batches=60, duration=lambda part: 0.1, latency=0.01)
+    run = simulation.train()
+    assert simulation.lost == 1
+    assert max(run.staleness) < 8
+    assert sum(row.kind == Kind.INSTALL and row.who == 0 for row in run.record.servers[0]) > 20
