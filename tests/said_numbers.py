@@ -7,4 +7,5 @@ SAID: dict[str, dict[str, list[str]]] = {
     "03_dbn_pretraining": {"goals of the open task": ["12.1", "11.8"]},
     "07_engine_cluster": {"the cable of the open task, in MB/s": ["125"]},
     "08_data_parallel": {"the largest batch that Goyal and others 2017 scaled to": ["8,192"]},
+    "11_asynchronous": {"goals of the open task": ["10.5", "9.5"]},
 }

@@ -160,7 +160,6 @@ class Conductor:
 
     def conduct(self, bar: Any) -> AsynchronousRun:
         """The run, from its beginning to its end. ClusterError if no replica is left, or engines do not end."""
-        begun = time.perf_counter()
         self.engines.check()
         self._send(range(len(self.engines.plan)))
         deadline = float("inf")
@@ -177,13 +176,11 @@ class Conductor:
                 self.observer.end()
             if time.monotonic() > deadline:
                 raise ClusterError("engines did not end with the run: `cluster.recover()` starts them afresh.")
-        seconds = time.perf_counter() - begun
         result = collected(
             self.task,
             self.run,
             [result for _, result in sorted(self.calls.results.items())],
             self.observer.rows,
-            seconds,
             faults=self.calls.faults,
         )
         return replace(result, stopped=self.stop.why or result.stopped)
@@ -231,7 +228,7 @@ class Conductor:
         observer = self.observer
         bar.n = observer.batches
         bar.refresh()
-        self.on_progress(self.calls.report(observer.batches, self.run.total_steps, observer.rows))
+        self.on_progress(self.calls.report(observer.batches, self.run, observer.rows))
 
     def close(self) -> None:
         """After whatever has happened: no engine is left at the run."""

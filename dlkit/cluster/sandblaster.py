@@ -132,7 +132,7 @@ class Watch:
         self._bar.n = coordination.run.step
         self._bar.refresh()
         run = coordination.run
-        self.on_progress(self.calls.report(run.step, run.total_steps, coordination.history.rows))
+        self.on_progress(self.calls.report(run.step, run, coordination.history.rows))
         if self.stop.why is not None and not self.ends:
             raise Stopped(self.stop.why)
 

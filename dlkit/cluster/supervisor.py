@@ -10,6 +10,7 @@ from dlkit.cluster import travel, worker
 from dlkit.cluster.engine_set import EngineSet
 from dlkit.cluster.engines import ClusterError
 from dlkit.training.history import Row
+from dlkit.training.run import Run
 
 POLL = 0.1  # seconds between two looks at the engines
 STARTS = 3  # how often an engine that dies while it starts is started
@@ -31,11 +32,14 @@ class Supervisor:
     def __repr__(self) -> str:
         return f"Supervisor({len(self.pending)} calls, {len(self.starting)} engines starting)"
 
-    def report(self, step: int, total: int, rows: Sequence[Row]) -> dict[str, Any]:
+    def report(self, step: int, run: Run, rows: Sequence[Row]) -> dict[str, Any]:
         """What `on_progress` is told: as `ProgressPublisher` says it, and the faults. rows: of the history so far."""
         row = rows[-1] if rows else None
-        known = {"loss": row and row.get("loss"), "rate": row and row.get("images_per_second")}
-        return {"step": step, "total": total, **known, "row": row, "faults": list(self.faults)}
+        rate = None
+        if row is not None and (seconds := row.get("seconds")):
+            rate = (row["step"] or 0) * run.experiment.batch_size / seconds
+        told = {"loss": row and row.get("loss"), "rate": rate, "row": row, "faults": list(self.faults)}
+        return {"step": step, "total": run.total_steps, **told}
 
     def send(self, rank: int, function: Callable[..., Any], *args: Any) -> bool:
         """Call the function on an engine; whether it was there to be called."""

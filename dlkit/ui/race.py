@@ -9,7 +9,6 @@ from torch import nn
 
 from dlkit.cluster import Cluster, slowed
 from dlkit.cluster.split_run import SplitRun
-from dlkit.core.text_table import as_html
 from dlkit.strategies.asynchronous.asynchronous_run import AsynchronousRun
 from dlkit.strategies.asynchronous.with_servers import WithServers
 from dlkit.training.experiment import Experiment
@@ -17,6 +16,8 @@ from dlkit.training.history import Row
 from dlkit.training.shard import Strategy
 from dlkit.ui.controls.background import InBackground
 from dlkit.ui.controls.elements import FULL_LABEL, WRAP
+from dlkit.ui.controls.named_sliders import NamedSliders
+from dlkit.ui.draw.engine_table import table
 from dlkit.ui.draw.overlay import overlay
 
 Runs = dict[str, SplitRun | AsynchronousRun]
@@ -59,7 +60,7 @@ class Race(InBackground[Runs]):
         self.chart, self.table = widgets.HTML(), widgets.HTML()
         self._draw()
         controls = widgets.HBox([self.start_button, self.stop_button, self.times], layout=WRAP)
-        self.children = [controls, self.status, self.chart, self.table]
+        self.children = [controls, self.status, self.chart, self.table, NamedSliders()]
 
     def __repr__(self) -> str:
         return f"Race({', '.join(self.contestants)})"
@@ -114,7 +115,7 @@ class Race(InBackground[Runs]):
 
     def _draw(self) -> None:
         self.chart.value = overlay(self.lines, "seconds of training", self.label)
-        self.table.value = as_html(COLUMNS, self.results) if self.results else ""
+        self.table.value = table(COLUMNS, self.results) if self.results else ""
 
 
 class Scored:

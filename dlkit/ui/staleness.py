@@ -13,6 +13,7 @@ from dlkit.strategies.asynchronous.virtual import train_virtually
 from dlkit.training.experiment import Experiment
 from dlkit.ui.controls.background import InBackground
 from dlkit.ui.controls.elements import FULL_LABEL, WRAP, WRAP_TOP
+from dlkit.ui.controls.named_sliders import NamedSliders
 from dlkit.ui.draw.overlay import columns, overlay
 
 WORKERS = (1, 2, 5, 10, 15, 20, 30, 40)
@@ -61,6 +62,7 @@ class StalenessExplorer(InBackground[AsynchronousRun]):
             widgets.HBox([self.workers, self.rate, self.start_button, self.stop_button], layout=WRAP),
             self.status,
             widgets.HBox([self.chart, self.histogram], layout=WRAP_TOP),
+            NamedSliders(),
         ]
 
     def __repr__(self) -> str:

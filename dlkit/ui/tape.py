@@ -10,6 +10,7 @@ from dlkit.strategies.sandblaster.sandblaster import Sandblaster
 from dlkit.strategies.sandblaster.tape import Said, tape
 from dlkit.training.experiment import Experiment
 from dlkit.ui.controls.elements import FULL_LABEL, WRAP, icon_button
+from dlkit.ui.controls.named_sliders import NamedSliders
 from dlkit.ui.draw.pictures import caption_html, text_html
 from dlkit.ui.draw.tape_diagram import asks, in_words, tape_diagram
 
@@ -36,7 +37,8 @@ class CommandTape(widgets.VBox):
         ]
         self.at.observe(self._draw, "value")
         self._draw()
-        super().__init__([widgets.HBox([self.at, *buttons], layout=WRAP), self.picture, self.caption, self.bill])
+        controls = widgets.HBox([self.at, *buttons], layout=WRAP)
+        super().__init__([controls, self.picture, self.caption, self.bill, NamedSliders()])
 
     def __repr__(self) -> str:
         return f"CommandTape({len(self.said)} messages, {self.strategy})"

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from answers import verdict
+from answers import points, solutions, verdict
 
 from dlkit.exercises import asynchronous as check
 from dlkit.strategies.asynchronous.rules import Adagrad
 
 NAMES = ["apply_push", "adagrad", "direction"]
+SOLUTIONS = solutions("11_asynchronous")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -143,3 +144,45 @@ def minus(parts):
 )
 def test_usual_mistakes_with_the_direction(capsys, wrong, hint):
     assert hint in verdict(capsys, check.direction, wrong)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_solutions_are_right(capsys, name):
+    assert verdict(capsys, getattr(check, name), SOLUTIONS[name]).startswith("✓")
+
+
+# The open task: (plan, points, and what is said).
+
+FIVE = SOLUTIONS["plan"]
+PLANS = {
+    "the solution": (FIVE, 10, "300 batches send 191 MB"),
+    "another rate": (FIVE | {"lr": 0.02}, 10, "10 of 10 points"),
+    "numpy's numbers": ({name: x if name == "rule" else np.float64(x) for name, x in FIVE.items()}, 10, ""),
+    "all of them": (FIVE | {"workers": 16, "lr": 0.01, "predicted": 15}, 6, "786 batches send 500 MB"),
+    "rarely": (FIVE | {"workers": 16, "fetch": 3, "push": 3, "lr": 0.005, "predicted": 15}, 8, "167 MB"),
+    "a wrong prediction": (FIVE | {"predicted": 5}, 7, "the mean staleness is 4.0; predicted: 5"),
+    "plain": (FIVE | {"rule": "plain", "lr": 0.1}, 9, "3 of 4"),
+    "far too long steps": (FIVE | {"rule": "plain", "lr": 1e9}, 6, "100.0 % of the held-out digits are wrong: loss is"),
+    "the example": (
+        {"workers": 2, "fetch": 1, "push": 1, "rule": "plain", "lr": 0.1, "predicted": 5},
+        4,
+        "1.0; predicted",
+    ),
+    "too many workers": (FIVE | {"workers": 17}, 0, "workers is 17: there are 16"),
+    "half a worker": (FIVE | {"workers": 2.5}, 0, "workers: It should be a whole number"),
+    "never": (FIVE | {"push": 0}, 0, "fetch and push are 1 or more"),
+    "too rarely": (FIVE | {"fetch": 61}, 0, "A worker has about 60 batches"),
+    "no such rule": (FIVE | {"rule": "momentum"}, 0, "rule is 'momentum': it is one of plain, adagrad, staleness"),
+    "uphill": (FIVE | {"lr": -0.1}, 0, "lr is more than 0"),
+    "no rate": ({name: x for name, x in FIVE.items() if name != "lr"}, 0, "A plan is a dict with workers, fetch"),
+    "nonsense": ("fast", 0, "A plan is a dict"),
+    "untouched": (..., 0, "Not answered yet"),
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_plan_gets_its_points(capsys, name):
+    plan, most, said = PLANS[name]
+    given, printed = points(capsys, check.plan, plan)
+    assert said in printed
+    assert given == most

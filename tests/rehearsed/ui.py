@@ -142,7 +142,10 @@ NO_TENSORS = dict.fromkeys(
 )
 NO_TENSORS |= {
     "CDExplorer": "numbers; it trains an RBM of its own on the CPU",
+    "CommandTape": "an experiment, in simulated time on the CPU",
     "LiveCluster": "a cluster, and an experiment that it sends there",
+    "Race": "a cluster, and experiments that it sends there",
+    "StalenessExplorer": "an experiment, in simulated time on the CPU",
     "TimelineView": "a timeline",
     "draw_timeline": "a timeline",
     "figure": "sizes",

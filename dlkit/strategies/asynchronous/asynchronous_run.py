@@ -26,6 +26,7 @@ M = TypeVar("M", bound=nn.Module)
 class AsynchronousRun(Generic[M]):
     """`model` has the servers' last values. `record` is what they did in which order.
 
+    seconds: of training, by the first server's clock: from the first push on, without what the server was away.
     staleness: of how many pushes each was. updates: of the first server. step: batches learnt from. dropped: pushes
     that came too late to count. faults: a sentence for each engine that was lost, and for each that came.
     threads: of torch, on each replica. fingerprint: of the experiment.
@@ -104,7 +105,7 @@ class AsynchronousRun(Generic[M]):
 
 
 def collected(
-    task: Task, run: Run, results: Sequence[RankResult], rows: list[HistoryRow], seconds: float, **told: Any
+    task: Task, run: Run, results: Sequence[RankResult], rows: list[HistoryRow], **told: Any
 ) -> AsynchronousRun:
     """The result of a run, from what its ranks did. rows: of the history, as callbacks left them."""
     servers = sorted((server for result in results for server in result.servers), key=lambda server: server.number)
@@ -121,7 +122,7 @@ def collected(
         first.batches,
         first.updates,
         first.epoch,
-        seconds=seconds,
+        seconds=float(rows[-1]["seconds"] or 0.0) if rows else 0.0,
         stopped=stopped,
         dropped=first.dropped,
         ranks=list(results),

@@ -130,6 +130,7 @@ def run_rank(
     result.servers = [result_of(server, each.socket.refused) for server, each in zip(servers, serving, strict=True)]
     kept = [value for server in servers for value in (server.shard.values, *server.shard.rule.state.values())]
     result.memory_bytes += sum(value.nbytes for value in kept)
+    result.bytes_sent += sum(each.socket.bytes_sent for each in serving)
     return result
 
 

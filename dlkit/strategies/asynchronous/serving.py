@@ -40,12 +40,13 @@ class Answers(Protocol):
 
 class ServerSocket:
     """A server's end: `serve` lets it answer until the run ends. refused: how many messages were not this run's.
+    bytes_sent: of all values.
 
     OSError, with the address, if it cannot be listened at.
     """
 
     def __init__(self, wiring: Wiring, number: int, server: Answers):
-        self.wiring, self.server, self.refused = wiring, server, 0
+        self.wiring, self.server, self.refused, self.bytes_sent = wiring, server, 0, 0
         self.context = zmq.Context()
         self.authenticator = ThreadAuthenticator(self.context)
         self.authenticator.start()
@@ -118,6 +119,7 @@ class ServerSocket:
     def _answer(self, to: bytes, answer: Message) -> None:
         with suppress(zmq.Again):  # of one that does not take its answers: it asks again
             self.socket.send_multipart([to, *pack(answer, self.wiring.signs)], zmq.NOBLOCK)
+            self.bytes_sent += 0 if answer.values is None else answer.values.nbytes
 
     def close(self) -> None:
         self.authenticator.stop()

@@ -2,7 +2,6 @@
 
 import os
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -83,7 +82,6 @@ class Together:
         return f"Together({self.task.strategy}, rank {self.everyone.rank} of {self.everyone.world_size})"
 
     def run(self) -> AsynchronousRun:
-        begun = time.perf_counter()
         observer = Observer(self.task, self.own, self.callbacks) if self.everyone.rank == 0 else None
         thread = threading.Thread(target=self._learn, daemon=True)
         with on_interrupt(self.stop.interrupted):
@@ -100,8 +98,7 @@ class Together:
         if observer is not None:
             observer.close()
         rows = results[0][1]
-        seconds = time.perf_counter() - begun
-        return collected(self.task, self.own, [result for result, _ in results], rows, seconds)
+        return collected(self.task, self.own, [result for result, _ in results], rows)
 
     def _watch(self, observer: Observer) -> None:
         observer.look(self.store.get("stop").decode() if self.store.check(["stop"]) else None)

@@ -17,13 +17,23 @@ def engine_table(rows: Sequence[dict[str, Any]], loads: Sequence[float], tasks: 
 
     tasks: what each engine does, where they do not all do the same.
     """
-    head = "".join(f"<th>{name}</th>" for name in (*COLUMNS, "load", *(["does"] if tasks else [])))
-    body = ""
+    body = []
     for row, load, task in zip_longest(rows, loads, tasks):
         cells = "".join(f"<td>{escape(str(row[name]))}</td>" for name in COLUMNS[:-1])
         does = f"<td>{escape(task)}</td>" if tasks else ""
         colour = "" if row["state"] == "ready" else f' style="color: {VERMILION}; font-weight: bold"'
-        body += f"<tr>{cells}<td{colour}>{escape(row['state'])}</td><td>{load_bar(load)}</td>{does}</tr>"
+        body.append(f"{cells}<td{colour}>{escape(row['state'])}</td><td>{load_bar(load)}</td>{does}")
+    return _table((*COLUMNS, "load", *(["does"] if tasks else [])), body)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in the same style, of text."""
+    return _table(columns, ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows])
+
+
+def _table(columns: Sequence[str], rows: Sequence[str]) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
+    body = "".join(f"<tr>{cells}</tr>" for cells in rows)
     return f'<table style="{STYLE}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 

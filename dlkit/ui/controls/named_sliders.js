@@ -1,0 +1,39 @@
+// ipywidgets gives the handle of a slider no name: here it gets that of its label, and the text beside it as its value.
+const TOP = ".jupyter-widgets";
+
+function name(root) {
+  for (const slider of root.querySelectorAll(".widget-slider")) {
+    const handle = slider.querySelector(".noUi-handle");
+    const label = slider.querySelector(".widget-label")?.textContent.trim();
+    const value = slider.querySelector(".widget-readout")?.textContent.trim();
+    for (const [attribute, text] of [["aria-label", label], ["aria-valuetext", value]]) {
+      if (handle && text && handle.getAttribute(attribute) !== text) handle.setAttribute(attribute, text);
+    }
+  }
+}
+
+function render({ el }) {
+  el.style.display = "none";
+  let observer;
+  const begin = () => {
+    let root = el.closest(TOP);
+    while (root?.parentElement?.closest(TOP)) root = root.parentElement.closest(TOP);
+    if (!root) return;
+    name(root);
+    observer = new MutationObserver(() => name(root));
+    observer.observe(root, {
+      subtree: true,
+      childList: true,
+      characterData: true,
+      attributes: true,
+      attributeFilter: ["aria-valuetext"],
+    });
+  };
+  const frame = requestAnimationFrame(begin); // when it is on the page
+  return () => {
+    cancelAnimationFrame(frame);
+    observer?.disconnect();
+  };
+}
+
+export default { render };
