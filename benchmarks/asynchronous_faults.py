@@ -111,13 +111,15 @@ class Recoveries:
 def on_engines(cluster: Cluster, seed: int, steps: int = 400) -> dict[str, Any]:
     strategy, kills = plan(seed)
     recoveries, waiting = Recoveries(), list(kills)
+    cluster.recover()  # what a run had lost when it was over
 
     def kill(report: dict[str, Any]) -> None:
-        states = [row["state"] for row in cluster.rows()]
-        recoveries.look(report["step"], all_there=states == ["ready"] * RANKS)
-        if waiting and report["step"] >= waiting[0][0] and states == ["ready"] * RANKS:
+        rows = cluster.rows()
+        all_there = all(row["state"] == "ready" and row["pid"] for row in rows)
+        recoveries.look(report["step"], all_there=all_there)
+        if waiting and report["step"] >= waiting[0][0] and all_there:
             for rank in waiting.pop(0)[1]:
-                os.kill(cluster.rows()[rank]["pid"], signal.SIGKILL)
+                os.kill(rows[rank]["pid"], signal.SIGKILL)
             recoveries.killed()
 
     run = cluster.run(experiment(seed), strategy, steps=steps, checkpoint_every=25, on_progress=kill, progress=False)
@@ -183,8 +185,7 @@ def on_processes(seed: int, steps: int = 400) -> dict[str, Any]:
             observer.close()
             for process in processes.values():
                 process.kill()
-        seconds = time.monotonic() - begun
-        found = collected(task, run, list(results.values()), observer.rows, seconds)
+        found = collected(task, run, list(results.values()), observer.rows)
     return checked(found, killed, recoveries.seconds)
 
 

@@ -146,6 +146,7 @@ class Conductor:
         replicas = sorted({member for rank in ranks if (member := roles.member_of(rank)) is not None})
         numbers = {replica: next(self.numbers) for replica in replicas}
         folder = self.engines.path("")
+        self.observer.ended -= {number for number, place in enumerate(roles.servers) if place in ranks}
         for rank in ranks:
             member = roles.member_of(rank)
             number = None if member is None else numbers[member]

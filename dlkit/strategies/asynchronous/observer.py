@@ -17,7 +17,7 @@ TIMEOUT = 0.3  # seconds for a server to answer
 
 class Observer:
     """`rows` of the history so far, with the callbacks' columns; `batches` that the first server has had; `done`: the
-    servers that want no more.
+    servers that want no more; `ended`: those that know that they may end, and answer no more.
 
     run: of the same experiment, in this process; callbacks see it with the servers' values of a moment later.
     """
@@ -27,6 +27,7 @@ class Observer:
         self.rows: list[HistoryRow] = []
         self.batches = 0
         self.done: set[int] = set()
+        self.ended: set[int] = set()
         self.servers = range(task.strategy.servers)
         self._parameters = Parameters(run)
         self._asking = Asking(task.wiring)
@@ -40,8 +41,8 @@ class Observer:
         return len(self.done) == len(self.servers)
 
     def look(self, stop: str | None = None) -> None:
-        """Ask all servers. stop: tell them to stop, and why."""
-        for server in self.servers:
+        """Ask all servers that have not ended. stop: tell them to stop, and why."""
+        for server in set(self.servers) - self.ended:
             if stop is not None:
                 self._asking.ask(server, "stop", TIMEOUT, why=stop)
             since = len(self.rows) if server == 0 else 1 << 40
@@ -55,8 +56,9 @@ class Observer:
 
     def end(self) -> None:
         """Let all servers end."""
-        for server in self.servers:
-            self._asking.ask(server, "end", TIMEOUT)
+        for server in set(self.servers) - self.ended:
+            if self._asking.ask(server, "end", TIMEOUT) is not None:
+                self.ended.add(server)
 
     def close(self) -> None:
         self._asking.close()

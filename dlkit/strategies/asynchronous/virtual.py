@@ -59,7 +59,8 @@ class Simulation:
     """A run by `replicas` replicas. `train` makes it; meanwhile replicas and servers can be killed.
 
     folder: where servers keep their record and checkpoints; by default they keep none. latency: of a message, where a
-    batch takes 1. now: the time.
+    batch takes 1. service: for how long a fetch or a push of all values keeps its servers busy, each with its part, one
+    after the other. now: the time.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Simulation:
         batches: int | None = None,
         duration: Duration | None = None,
         latency: float = 0.0,
+        service: float = 0.0,
         folder: Path | None = None,
         checkpoint_every: int | None = None,
     ):
@@ -82,7 +84,8 @@ class Simulation:
         self.parameters = Parameters(self.run)
         self.plan = strategy.plan(self.run, self.parameters, replicas, checkpoint_every)
         self.initial = self.parameters.get()
-        self.folder, self.latency = folder, latency
+        self.folder, self.latency, self.service = folder, latency, service / strategy.servers
+        self._free = [0.0] * strategy.servers  # when each has done what is there for it
         self.duration = duration or durations(experiment.seed)
         self.now = 0.0
         self.faults: list[str] = []
@@ -161,7 +164,9 @@ class Simulation:
 
     def _send(self, own: VirtualReplica) -> None:
         for number, message in own.client.outgoing(self.now):
-            self.at(self.now + self.latency, self._arrival(own, number, message))
+            busy = self.service if message.kind in ("fetch", "push") else 0.0
+            self._free[number] = max(self.now + self.latency, self._free[number]) + busy
+            self.at(self._free[number], self._arrival(own, number, message))
 
     def _arrival(self, own: VirtualReplica, number: int, message: Message) -> Callable[[], None]:
         def arrive() -> None:
@@ -264,14 +269,18 @@ def train_virtually(
     batches: int | None = None,
     slowed: dict[int, float] | None = None,
     latency: float = 0.0,
+    service: float = 0.0,
     callbacks: Sequence[Callable[[Any], dict[str, float] | None]] = (),
     stop: threading.Event | None = None,
 ) -> AsynchronousRun:
     """The experiment by `replicas` replicas in simulated time, in which a batch takes 1.
 
     batches: by default the experiment's epochs. slowed: how many times as long a replica's batches take. latency: of a
-    message. stop: ends it early once it is set.
+    message. service: for how long a fetch or a push of all values keeps servers busy. stop: ends it early once it is
+    set.
     """
     duration = durations(experiment.seed, slowed)
-    simulation = Simulation(experiment, strategy, replicas, batches=batches, duration=duration, latency=latency)
+    simulation = Simulation(
+        experiment, strategy, replicas, batches=batches, duration=duration, latency=latency, service=service
+    )
     return simulation.train(callbacks, stop=stop)

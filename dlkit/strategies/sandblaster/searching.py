@@ -1,5 +1,6 @@
 """A Sandblaster run, however its commands and portions are carried out: one step of L-BFGS for each batch."""
 
+import threading
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -89,11 +90,11 @@ class Searching:
 
     # The run.
 
-    def learn(self) -> None:
-        """All batches."""
+    def learn(self, stop: threading.Event | None = None) -> None:
+        """All batches, or until `stop` is set."""
         run, since = self.run, list[dict[str, float]]()
         every = run.experiment.row_every or run.steps_per_epoch
-        while run.step < run.total_steps:
+        while run.step < run.total_steps and not (stop is not None and stop.is_set()):
             self._first = None
             self.lbfgs.step()
             run.step += 1

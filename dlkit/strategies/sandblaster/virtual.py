@@ -1,8 +1,10 @@
 """Sandblaster in one process and in simulated time: the same queue, commands and gradients, with workers by turns."""
 
+import threading
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -35,8 +37,15 @@ class VirtualSearch(Searching):
     kills: (evaluation, worker) at which one dies over its second portion; it is back for the next.
     """
 
-    def __init__(self, run: Run, strategy: Sandblaster, durations: list[float], kills: set[tuple[int, int]]):
-        super().__init__(run, strategy)
+    def __init__(
+        self,
+        run: Run,
+        strategy: Sandblaster,
+        durations: list[float],
+        kills: set[tuple[int, int]],
+        callbacks: Sequence[Callable[[Any], Any]] = (),
+    ):
+        super().__init__(run, strategy, callbacks)
         self.parts = split_values(self.parameters.count, strategy.servers)
         initial = self.parameters.get()
         self.shards = [VectorShard(initial[part.start : part.stop]) for part in self.parts]
@@ -107,17 +116,19 @@ def sandblast_virtually(
     steps: int | None = None,
     slowed: dict[int, float] | None = None,
     kills: set[tuple[int, int]] | None = None,
+    callbacks: Sequence[Callable[[Any], Any]] = (),
+    stop: threading.Event | None = None,
 ) -> SandblasterRun[M]:
     """The experiment by so many workers in simulated time, in which a portion takes 1 over `portions`, so that a batch
     takes one worker 1.
 
     steps: batches, by default the experiment's epochs. slowed: how many times as long a worker's portions take. kills:
-    (evaluation, worker) at which one dies. ValueError as `Sandblaster.settings`.
+    (evaluation, worker) at which one dies. stop: ends it early once it is set. ValueError as `Sandblaster.settings`.
     """
     if workers < 1:
         raise ValueError(f"{workers} workers: at least 1.")
     run: Run = Run(experiment, steps, torch.device("cpu"), None, capture=False)
     durations = [(slowed or {}).get(worker, 1.0) / strategy.portions for worker in range(workers)]
-    search = VirtualSearch(run, strategy, durations, kills or set())
-    search.learn()
+    search = VirtualSearch(run, strategy, durations, kills or set(), callbacks)
+    search.learn(stop)
     return search.result(search.values(), search.wasted)

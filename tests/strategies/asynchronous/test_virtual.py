@@ -433,3 +433,17 @@ def test_a_fetch_that_is_lost_is_asked_again_although_the_server_answers_pushes(
     assert simulation.lost == 1
     assert max(run.staleness) < 8
     assert sum(row.kind == Kind.INSTALL and row.who == 0 for row in run.record.servers[0]) > 20
+
+
+@pytest.mark.parametrize(("servers", "share"), [(1, 1.0), (2, 0.5)])
+def test_a_busy_server_is_waited_for(servers, share):
+    """Each of eight replicas asks for 0.3 + 0.3 a batch, which is more than a server has time for."""
+    strategy = Downpour(servers=servers, overlap=False)
+    run = train_virtually(experiment(), strategy, 8, batches=200, service=0.3)
+    rate = run.step / run.seconds
+    assert rate == pytest.approx(min(1 / (0.6 * share), 8 / 1.6), rel=0.1)
+
+
+def test_a_server_that_is_never_waited_for_takes_its_time_all_the_same():
+    alone = train_virtually(experiment(), Downpour(overlap=False), 1, batches=100, service=0.25)
+    assert alone.seconds / alone.step == pytest.approx(1 + 2 * 0.25, rel=0.05)
