@@ -19,6 +19,7 @@ NAMES = (
     "larochelle2009",
     "lecun1998",
     "scherer2010",
+    "dean2012",
     "hermans2017",
 )
 RUNS = Path("runs")
