@@ -175,10 +175,10 @@ def by_downpour(
     )
 
 
-def by_sandblaster(recipe: Recipe, seed: int, images: int = SEARCHED, digits: Any = None) -> Result:
+def by_sandblaster(recipe: Recipe, seed: int, images: int | None = None, digits: Any = None) -> Result:
     """L-BFGS on large batches: what it has asked for when the target is reached."""
     lbfgs = partial(torch.optim.LBFGS, line_search_fn="strong_wolfe", max_iter=ITERATIONS)
-    settings = {"batch_size": images, "momentum": None, "optimizer": lbfgs, "row_every": 1, "epochs": 60}
+    settings = {"batch_size": images or SEARCHED, "momentum": None, "optimizer": lbfgs, "row_every": 1, "epochs": 60}
     described = experiment(recipe, 1.0, seed, **settings)
     described = replace(described, model=partial(copy.deepcopy, warm(recipe, seed)))
     reached = UntilReached(recipe, digits)
