@@ -1,5 +1,5 @@
 // ipywidgets gives the handle of a slider no name: here it gets that of its label, and the text beside it as its value.
-const TOP = ".jupyter-widgets";
+const above = (element) => element.parentElement?.closest(".jupyter-widgets");
 
 function name(root) {
   for (const slider of root.querySelectorAll(".widget-slider")) {
@@ -16,9 +16,8 @@ function render({ el }) {
   el.style.display = "none";
   let observer;
   const begin = () => {
-    let root = el.closest(TOP);
-    while (root?.parentElement?.closest(TOP)) root = root.parentElement.closest(TOP);
-    if (!root) return;
+    let root = el;
+    for (let next = above(el); next; next = above(next)) root = next;
     name(root);
     observer = new MutationObserver(() => name(root));
     observer.observe(root, {
