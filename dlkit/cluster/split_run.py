@@ -209,15 +209,17 @@ class ProgressPublisher:
 
 @contextmanager
 def own_files(engines: EngineSet) -> Iterator[tuple[Path, Path]]:
-    """Paths for a run's data, and for the file that asks it to stop; afterwards there is neither file."""
+    """Paths for a run's data, which are not there afterwards, and for the file that asks it to stop.
+
+    The latter, which is empty, stays with the cluster's files: an engine that is late must still find it.
+    """
     name = uuid.uuid4().hex
     paths = engines.path(f"data-{name}.safetensors"), engines.path(f"stop-{name}")
     try:
         yield paths
     finally:
-        for path in paths:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)  # an engine that reads the data goes on to have them
+        with contextlib.suppress(OSError):
+            paths[0].unlink(missing_ok=True)  # an engine that reads the data goes on to have them
 
 
 def data_for_engines(source: Any, path: Path, dtype: torch.dtype = torch.float32) -> Any:
