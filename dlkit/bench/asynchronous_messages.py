@@ -1,6 +1,5 @@
 """Messages of a parameter server in a process of its own, to one who always has two under way, as replicas have."""
 
-import multiprocessing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,15 +13,13 @@ from dlkit.bench.parallel_turns import in_turns
 from dlkit.bench.timing import Seconds, ratio
 from dlkit.core.reports import BenchRow
 from dlkit.core.text_table import format_bytes
-from dlkit.strategies.asynchronous.message_times import answered, pipelined
+from dlkit.strategies.asynchronous.message_times import MESSAGES, answered, beside, pipelined
 from dlkit.strategies.asynchronous.wiring import wiring_here
-
-MESSAGES = 200  # of a task; fewer of large ones
 
 
 def messages(size: int, rounds: int) -> list[BenchRow]:
     """A fetch and a push of so many values, beside a bare socket's, and a copy of the same bytes."""
-    count = max(10, min(MESSAGES, 800_000_000 // (4 * size)))
+    count = max(10, min(MESSAGES, 800_000_000 // (4 * size)))  # fewer of large ones
     with answered(size) as asks, echoed(size) as bare:
         values, target = asks.values, asks.target
         sent = bytes(values.numpy().data)
@@ -62,22 +59,12 @@ def messages(size: int, rounds: int) -> list[BenchRow]:
 def echoed(size: int) -> Iterator[zmq.Socket]:
     """A bare socket whose peer, in a process of its own, gives back so many values."""
     (address,) = wiring_here(1).addresses
-    context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    process = context.Process(target=echo, args=(address, size, stop), daemon=True)
-    process.start()
-    sockets = zmq.Context()
-    bare = sockets.socket(zmq.DEALER)
-    bare.connect(address)
-    try:
+    with beside(echo, address, size) as sockets:
+        bare = sockets.socket(zmq.DEALER)
+        bare.connect(address)
         bare.send(b"")
         bare.recv()
         yield bare
-    finally:
-        stop.set()
-        sockets.destroy(linger=0)
-        process.join(5)
-        process.kill()
 
 
 def gigabytes_row(

@@ -146,8 +146,8 @@ class Conductor:
         replicas = sorted({member for rank in ranks if (member := roles.member_of(rank)) is not None})
         numbers = {replica: next(self.numbers) for replica in replicas}
         folder = self.engines.path("")
-        self.observer.ended -= {number for number, place in enumerate(roles.servers) if place in ranks}
         for rank in ranks:
+            self.observer.ended -= set(roles.servers_of(rank))
             member = roles.member_of(rank)
             number = None if member is None else numbers[member]
             group = None
@@ -195,7 +195,7 @@ class Conductor:
         """Find engines that have died; one that does not come back is told too."""
         strategy, roles = self.task.strategy, self.task.roles
         for rank in self.calls.lost():
-            held = [f"server {number}" for number, place in enumerate(roles.servers) if place == rank]
+            held = [f"server {number}" for number in roles.servers_of(rank)]
             member = roles.member_of(rank)
             held += [] if member is None else [f"a replica of part {member}"]
             self.calls.faults.append(f"{self.engines.describe(rank)} has died, and with it {' and '.join(held)}")

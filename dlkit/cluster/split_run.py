@@ -189,7 +189,8 @@ def train_rank(
 class ProgressPublisher:
     """Called after each step: asks the run to stop once `stop_file` exists; on rank 0 it also reports progress.
 
-    A report has step, total (steps), loss, rate (images a second), and the history's last row, None before the first.
+    A report has step, total (steps), loss, and the step `at` which that was, rate (images a second), and the history's
+    last row, None before the first.
     """
 
     def __init__(self, stop_file: str):
@@ -203,8 +204,8 @@ class ProgressPublisher:
 
             self.next_report = time.monotonic() + PROGRESS_INTERVAL
             row = run.history.rows[-1] if len(run.history) else None
-            report = {"step": run.step, "total": run.total_steps, "loss": run.loss, "rate": run.throughput, "row": row}
-            publish_data(report)
+            report = {"step": run.step, "at": run.step, "total": run.total_steps, "loss": run.loss}
+            publish_data(report | {"rate": run.throughput, "row": row})
 
 
 @contextmanager

@@ -34,11 +34,10 @@ class Supervisor:
 
     def report(self, step: int, run: Run, rows: Sequence[Row]) -> dict[str, Any]:
         """What `on_progress` is told: as `ProgressPublisher` says it, and the faults. rows: of the history so far."""
-        row = rows[-1] if rows else None
-        rate = None
-        if row is not None and (seconds := row.get("seconds")):
-            rate = (row["step"] or 0) * run.experiment.batch_size / seconds
-        told = {"loss": row and row.get("loss"), "rate": rate, "row": row, "faults": list(self.faults)}
+        row: Row = rows[-1] if rows else {}
+        at, seconds = row.get("step") or 0, row.get("seconds")
+        rate = at * run.experiment.batch_size / seconds if seconds else None
+        told = {"loss": row.get("loss"), "at": at, "rate": rate, "row": row or None, "faults": list(self.faults)}
         return {"step": step, "total": run.total_steps, **told}
 
     def send(self, rank: int, function: Callable[..., Any], *args: Any) -> bool:

@@ -88,19 +88,17 @@ def measure(folder: Path, quick: bool, seeds: int | None = None) -> list[PaperRo
         results.setdefault(key, []).append(cached(folder / f"{key}-{seed}.json", task))
     rows = [time_row("SGD, one replica", "", results["sgd"])]
     for rule in RULES:
-        rows += [time_row(f"{rule}, {replicas(n)}", SAYS[rule], results[f"{rule}-{n}"]) for n in recipe.replicas]
+        rows += [
+            time_row(f"{rule}, {n} replica{'s' * (n > 1)}", SAYS[rule], results[f"{rule}-{n}"]) for n in recipe.replicas
+        ]
     for n in recipe.replicas:
         timed = [result | {"time": sandblaster_seconds(result, parts, n)} for result in results["sandblaster"]]
         rows.append(time_row(f"Sandblaster, {n} worker{'s' * (n > 1)}", SAYS["Sandblaster"], timed))
     return rows
 
 
-def replicas(n: int) -> str:
-    return f"{n} replica{'s' * (n > 1)}"
-
-
 def time_row(name: str, says: str, results: list[Result]) -> PaperRow:
-    """The mean time of those that reached it, infinite if none did."""
+    """The mean time, infinite unless all have reached it."""
     reached = [result for result in results if result["time"] != inf]
     times = [result["time"] for result in reached]
     found = "inf" if len(reached) < len(results) else f"{mean(times):.3g}"
@@ -114,85 +112,80 @@ def time_row(name: str, says: str, results: list[Result]) -> PaperRow:
 
 
 def experiment(recipe: Recipe, lr: float, seed: int, **settings: Any) -> Experiment:
-    settings = {"batch_size": BATCH, "epochs": recipe.epochs, "row_every": 5, **settings}
-    return Experiment(net, data.load("mnist").train[: recipe.images], CrossEntropy(), lr=lr, seed=seed, **settings)
+    settings = {"model": net, "batch_size": BATCH, "epochs": recipe.epochs, "row_every": 5, **settings}
+    digits = data.load("mnist").train[: recipe.images]
+    return Experiment(data=digits, learner=CrossEntropy(), lr=lr, seed=seed, **settings)
 
 
-def warm(recipe: Recipe, seed: int) -> nn.Module:
-    """What all begin with."""
-    return experiment(recipe, WARM_RATE, seed).run(steps=WARM, progress=False).model
+def warmed(recipe: Recipe, lr: float, seed: int, **settings: Any) -> Experiment:
+    """One that begins where all do: after a warm start."""
+    warm = experiment(recipe, WARM_RATE, seed).run(steps=WARM, progress=False).model
+    return experiment(recipe, lr, seed, model=partial(copy.deepcopy, warm), **settings)
 
 
 class UntilReached:
-    """A callback that notes when the error of some digits has come down to the target, and asks the run to stop."""
+    """A callback that notes the run when the error of the test digits has come down to the target, and then lets it
+    stop.
+    """
 
-    def __init__(self, recipe: Recipe, digits: Any = None):
-        self.recipe, self.digits = recipe, digits or data.load("mnist").test
+    def __init__(self, target: float):
+        self.target, self.digits = target, data.load("mnist").test
         self.stop = threading.Event()
         self.run: Any = None
 
     def __repr__(self) -> str:
-        return f"UntilReached({self.recipe.target} %)"
+        return f"UntilReached({self.target} %)"
 
     def __call__(self, run: Any) -> None:
-        if self.run is None and error(by_net(run.model, self.digits.images), self.digits) <= self.recipe.target:
+        if self.run is None and error(by_net(run.model, self.digits.images), self.digits) <= self.target:
             self.run = copy.copy(run)
             self.stop.set()
 
 
-def timed(run: Callable[[UntilReached], Any], reached: UntilReached, told: Callable[[Any], Result]) -> Result:
-    """What is told of the run when the target was reached; an infinite time if it never was."""
-    begun = perf_counter()
-    run(reached)
-    result = {"time": inf, "updates": 0} if reached.run is None else told(reached.run)
+def timed(recipe: Recipe, train: Callable[[UntilReached], Any], told: Callable[[Any, Any], Result]) -> Result:
+    """What is told of the run when it reached the target, and of its end; an infinite time if it never did."""
+    until, begun = UntilReached(recipe.target), perf_counter()
+    ended = train(until)
+    result = {"time": inf, "updates": 0} if until.run is None else told(until.run, ended)
     return result | {"seconds": perf_counter() - begun}
 
 
-def by_sgd(recipe: Recipe, parts: Result, seed: int, lr: float = SGD_RATE, digits: Any = None) -> Result:
-    made = replace(experiment(recipe, lr, seed), model=partial(copy.deepcopy, warm(recipe, seed)))
-    reached = UntilReached(recipe, digits)
+def by_sgd(recipe: Recipe, parts: Result, seed: int) -> Result:
+    made = warmed(recipe, SGD_RATE, seed)
     return timed(
+        recipe,
         lambda until: made.run(stop=until.stop, callbacks=[until], progress=False),
-        reached,
-        lambda run: {"time": (WARM + run.step) * parts["batch"], "updates": run.step},
+        lambda run, _: {"time": (WARM + run.step) * parts["batch"], "updates": run.step},
     )
 
 
-def by_downpour(
-    recipe: Recipe, parts: Result, rule: str, n: int, seed: int, lr: float | None = None, digits: Any = None
-) -> Result:
+def by_downpour(recipe: Recipe, parts: Result, rule: str, n: int, seed: int) -> Result:
     """By n simulated replicas."""
     made, rate = RULES[rule]
-    described = experiment(recipe, lr or rate, seed)
-    described = replace(described, model=partial(copy.deepcopy, warm(recipe, seed)))
-    strategy = Downpour(rule=made, servers=ceil(n / 2), overlap=False)
+    described = warmed(recipe, rate, seed)
+    strategy, service = Downpour(rule=made, servers=ceil(n / 2), overlap=False), parts["message"] / parts["batch"]
     return timed(
-        lambda until: train_virtually(
-            described, strategy, n, service=parts["message"] / parts["batch"], callbacks=[until], stop=until.stop
-        ),
-        UntilReached(recipe, digits),
-        lambda run: {"time": (WARM + run.seconds) * parts["batch"], "updates": run.updates},
+        recipe,
+        lambda until: train_virtually(described, strategy, n, service=service, callbacks=[until], stop=until.stop),
+        lambda run, _: {"time": (WARM + run.seconds) * parts["batch"], "updates": run.updates},
     )
 
 
-def by_sandblaster(recipe: Recipe, seed: int, images: int | None = None, digits: Any = None) -> Result:
+def by_sandblaster(recipe: Recipe, seed: int) -> Result:
     """L-BFGS on large batches: what it has asked for when the target is reached."""
     lbfgs = partial(torch.optim.LBFGS, line_search_fn="strong_wolfe", max_iter=ITERATIONS)
-    settings = {"batch_size": images or SEARCHED, "momentum": None, "optimizer": lbfgs, "row_every": 1, "epochs": 60}
-    described = experiment(recipe, 1.0, seed, **settings)
-    described = replace(described, model=partial(copy.deepcopy, warm(recipe, seed)))
-    reached = UntilReached(recipe, digits)
-    found: dict[str, Any] = {}
-
-    def run(until: UntilReached) -> None:
-        found["run"] = sandblast_virtually(described, STRATEGY, 1, callbacks=[until], stop=until.stop)
-
-    def told(_: Any) -> Result:
-        search = found["run"]
-        counts = {"evaluations": search.evaluations, "messages": search.bill["messages"]}
-        return {"time": 0.0, "updates": search.iterations, **counts}
-
-    return timed(run, reached, told)
+    settings = {"batch_size": SEARCHED, "momentum": None, "optimizer": lbfgs, "row_every": 1, "epochs": 60}
+    described = warmed(recipe, 1.0, seed, **settings)
+    return timed(
+        recipe,
+        lambda until: sandblast_virtually(described, STRATEGY, 1, callbacks=[until], stop=until.stop),
+        lambda _, search: {
+            "time": 0.0,
+            "updates": search.iterations,
+            "evaluations": search.evaluations,
+            "messages": search.bill["messages"],
+        },
+    )
 
 
 def sandblaster_seconds(result: Result, parts: Result, workers: int) -> float:

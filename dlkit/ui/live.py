@@ -124,11 +124,8 @@ class LiveCluster(InBackground[SplitRun | AsynchronousRun]):
 
     def _on_progress(self, report: dict[str, Any]) -> None:
         """Keep the report. After a recovery, earlier reports of steps that are taken again are dropped."""
-        if (faults := report.get("faults")) is not None:
-            report = report | {"at": report["row"]["step"] if report["row"] else 0}
-            self.faults.value = text_html("<br>".join(map(escape, faults)))
-        else:
-            report = report | {"at": report["step"]}
+        faults = report.get("faults")
+        self.faults.value = text_html("<br>".join(map(escape, faults))) if faults else ""
         if report["loss"] is not None:
             self.progress = [earlier for earlier in self.progress if earlier["at"] < report["at"]] + [report]
         if not self._stop_requested.is_set():
@@ -183,7 +180,7 @@ class LiveCluster(InBackground[SplitRun | AsynchronousRun]):
         roles = self.strategy.roles(self.cluster.n)
         tasks = []
         for rank in range(self.cluster.n):
-            does = [f"server {number}" for number, place in enumerate(roles.servers) if place == rank]
+            does = [f"server {number}" for number in roles.servers_of(rank)]
             member = roles.member_of(rank)
             tasks.append(" and ".join(does + ([] if member is None else [f"replica {member}"])))
         return tasks

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 import ipywidgets as widgets
-from torch import nn
 
 from dlkit.cluster import Cluster, slowed
 from dlkit.cluster.split_run import SplitRun
@@ -86,9 +85,8 @@ class Race(InBackground[Runs]):
         self._say("Stopped." if self._stop_requested.is_set() else "Finished: slow an engine, and race again.")
 
     def _train(self, name: str, experiment: Experiment, strategy: Any, times: int) -> SplitRun | AsynchronousRun:
-        scored = Scored(self.score)
         points = self.lines[name]
-        points.append((0.0, scored.score(experiment.initial_model())))
+        points.append((0.0, float(self.score(experiment.initial_model()))))
 
         def on_progress(report: dict[str, Any]) -> None:
             row = report["row"]
@@ -103,7 +101,7 @@ class Race(InBackground[Runs]):
         run = self.cluster.run(
             experiment,
             strategy,
-            callbacks=[scored],
+            callbacks=[Scored(self.score)],
             progress=False,
             on_progress=on_progress,
             stop=self._stop_requested,
@@ -122,17 +120,14 @@ class Scored:
     """A callback that adds the score of the net, and the seconds so far where a run's rows do not have them."""
 
     def __init__(self, score: Callable[[Any], float]):
-        self._score = score
+        self.score = score
 
     def __repr__(self) -> str:
-        return f"Scored({self._score})"
-
-    def score(self, net: nn.Module) -> float:
-        return float(self._score(net))
+        return f"Scored({self.score})"
 
     def __call__(self, run: Any) -> dict[str, float]:
         own = {"seconds": run.seconds} if run.seconds else {}  # servers have a clock of their own
-        return {"score": self.score(run.model)} | own
+        return {"score": float(self.score(run.model))} | own
 
 
 def point(row: Row) -> tuple[float, float]:

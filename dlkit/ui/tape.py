@@ -8,11 +8,12 @@ import ipywidgets as widgets
 from dlkit.core.text_table import format_bytes
 from dlkit.strategies.sandblaster.sandblaster import Sandblaster
 from dlkit.strategies.sandblaster.tape import Said, tape
+from dlkit.strategies.sandblaster.vectors import ASKS, put_together
 from dlkit.training.experiment import Experiment
 from dlkit.ui.controls.elements import FULL_LABEL, WRAP, icon_button
 from dlkit.ui.controls.named_sliders import NamedSliders
 from dlkit.ui.draw.pictures import caption_html, text_html
-from dlkit.ui.draw.tape_diagram import asks, in_words, tape_diagram
+from dlkit.ui.draw.tape_diagram import in_words, tape_diagram
 
 
 class CommandTape(widgets.VBox):
@@ -74,12 +75,11 @@ def _lines(said: Said) -> list[str]:
     answers = iter(zip(*said.numbers, strict=True))
     lines = []
     for command in said.commands:
-        if not asks(command):
+        if command[0] not in ASKS:
             lines.append(in_words(command))
             continue
         parts = next(answers)
-        whole = max(parts) if command[0] == "largest" else sum(parts)
         how = "the largest of" if command[0] == "largest" else "the sum of"
         told = f"  ({how} {', '.join(f'{part:.4g}' for part in parts)})" if len(parts) > 1 else ""
-        lines.append(in_words(command, whole) + told)
+        lines.append(in_words(command, put_together(command, parts)) + told)
     return lines

@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 
 from dlkit.browser import find_browser
 
@@ -55,6 +56,17 @@ def timeline(notebook):
     area.locator("img").first.scroll_into_view_if_needed()
     press(area, "All of it")
     notebook.settle()
+    return area
+
+
+@pytest.fixture
+def live(notebook):
+    """The live cluster in a notebook's cell that is tagged so, with its engines up: the last cell has stopped them."""
+    area = notebook.cell_output("live")
+    area.scroll_into_view_if_needed()
+    if "No engine is up" in area.inner_text():
+        press(area, "Recover")
+        expect(area.locator("[role=status]")).to_have_text("All engines are ready: press Run.", timeout=60_000)
     return area
 
 

@@ -11,17 +11,6 @@ pytestmark = pytest.mark.parametrize("notebook", ["07_engine_cluster.ipynb"], in
 STARTING = 60_000  # milliseconds for engines to start, and for a run to end
 
 
-@pytest.fixture
-def live(notebook):
-    """With its engines up: the notebook's last cell has stopped them."""
-    area = notebook.cell_output("live")
-    area.scroll_into_view_if_needed()
-    if "No engine is up" in area.inner_text():
-        press(area, "Recover")
-        expect(status(area)).to_have_text("All engines are ready: press Run.", timeout=STARTING)
-    return area
-
-
 def status(area):
     return area.locator("[role=status]")
 

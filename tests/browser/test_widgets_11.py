@@ -15,17 +15,6 @@ def status(area):
     return area.locator("[role=status]").first
 
 
-@pytest.fixture
-def live(notebook):
-    """With its engines up: the notebook's last cell has stopped them."""
-    area = notebook.cell_output("LiveCluster(")
-    area.scroll_into_view_if_needed()
-    if "No engine is up" in area.inner_text():
-        press(area, "Recover")
-        expect(status(area)).to_have_text("All engines are ready: press Run.", timeout=LONG)
-    return area
-
-
 def test_the_race_of_the_notebook_is_shown_to_its_end(notebook):
     area = notebook.cell_output("Race(")
     expect(status(area)).to_have_text("Finished: slow an engine, and race again.")

@@ -127,7 +127,7 @@ def test_a_replica_that_is_not_to_come_back_leaves_the_others_to_go_on():
     Cluster.stop_all()
     with Cluster(3) as three:
         kill, killed = kill_when(three, 2, 40)
-        run = three.run(slow(), Downpour(revive=False), steps=200, on_progress=kill, progress=False)
+        run = three.run(slow(), Downpour(revive=False), steps=300, on_progress=kill, progress=False)
         assert killed
         assert run.step == 200
         assert len(run.faults) == 1
@@ -145,9 +145,9 @@ def test_a_split_replica_can_be_had_again_on_as_many_engines_to_the_bit():
             alone = run.replay(progress=False)
             torch.testing.assert_close(parameters(run.model), parameters(alone.model), rtol=1e-5, atol=1e-7)
         kill, killed = kill_when(five, 2, 30)
-        disturbed = five.run(slow(), Downpour(partitions=2), steps=200, on_progress=kill, progress=False)
+        disturbed = five.run(slow(), Downpour(partitions=2), steps=300, on_progress=kill, progress=False)
         assert killed
-        assert disturbed.step == 200
+        assert disturbed.step == 300
         assert "engine 2 has come back" in disturbed.faults
     with Cluster(2) as two:
         for each in (run, disturbed):

@@ -83,7 +83,7 @@ def test_a_run_is_stopped_within_two_seconds_and_keeps_what_it_has_learnt(cluste
 
     made = experiment(net, Slow(), 4, batch_size=100, row_every=1)
     found = cluster.run(made, Sandblaster(), steps=1000, stop=stop, on_progress=on_progress, progress=False)
-    assert time.monotonic() - asked[0] < 15  # 2 on a quiet machine; no end at all is what fails here
+    assert time.monotonic() - asked[0] < 4  # 2 on a quiet machine
     assert found.stopped == ("stopped" if how == "event" else "interrupted")
     assert 2 <= len(found.history) < 1000
     assert largest_difference(found.model, made.initial_model()) > 1e-3

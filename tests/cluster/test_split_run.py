@@ -17,6 +17,7 @@ from torch import nn
 
 from dlkit import Experiment
 from dlkit.cluster import Cluster, ClusterError
+from dlkit.cluster.split_run import own_files
 from dlkit.distributed.links import Link
 from dlkit.models.rbm import RBM
 from dlkit.strategies import DataParallel
@@ -194,3 +195,11 @@ def test_features_with_a_graph_and_bytes_are_given_to_engines_as_they_are_taken_
         assert difference(run(experiment, steps=3).model, split.model) < 1e-5
     assert below.W.grad is None
     assert "Data: images uint8 from 0 to 255 were divided by 255." in capsys.readouterr().out
+
+
+def test_a_late_engine_still_finds_that_a_run_is_to_stop_and_the_data_are_gone(cluster):
+    with own_files(cluster._started_engines) as (data, stop):
+        data.touch()
+        stop.touch()
+    assert not data.exists()
+    assert stop.exists()

@@ -21,25 +21,31 @@ MESSAGES, ROUNDS = 200, 5  # of a round
 
 
 @contextmanager
-def answered(size: int) -> Iterator["Asks"]:
-    """Who asks a server of so many values."""
-    wiring, values = wiring_here(1), torch.randn(size)
+def beside(target: Callable[..., object], *arguments: Any) -> Iterator[zmq.Context]:
+    """Sockets, while a process of its own runs `target` with the arguments and an event that asks it to end."""
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
-    process = context.Process(target=serve, args=(wiring, size, stop), daemon=True)
+    process = context.Process(target=target, args=(*arguments, stop), daemon=True)
     process.start()
     sockets = zmq.Context()
     try:
-        ours = Lines(wiring, sockets)
-        while not ours.sockets[0].poll(100, zmq.POLLOUT):
-            if not process.is_alive():
-                raise RuntimeError("the server's process has ended before it could answer.")
-        yield Asks(ours, values, torch.empty_like(values))
+        yield sockets
     finally:
         stop.set()
         sockets.destroy(linger=0)
         process.join(5)
         process.kill()
+
+
+@contextmanager
+def answered(size: int) -> Iterator["Asks"]:
+    """Who asks a server of so many values."""
+    wiring, values = wiring_here(1), torch.randn(size)
+    with beside(serve, wiring, size) as sockets:
+        ours = Lines(wiring, sockets)
+        while not ours.sockets[0].poll(100, zmq.POLLOUT):
+            pass
+        yield Asks(ours, values, torch.empty_like(values))
 
 
 def answer_seconds(size: int) -> dict[str, float]:

@@ -40,9 +40,13 @@ class Observer:
     def all_done(self) -> bool:
         return len(self.done) == len(self.servers)
 
+    @property
+    def _going(self) -> list[int]:
+        return [server for server in self.servers if server not in self.ended]
+
     def look(self, stop: str | None = None) -> None:
         """Ask all servers that have not ended. stop: tell them to stop, and why."""
-        for server in set(self.servers) - self.ended:
+        for server in self._going:
             if stop is not None:
                 self._asking.ask(server, "stop", TIMEOUT, why=stop)
             since = len(self.rows) if server == 0 else 1 << 40
@@ -56,7 +60,7 @@ class Observer:
 
     def end(self) -> None:
         """Let all servers end."""
-        for server in set(self.servers) - self.ended:
+        for server in self._going:
             if self._asking.ask(server, "end", TIMEOUT) is not None:
                 self.ended.add(server)
 

@@ -96,8 +96,7 @@ def run_rank(
     plan = strategy.plan(run, parameters, len(roles.replicas), task.checkpoint_every)
     initial = parameters.get()
     result = RankResult(threads=torch.get_num_threads(), fingerprint=fingerprint(run))
-    own = [server for server, place in enumerate(roles.servers) if place == rank]
-    servers = [Server(plan, server, initial, task.folder) for server in own]
+    servers = [Server(plan, server, initial, task.folder) for server in roles.servers_of(rank)]
     serving = [Serving(task.wiring, server.number, server) for server in servers]
 
     def over() -> bool:

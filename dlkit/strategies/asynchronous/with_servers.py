@@ -21,6 +21,10 @@ class Roles:
     servers: tuple[int, ...]
     replicas: tuple[tuple[int, ...], ...]
 
+    def servers_of(self, rank: int) -> list[int]:
+        """The servers that this rank holds."""
+        return [number for number, place in enumerate(self.servers) if place == rank]
+
     def member_of(self, rank: int) -> int | None:
         """The replica that this rank is of."""
         return next((number for number, ranks in enumerate(self.replicas) if rank in ranks), None)

@@ -46,7 +46,7 @@ def work(task: Task, rank: int, number: int, asked: Callable[[], bool], device: 
     if rank < strategy.servers:
         part = parts[rank]
         serving = Serving(task.wiring, rank, VectorServer(parameters.get()[part.start : part.stop]))
-    worker = Worker(task, run, parameters, number)
+    worker = Worker(task, run, parameters, number, asked)
     try:
         while not asked() and not (serving is not None and serving.server.ended):
             if serving is not None:
@@ -62,10 +62,10 @@ def work(task: Task, rank: int, number: int, asked: Callable[[], bool], device: 
 
 
 class Worker:
-    """Computes portions, one after the other, and sends their sums."""
+    """Computes portions, one after the other, and sends their sums, until it is `asked` to end."""
 
-    def __init__(self, task: Task, run: Run, parameters: Parameters, number: int):
-        self.strategy, self.parameters, self.number = task.strategy, parameters, number
+    def __init__(self, task: Task, run: Run, parameters: Parameters, number: int, asked: Callable[[], bool]):
+        self.parameters, self.number, self.asked = parameters, number, asked
         self.parts = split_values(parameters.count, task.strategy.servers)
         self.gradients = PortionGradients(run, parameters, task.strategy.portions)
         self.asking = Asking(task.wiring)
@@ -123,7 +123,7 @@ class Worker:
             values = self.sum[part.start : part.stop]
             while self._ask(server, "contribute", values, key=key) is None:
                 told = self._ask(self.queue, "now")
-                if told is None or told.fields["evaluation"] != self.evaluation:
+                if self.asked() or told is None or told.fields["evaluation"] != self.evaluation:
                     return
         self._ask(
             self.queue,

@@ -70,9 +70,9 @@ def packed_bytes(message: Message) -> int:
     return sum(len(frame) for frame in pack(message, b""))
 
 
-def tape(experiment: Experiment, strategy: Sandblaster, workers: int, *, batches: int = 1) -> Sequence[Said]:
-    """What is said while so many workers train on so many batches, in simulated time. ValueError as for a run."""
-    run: Run = Run(experiment, batches, torch.device("cpu"), None, capture=False)
+def tape(experiment: Experiment, strategy: Sandblaster, workers: int) -> Sequence[Said]:
+    """What is said while so many workers train on one batch, in simulated time. ValueError as for a run."""
+    run: Run = Run(experiment, 1, torch.device("cpu"), None, capture=False)
     search = TapedSearch(run, strategy, [1 / strategy.portions] * workers)
     search.learn()
     return search.said

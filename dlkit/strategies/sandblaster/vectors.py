@@ -8,6 +8,12 @@ import torch
 from torch import Tensor
 
 Command = Sequence[Any]  # an operation, names of vectors, a number
+ASKS = ("dot", "largest", "length")  # operations that servers answer by a number
+
+
+def put_together(command: Command, numbers: Sequence[float]) -> float:
+    """The number that a command asks for, from those of the servers."""
+    return max(numbers) if command[0] == "largest" else sum(numbers)
 
 
 class VectorShard:
@@ -79,8 +85,7 @@ class Coordinator:
         """A number: the sum of the servers', or the largest. As a tensor, which torch's line search wants."""
         self.order(*command)
         numbers = [answers[-1] for answers in self.flush()]
-        total = max(numbers) if command[0] == "largest" else sum(numbers)
-        return torch.tensor(total, dtype=self.dtype)
+        return torch.tensor(put_together(command, numbers), dtype=self.dtype)
 
     def flush(self) -> list[list[float]]:
         """Send what waits, if anything does."""

@@ -131,4 +131,5 @@ def sandblast_virtually(
     durations = [(slowed or {}).get(worker, 1.0) / strategy.portions for worker in range(workers)]
     search = VirtualSearch(run, strategy, durations, kills or set(), callbacks)
     search.learn(stop)
-    return search.result(search.values(), search.wasted)
+    stopped = "stopped" if run.step < run.total_steps else None
+    return search.result(search.values(), search.wasted, stopped=stopped)

@@ -13,7 +13,8 @@ COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY)
 DASHES = ("", "7 3", "2 3", "9 3 2 3")  # so that lines are told apart without colours too
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 14, 40  # pixels: the margins
 MOST = 300  # points of a line that are drawn, about
-Size = tuple[int, int]  # pixels
+Size = tuple[int, int]
+LINES, COLUMNS = (640, 260), (320, 260)  # pixels: of a picture
 
 
 class Axes:
@@ -52,17 +53,12 @@ class Axes:
         )
 
 
-def overlay(
-    lines: Mapping[str, Points], x_label: str, y_label: str, *, top: float = 0.0, size: Size = (640, 260)
-) -> str:
-    """An SVG of lines (x, y) by name, with a legend below. Labels have units; the alt text says where each line ends.
-
-    top: what the y axis goes up to at least.
-    """
+def overlay(lines: Mapping[str, Points], x_label: str, y_label: str) -> str:
+    """An SVG of lines (x, y) by name, and a legend. Labels have units; the alt text says where each line ends."""
     drawn = {name: [(x, y) for x, y in points if abs(y) < float("inf")] for name, points in lines.items()}
     points = [point for each in drawn.values() for point in each]
     right, most = max((x for x, _ in points), default=0.0), max((y for _, y in points), default=0.0)
-    axes = Axes(size, right, max(top, most), x_label, y_label)
+    axes = Axes(LINES, right, most, x_label, y_label)
     looks = {
         name: f'stroke="{colour}" stroke-width="2"' + (f' stroke-dasharray="{dash}"' if dash else "")
         for name, colour, dash in zip(drawn, cycle(COLOURS), cycle(DASHES), strict=False)
@@ -82,9 +78,9 @@ def overlay(
     return f'{svg}<div style="line-height: 1.5">{keys}</div>'
 
 
-def columns(heights: Sequence[float], x_label: str, y_label: str, *, size: Size = (320, 260)) -> str:
+def columns(heights: Sequence[float], x_label: str, y_label: str) -> str:
     """An SVG of a histogram: a column for each of 0, 1, 2, ... with these heights; the alt text has the tallest."""
-    axes = Axes(size, max(len(heights), 1), max(heights, default=0.0), x_label, y_label)
+    axes = Axes(COLUMNS, max(len(heights), 1), max(heights, default=0.0), x_label, y_label)
     shapes = []
     for number, value in enumerate(heights):
         (left, top), (right, bottom) = axes.place(number, value), axes.place(number + 0.85, 0)

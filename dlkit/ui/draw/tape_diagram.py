@@ -61,16 +61,9 @@ def in_words(command: Command, number: float | None = None) -> str:
             return f"{name} = {name} {_signed(operands[1])} {operands[0]}"
         case "collect":
             return f"{name} = the gradient: add up the {len(operands[0])} sums that came from workers"
-        case "free":
+        case _:  # "free"
             return f"forget {name}"
-        case _:
-            return " ".join(map(str, command))
     return f"{text} = ?" if number is None else f"{text} = {number:.6g}"
-
-
-def asks(command: Command) -> bool:
-    """Do servers answer this command by a number?"""
-    return command[0] in ("dot", "largest", "length")
 
 
 def _signed(number: float) -> str:
