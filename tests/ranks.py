@@ -79,7 +79,11 @@ class Team:
             ready = wait([pipe for rank, pipe in enumerate(pipes) if rank not in answers], patience)
             for rank, pipe in enumerate(pipes):
                 if pipe in ready:
-                    answers[rank] = cloudpickle.loads(pipe.recv_bytes())
+                    try:
+                        answers[rank] = cloudpickle.loads(pipe.recv_bytes())
+                    except EOFError:
+                        stop_all()  # the others wait for a rank that is dead
+                        raise
             if any(text for _, text in answers.values()):
                 patience = ALONE
             if not ready:
@@ -113,6 +117,6 @@ def serve(pipe: Any) -> None:
             return
         try:
             answer = (function(*args, **kwargs), "")
-        except Exception as error:
+        except BaseException as error:  # an interrupt too: whoever called is told, and nobody waits for this rank
             answer = (error, traceback.format_exc())
         pipe.send_bytes(cloudpickle.dumps(answer))

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 from dataclasses import replace
 from functools import partial
 
@@ -268,9 +267,12 @@ def test_all_ranks_stop_after_the_same_step_when_one_is_asked_to():
     def interrupted(strategy):
         rank = Group().rank
         experiment = replace(EXPERIMENTS["CD"], epochs=10**6)
-        if rank == 1:
-            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
-        found = run(experiment, strategy, steps=None)
+
+        def interrupt(run):
+            if rank == 1 and run.step == 20:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        found = run(experiment, strategy, steps=None, on_step=interrupt)
         return found.step, found.stopped, found.model
 
     for strategy in (DataParallel(), ModelAveraging(every=7)):
