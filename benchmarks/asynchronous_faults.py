@@ -1,7 +1,8 @@
 """Servers and replicas killed at random: `python benchmarks/asynchronous_faults.py [--engines 200] [--processes 1000]`.
 
 Each run is checked: it has all its batches, no ledger has a gap or a duplicate, and a replay gives the same bits.
-Results are kept in runs/asynchronous_faults, so that an interrupted command goes on. Prints a table.
+Losses at the end stand beside those of the first plans without a kill. Results are kept in runs/asynchronous_faults, so
+that an interrupted command goes on. Prints a table.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -39,6 +41,7 @@ from asynchronous_runs import check_ledger
 
 RUNS = Path("runs/asynchronous_faults")
 RANKS = 3
+UNDISTURBED = 50  # runs
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGES, LABELS = torch.rand(240, 8, 8, generator=GENERATOR), torch.randint(0, 4, (240,), generator=GENERATOR)
 
@@ -87,7 +90,8 @@ def checked(run: AsynchronousRun, kills: int, recoveries: list[float]) -> dict[s
     pairs = zip(run.model.parameters(), again.model.parameters(), strict=True)
     if not all(torch.equal(first, second) for first, second in pairs):
         raise RuntimeError("the replay has other bits.")
-    return {"kills": kills, "recoveries": recoveries, "batches": run.step, "seconds": run.seconds}
+    loss = nn.functional.cross_entropy(run.model(IMAGES), LABELS).item()
+    return {"kills": kills, "recoveries": recoveries, "batches": run.step, "seconds": run.seconds, "loss": loss}
 
 
 class Recoveries:
@@ -108,8 +112,9 @@ class Recoveries:
         self._before = batches
 
 
-def on_engines(cluster: Cluster, seed: int, steps: int = 400) -> dict[str, Any]:
+def on_engines(cluster: Cluster, seed: int, *, kill_some: bool = True, steps: int = 400) -> dict[str, Any]:
     strategy, kills = plan(seed)
+    kills = kills if kill_some else []
     recoveries, waiting = Recoveries(), list(kills)
     cluster.recover()  # what a run had lost when it was over
 
@@ -136,8 +141,9 @@ def child(task: Task, rank: int, number: int, pipe: Any) -> None:
     pipe.send_bytes(pickle.dumps(result))
 
 
-def on_processes(seed: int, steps: int = 400) -> dict[str, Any]:
+def on_processes(seed: int, *, kill_some: bool = True, steps: int = 400) -> dict[str, Any]:
     strategy, kills = plan(seed)
+    kills = kills if kill_some else []
     context = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder:
         made = experiment(seed)
@@ -189,14 +195,20 @@ def on_processes(seed: int, steps: int = 400) -> dict[str, Any]:
     return checked(found, killed, recoveries.seconds)
 
 
-def measure(name: str, runs: int, one: Callable[[int], dict[str, Any]]) -> None:
+def measure(name: str, runs: int, one: Callable[..., dict[str, Any]]) -> None:
+    undisturbed = [
+        cached(RUNS / f"{name}-undisturbed-{seed}.json", lambda seed=seed: one(seed, kill_some=False))["loss"]
+        for seed in tqdm(range(min(UNDISTURBED, runs)), desc=f"{name}, undisturbed")
+    ]
     results = [
         cached(RUNS / f"{name}-{seed}.json", lambda seed=seed: one(seed)) for seed in tqdm(range(runs), desc=name)
     ]
     recoveries = [each for result in results for each in result["recoveries"]]
+    losses = [result["loss"] for result in results]
     print(
         f"| {name} | {runs} | {sum(result['kills'] for result in results)} | {median(recoveries):.1f} | "
-        f"{max(recoveries):.1f} |"
+        f"{max(recoveries):.1f} | {min(losses):.3f} to {max(losses):.3f} | "
+        f"{min(undisturbed):.3f} to {max(undisturbed):.3f} |"
     )
 
 
@@ -206,13 +218,16 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1000)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    print("| on | runs, all whole and replayed | times killed | recovery, median s | slowest, s |")
-    print("| --- | --- | --- | --- | --- |")
+    print(
+        "| on | runs, all whole and replayed | times killed | recovery, median s | slowest, s | losses at the end | "
+        "undisturbed |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     if chosen.processes:
         measure("processes", chosen.processes, on_processes)
     if chosen.engines:
         with Cluster(RANKS) as cluster:
-            measure("engines", chosen.engines, lambda seed: on_engines(cluster, seed))
+            measure("engines", chosen.engines, partial(on_engines, cluster))
 
 
 if __name__ == "__main__":

@@ -19,16 +19,13 @@ from dlkit.cluster.engine_set import EngineSet
 from dlkit.cluster.engines import ClusterError
 from dlkit.cluster.split_run import data_for_engines, device_here, own_files, with_data
 from dlkit.cluster.supervisor import Supervisor
-from dlkit.core.storage import read_json, write_json
 from dlkit.strategies.asynchronous.asynchronous_run import AsynchronousRun, collected
+from dlkit.strategies.asynchronous.kept_run import replicas_before, take_folder
 from dlkit.strategies.asynchronous.observer import Observer
 from dlkit.strategies.asynchronous.rank import RankResult, Task, run_rank
-from dlkit.strategies.asynchronous.record import Kind, path_of, read_rows
 from dlkit.strategies.asynchronous.replica import Parameters
-from dlkit.strategies.asynchronous.server import go_back_to_common
 from dlkit.strategies.asynchronous.wiring import wiring_here
 from dlkit.strategies.asynchronous.with_servers import WithServers
-from dlkit.training.checkpoint import fingerprint, prepare, refuse_another
 from dlkit.training.experiment import Experiment
 from dlkit.training.interrupt import StopRequest, on_interrupt
 from dlkit.training.run import Run
@@ -36,8 +33,6 @@ from dlkit.training.run import Run
 # In seconds:
 END_TIMEOUT = 30.0  # for engines to end when the run is over
 LAST_TIMEOUT = 6.0  # the same, when it has failed
-
-ABOUT = "run.json"
 
 
 def run_asynchronously(
@@ -68,10 +63,9 @@ def run_asynchronously(
     run = Run(experiment, steps, torch.device("cpu"), None, capture=False)
     strategy.plan(run, Parameters(run), len(roles.replicas), checkpoint_every)  # what it refuses, it refuses here
     own = Path(checkpoint) if checkpoint is not None else engines.path(f"servers-{uuid.uuid4().hex}")
-    prepare(own)
     if resume and checkpoint is None:
         raise ValueError("resume needs checkpoint=, the folder in which the run was kept.")
-    _take_folder(own, run, strategy, resume=resume)
+    take_folder(own, run, strategy, resume=resume)
     with own_files(engines) as (data_file, stop_file):
         sent = replace(experiment, data=data_for_engines(experiment.data, data_file, experiment.dtype))
         task = Task(sent, strategy, roles, wiring_here(strategy.servers), steps, own.resolve(), checkpoint_every)
@@ -87,29 +81,6 @@ def run_asynchronously(
             if checkpoint is None:
                 shutil.rmtree(own, ignore_errors=True)
     return replace(result, experiment=experiment)
-
-
-def _take_folder(folder: Path, run: Run, strategy: WithServers, *, resume: bool) -> None:
-    """Make the folder ready for a run, or for its going on. ValueError if it holds another run."""
-    about: dict[str, Any] = {"fingerprint": fingerprint(run), "strategy": repr(strategy)}
-    path = folder / ABOUT
-    if resume and path.exists():
-        kept = read_json(path)
-        here, there = (each["fingerprint"] | {"strategy": each["strategy"]} for each in (about, kept))
-        refuse_another(here, there, folder)
-        go_back_to_common(folder, strategy.servers)
-        return
-    for old in (*folder.glob("shard-*.safetensors"), *folder.glob("arrivals-*.bin")):
-        old.unlink()
-    write_json(about, path)
-
-
-def replicas_before(task: Task) -> int:
-    """How many replicas have begun in the lives before, of a run that goes on: new ones have other numbers."""
-    assert task.folder is not None
-    paths = [path_of(task.folder, server) for server in range(task.strategy.servers)]
-    rows = [row for path in paths if path.exists() for row in read_rows(path)]
-    return 1 + max((row.who for row in rows if row.kind == Kind.JOIN), default=-1)
 
 
 class Conductor:
@@ -131,7 +102,7 @@ class Conductor:
         self.on_progress = on_progress
         self.observer = Observer(task, run, callbacks)
         self.name = uuid.uuid4().hex
-        self.numbers = count(replicas_before(task))
+        self.numbers = count(replicas_before(task.folder, task.strategy.servers))
         self.calls = Supervisor(engines)
         self.leading: set[int] = set()  # ranks that lead a replica which learns
 

@@ -17,7 +17,7 @@ from dlkit.cluster.engines import ClusterError
 from dlkit.cluster.split_run import data_for_engines, device_here, own_files, with_data
 from dlkit.cluster.supervisor import Supervisor
 from dlkit.strategies.asynchronous.wiring import wiring_here
-from dlkit.strategies.sandblaster.coordination import Coordination
+from dlkit.strategies.sandblaster.coordination import Coordination, Stopped
 from dlkit.strategies.sandblaster.rank import Task, work
 from dlkit.strategies.sandblaster.sandblaster import Sandblaster
 from dlkit.strategies.sandblaster.searching import SandblasterRun
@@ -75,10 +75,6 @@ def run_sandblaster(
             watch.calls.close(LAST_TIMEOUT)
             coordination.close()
     return coordination.result(values, coordination.portions.wasted, stopped=stopped, faults=watch.calls.faults)
-
-
-class Stopped(Exception):
-    """The run is to end before its end."""
 
 
 class Watch:

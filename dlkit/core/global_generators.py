@@ -1,9 +1,13 @@
-"""The generators that a program shares: torch's, numpy's and Python's own. A run lends them its seed for a while."""
+"""The generators that a program shares: torch's, numpy's and Python's own. A run lends them its seed for a while.
+
+Its threads share them too: one has them at a time, or two runs at once would draw from each other's.
+"""
 
 import ctypes
 import random
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -65,6 +69,7 @@ class _Python:
         return random.getstate()
 
 
+_turn = threading.RLock()
 _KINDS: dict[str, Any] = dict(zip(NAMES, (_Torch(), _Numpy(), _Python()), strict=True))
 
 
@@ -72,14 +77,22 @@ _KINDS: dict[str, Any] = dict(zip(NAMES, (_Torch(), _Numpy(), _Python()), strict
 def seeded(*numbers: int, names: tuple[str, ...] = NAMES) -> Iterator[None]:
     """Context in which these generators start from a seed made of the numbers; afterwards they are as they were."""
     kinds = [_KINDS[name] for name in names]
-    before = [kind.state() for kind in kinds]
-    try:
-        for kind in kinds:
-            kind.seed(mixed(*numbers))
+    with undisturbed() if kinds else nullcontext():
+        before = [kind.state() for kind in kinds]
+        try:
+            for kind in kinds:
+                kind.seed(mixed(*numbers))
+            yield
+        finally:
+            for kind, state in zip(kinds, before, strict=True):
+                kind.restore(state)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Context in which no run in another thread lends the generators its seed: for what may draw from them."""
+    with _turn:
         yield
-    finally:
-        for kind, state in zip(kinds, before, strict=True):
-            kind.restore(state)
 
 
 def mixed(*numbers: int) -> int:

@@ -8,7 +8,8 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from dlkit.core.processes import is_alive, private_folder, process_key
 
 WITH_NCCL = "cpu:gloo,cuda:nccl"  # the backend of a group whose ranks have a GPU each: CPU tensors go over gloo
 STORE_TIMEOUT = timedelta(seconds=5)  # for the file to come back by which ranks met, if somebody has deleted it
+_own_group: ContextVar[Any] = ContextVar("own_group", default=None)
 _run_groups: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # of each process group that has one
 
 
@@ -99,10 +101,22 @@ def run_group() -> Any:
     """
     import torch.distributed as dist
 
+    if (own := _own_group.get()) is not None:
+        return own
     everyone = dist.distributed_c10d._get_default_group()
     if everyone not in _run_groups:
         _run_groups[everyone] = new_group()
     return _run_groups[everyone]
+
+
+@contextlib.contextmanager
+def runs_within(group: Any) -> Iterator[None]:
+    """In this context the ranks of torch's `group` are all that a run has: others have runs of their own."""
+    token = _own_group.set(group)
+    try:
+        yield
+    finally:
+        _own_group.reset(token)
 
 
 def new_group(ranks: Sequence[int] | None = None) -> Any:

@@ -1,12 +1,13 @@
 """The generators that a program shares are lent a seed, and are afterwards as they were."""
 
 import random
+import threading
 
 import numpy as np
 import pytest
 import torch
 
-from dlkit.core.global_generators import mixed, moved_by, seeded
+from dlkit.core.global_generators import mixed, moved_by, seeded, undisturbed
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # beartype, which checks types, draws from `random`
 
@@ -81,3 +82,42 @@ def test_that_of_apple_s_gpu_is_one_of_them(monkeypatch):
     assert found[0] == found[1] != found[2]
     assert torch.equal(there.get_state(), before)
     assert moved_by(lambda: torch.rand(1, generator=there)) == ("torch",)
+
+
+def test_threads_take_turns():
+    with seeded(5):
+        alone = [draws() for _ in range(200)]
+    found = {}
+
+    def draw_in(thread):
+        with seeded(5):
+            found[thread] = [draws() for _ in range(200)]
+
+    threads = [threading.Thread(target=draw_in, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(each == alone for each in found.values())
+    assert len(found) == 4
+
+
+def test_what_may_draw_beside_a_run_waits_for_its_turn():
+    begun, waited = threading.Event(), []
+
+    def beside():
+        begun.set()
+        with undisturbed():
+            waited.append(draws())
+
+    thread = threading.Thread(target=beside)
+    with seeded(5):
+        first = draws()
+        thread.start()
+        begun.wait()
+        second = draws()
+        assert not waited
+    thread.join()
+    assert waited
+    with seeded(5):
+        assert [draws(), draws()] == [first, second]

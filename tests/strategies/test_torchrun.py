@@ -34,15 +34,20 @@ def has_namespaces():
     return bool(shutil.which("unshare")) and subprocess.run([*OWN_NETWORK, "true"], capture_output=True).returncode == 0
 
 
+def under_torchrun(folder, request, script, *arguments, ranks=2):
+    """What so many ranks print, which run the script with the folder of tests as its first argument."""
+    path = folder / "script.py"
+    path.write_text(script)
+    command = [*OWN_NETWORK, sys.executable, "-c", LOOPBACK, "--standalone", "--nproc-per-node", str(ranks), str(path)]
+    command += [str(request.path.parents[1]), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.mark.skipif(not has_namespaces(), reason="this machine makes no network namespaces")
 def test_a_script_under_torchrun_gives_what_one_process_gives(tmp_path, request):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    command = [*OWN_NETWORK, sys.executable, "-c", LOOPBACK, "--standalone", "--nproc-per-node", "2", str(script)]
-    done = subprocess.run(
-        [*command, str(request.path.parents[1]), str(tmp_path)], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+    under_torchrun(tmp_path, request, SCRIPT, tmp_path)
     alone = run(experiments()["LeNet-5"], steps=6)
     for number in range(3):
         found = experiments()["LeNet-5"].initial_model()
@@ -75,10 +80,81 @@ torch.testing.assert_close(parameters(alone.model), parameters(experiment().run(
 
 @pytest.mark.skipif(not has_namespaces(), reason="this machine makes no network namespaces")
 def test_servers_and_replicas_need_no_engines(tmp_path, request):
-    script = tmp_path / "script.py"
-    script.write_text(ASYNCHRONOUS)
-    command = [*OWN_NETWORK, sys.executable, "-c", LOOPBACK, "--standalone", "--nproc-per-node", "2", str(script)]
-    done = subprocess.run([*command, str(request.path.parents[1])], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "rows [20, 40, 60] 60" in done.stdout
-    assert "rows [] 60" in done.stdout  # callbacks are the first rank's
+    printed = under_torchrun(tmp_path, request, ASYNCHRONOUS)
+    assert "rows [20, 40, 60] 60" in printed
+    assert "rows [] 60" in printed  # callbacks are the first rank's
+
+
+SPLIT_AND_KEPT = """
+import sys
+import torch
+sys.path.insert(0, sys.argv[1])
+from asynchronous_runs import check_ledger, experiment, parameters
+from dlkit.distributed.process_group import enter_group
+from dlkit.distributed.group import Group
+from dlkit.strategies import Downpour
+
+enter_group()
+everyone = Group()
+quiet = {"device": "cpu", "progress": False}
+run = experiment().run(strategy=Downpour(share=True, partitions=2), steps=60, **quiet)
+again = run.replay(progress=False)
+difference = (parameters(run.model) - parameters(again.model)).abs().max().item()
+assert difference < 1e-5 and run.replicas == 2 and run.step == 60, (run, difference)
+
+kept = {"strategy": Downpour(share=True, servers=2), "checkpoint": sys.argv[2], "checkpoint_every": 10}
+first = experiment().run(steps=30, **kept, **quiet)
+second = experiment().run(steps=60, resume=True, **kept, **quiet)
+for rows in second.record.servers:
+    check_ledger(rows)
+assert (first.step, second.step) == (30, 60) and second.replicas > 4, (first, second)
+assert torch.equal(parameters(second.model), parameters(second.replay(progress=False).model))
+try:
+    experiment(seed=3).run(steps=90, resume=True, **kept, **quiet)
+except ValueError as error:
+    sys.stdout.write(f"refused {everyone.rank} {error}\\n")
+"""
+
+
+@pytest.mark.skipif(not has_namespaces(), reason="this machine makes no network namespaces")
+def test_split_replicas_and_runs_that_go_on_need_no_engines(tmp_path, request):
+    printed = under_torchrun(tmp_path, request, SPLIT_AND_KEPT, tmp_path / "kept", ranks=4)
+    refused = [line for line in printed.splitlines() if line.startswith("refused")]
+    assert sorted(line.split()[1] for line in refused) == ["0", "1", "2", "3"]
+    assert all("seed" in line for line in refused)
+
+
+SEARCHES = """
+import sys
+import threading
+sys.path.insert(0, sys.argv[1])
+from small_searches import NETS, experiment, largest_difference
+from dlkit.distributed.process_group import enter_group
+from dlkit.distributed.group import Group
+from dlkit.strategies import Sandblaster
+
+enter_group()
+rank, quiet = Group().rank, {"device": "cpu", "progress": False}
+for name, servers in (("CNN", 2), ("autoencoder", 1)):
+    made, rows = experiment(*NETS[name]), []
+    run = made.run(strategy=Sandblaster(servers=servers), steps=1, callbacks=[lambda run: rows.append(1)], **quiet)
+    assert largest_difference(run.model, made.run(steps=1, progress=False).model) < 1e-10
+    assert bool(rows) == (rank == 0) and run.evaluations == len(run.seconds) and run.experiment is made
+stop = threading.Event()
+if rank == 1:
+    threading.Timer(1.0, stop.set).start()
+run = made.run(strategy=Sandblaster(), steps=10_000, stop=stop, **quiet)
+assert run.stopped == "stopped", run
+for servers, settings in ((3, {}), (1, {"checkpoint": "here"})):
+    try:
+        made.run(strategy=Sandblaster(servers=servers), **settings, **quiet)
+    except ValueError as error:
+        sys.stdout.write(f"refused {error}\\n")
+"""
+
+
+@pytest.mark.skipif(not has_namespaces(), reason="this machine makes no network namespaces")
+def test_searches_need_no_engines(tmp_path, request):
+    printed = under_torchrun(tmp_path, request, SEARCHES)
+    assert printed.count("on 2 ranks: take fewer servers.") == 2
+    assert printed.count("checkpoint= cannot be had with Sandblaster") == 2

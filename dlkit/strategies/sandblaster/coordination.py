@@ -18,6 +18,10 @@ from dlkit.training.run import Run
 POLL = 0.25  # seconds between two looks
 
 
+class Stopped(Exception):
+    """The run is to end before its end."""
+
+
 class Coordination(Searching):
     """Owns the queue of portions. look: called now and then while it waits; what it raises ends the run."""
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from dlkit.strategies.asynchronous.lines import Asking, as_values
+from dlkit.strategies.asynchronous.lines import Asking
 from dlkit.strategies.asynchronous.messages import Message
 from dlkit.strategies.asynchronous.replica import Parameters
 from dlkit.strategies.asynchronous.server import split_values
 from dlkit.strategies.asynchronous.serving import Serving
 from dlkit.strategies.asynchronous.wiring import Wiring
+from dlkit.strategies.sandblaster.by_portions import ByPortions
 from dlkit.strategies.sandblaster.portion_gradients import PortionGradients
-from dlkit.strategies.sandblaster.sandblaster import Sandblaster
 from dlkit.strategies.sandblaster.servers import VectorServer
 from dlkit.training.experiment import Experiment
 from dlkit.training.run import Run
@@ -29,7 +29,7 @@ class Task:
     """What all ranks are told. wiring: addresses of the servers, and, last, of the coordinator."""
 
     experiment: Experiment
-    strategy: Sandblaster
+    strategy: ByPortions
     wiring: Wiring
     steps: int | None = None
 
@@ -107,11 +107,12 @@ class Worker:
         self.kept, self.metrics, self.sum = [], Counter(), None
 
     def _fetch(self, point: str) -> bool:
-        """Take the values of the point to compute at; False if a server did not answer."""
+        """Take the values of the point to compute at; False if a server did not answer, or has them no more."""
         answers = [self._ask(server, "get", vector=point) for server in range(len(self.parts))]
-        if any(answer is None for answer in answers):
+        values = [answer.values for answer in answers if answer is not None and answer.values is not None]
+        if len(values) < len(answers):
             return False
-        self.parameters.set(torch.cat([as_values(answer) for answer in answers if answer is not None]))
+        self.parameters.set(torch.cat(values))
         return True
 
     def _send(self) -> None:

@@ -10,8 +10,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from torch import Tensor, nn
 
 from dlkit.strategies.asynchronous.replica import Parameters, take_values
+from dlkit.strategies.sandblaster.by_portions import ByPortions
 from dlkit.strategies.sandblaster.lbfgs import LBFGS
-from dlkit.strategies.sandblaster.sandblaster import Sandblaster
 from dlkit.strategies.sandblaster.vectors import Command, Coordinator, Vector
 from dlkit.training.experiment import Experiment
 from dlkit.training.history import History, add_columns
@@ -36,7 +36,7 @@ class SandblasterRun(Generic[M]):
     """
 
     experiment: Experiment[M]
-    strategy: Sandblaster
+    strategy: ByPortions
     model: M
     history: History
     bill: Counter[str]
@@ -58,7 +58,7 @@ class SandblasterRun(Generic[M]):
 class Searching:
     """What all have: the coordinator, L-BFGS, the history. seconds: of each evaluation, by `clock`."""
 
-    def __init__(self, run: Run, strategy: Sandblaster, callbacks: Sequence[Callable[[Any], Any]] = ()):
+    def __init__(self, run: Run, strategy: ByPortions, callbacks: Sequence[Callable[[Any], Any]] = ()):
         """ValueError as `Sandblaster.settings`."""
         self.run, self.strategy, self.callbacks = run, strategy, callbacks
         self.settings, self.parameters = strategy.settings(run), Parameters(run)

@@ -39,7 +39,7 @@ class VectorServer:
                 self._latest = fields["message"], self.shard.carry_out(fields["commands"])
             told["numbers"] = self._latest[1]
         elif kind == "get":
-            values = self.shard.vectors[fields["vector"]]
+            values = self.shard.vectors.get(fields["vector"])  # gone, when a worker asks too late
         elif kind == "contribute" and message.values is not None:
             self.shard.contributions[fields["key"]] = message.values
         elif kind == "end":

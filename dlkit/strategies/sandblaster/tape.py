@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from dlkit.strategies.asynchronous.messages import Message, pack
-from dlkit.strategies.sandblaster.sandblaster import Sandblaster
+from dlkit.strategies.sandblaster.by_portions import ByPortions
 from dlkit.strategies.sandblaster.searching import Counted
 from dlkit.strategies.sandblaster.vectors import Command
 from dlkit.strategies.sandblaster.virtual import VirtualSearch
@@ -37,7 +37,7 @@ class Said:
 class TapedSearch(VirtualSearch):
     """Keeps what is said in `said`."""
 
-    def __init__(self, run: Run, strategy: Sandblaster, durations: list[float]):
+    def __init__(self, run: Run, strategy: ByPortions, durations: list[float]):
         self.said: list[Said] = []
         super().__init__(run, strategy, durations, set())
 
@@ -70,7 +70,7 @@ def packed_bytes(message: Message) -> int:
     return sum(len(frame) for frame in pack(message, b""))
 
 
-def tape(experiment: Experiment, strategy: Sandblaster, workers: int) -> Sequence[Said]:
+def tape(experiment: Experiment, strategy: ByPortions, workers: int) -> Sequence[Said]:
     """What is said while so many workers train on one batch, in simulated time. ValueError as for a run."""
     run: Run = Run(experiment, 1, torch.device("cpu"), None, capture=False)
     search = TapedSearch(run, strategy, [1 / strategy.portions] * workers)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from dlkit.strategies.asynchronous.server import split_values
+from dlkit.strategies.sandblaster.by_portions import ByPortions
 from dlkit.strategies.sandblaster.portion_gradients import PortionGradients
-from dlkit.strategies.sandblaster.sandblaster import Sandblaster
 from dlkit.strategies.sandblaster.searching import Counted, SandblasterRun, Searching
 from dlkit.strategies.sandblaster.vectors import Command, VectorShard
 from dlkit.training.experiment import Experiment
@@ -40,7 +40,7 @@ class VirtualSearch(Searching):
     def __init__(
         self,
         run: Run,
-        strategy: Sandblaster,
+        strategy: ByPortions,
         durations: list[float],
         kills: set[tuple[int, int]],
         callbacks: Sequence[Callable[[Any], Any]] = (),
@@ -110,7 +110,7 @@ class VirtualSearch(Searching):
 
 def sandblast_virtually(
     experiment: Experiment[M],
-    strategy: Sandblaster,
+    strategy: ByPortions,
     workers: int,
     *,
     steps: int | None = None,

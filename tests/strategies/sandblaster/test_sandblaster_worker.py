@@ -1,4 +1,4 @@
-"""A worker whose server answers no more: it ends when it is asked to, also when nobody else gives it up."""
+"""A worker whose server answers no more, or has no more what it asks for."""
 
 import threading
 import time
@@ -12,7 +12,7 @@ from dlkit.strategies.asynchronous.serving import Serving
 from dlkit.strategies.asynchronous.wiring import wiring_here
 from dlkit.strategies.sandblaster import rank
 from dlkit.strategies.sandblaster.rank import Task, Worker
-from dlkit.strategies.sandblaster.servers import PortionServer
+from dlkit.strategies.sandblaster.servers import PortionServer, VectorServer
 from dlkit.training.run import Run
 
 
@@ -44,3 +44,25 @@ def test_a_worker_that_cannot_send_its_sum_ends_when_it_is_asked_to(monkeypatch)
         sends.join(5)
         worker.close()
         serving.close()
+
+
+def test_a_worker_that_asks_too_late_for_a_point_asks_what_to_do_anew():
+    made = experiment()
+    task = Task(made, Sandblaster(), wiring_here(2))
+    run = Run(made, None, torch.device("cpu"), None, capture=False)
+    parameters = Parameters(run)
+    server, portions = VectorServer(parameters.get()), PortionServer()
+    portions.begin(task.strategy.queue(), 0, "v7")  # a trial point of the search, gone before it is asked for
+    serving = [Serving(task.wiring, 0, server), Serving(task.wiring, 1, portions)]
+    worker = Worker(task, run, parameters, 0, lambda: False)
+    try:
+        worker.turn()
+        assert (worker.evaluation, worker.computed) == (-1, 0)
+        portions.begin(task.strategy.queue(), 0, "x")
+        worker.turn()
+        assert (worker.evaluation, worker.computed) == (1, 1)
+    finally:
+        worker.close()
+        for each in serving:
+            each.check()
+            each.close()
