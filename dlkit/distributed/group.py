@@ -128,24 +128,41 @@ class Group:
 
         Sender and receiver must agree on shape and dtype. `name` is that of the span.
         """
-        begin, number = self._begin(*sends.values(), *receives.values()), self._next_number()
+        self._start_exchange(sends, receives, name, waits=True)()
+
+    def start_exchange(
+        self, sends: Mapping[int, Tensor], receives: Mapping[int, Tensor], name: str = "exchange"
+    ) -> Callable[[], None]:
+        """Start an `exchange` and return at once. The function returned waits until it has ended."""
+        return self._start_exchange(sends, receives, name, waits=False)
+
+    def _start_exchange(
+        self, sends: Mapping[int, Tensor], receives: Mapping[int, Tensor], name: str, *, waits: bool
+    ) -> Callable[[], None]:
+        tensors = [*sends.values(), *receives.values()]
+        begin, number = self._begin(*tensors), self._next_number()
         incoming = {peer: self.staged(tensor) for peer, tensor in receives.items()}
         outgoing = {peer: self.staged(tensor).contiguous() for peer, tensor in sends.items()}
         messages = [
             dist.P2POp(operation, tensor, group=self.process_group, group_peer=peer)
-            for operation, tensors in ((dist.isend, outgoing), (dist.irecv, incoming))
-            for peer, tensor in tensors.items()
+            for operation, each in ((dist.isend, outgoing), (dist.irecv, incoming))
+            for peer, tensor in each.items()
         ]
-        for work in dist.batch_isend_irecv(messages) if messages else ():
-            work.wait()
-        for peer, tensor in receives.items():
-            if incoming[peer] is not tensor:
-                tensor.copy_(incoming[peer])
-        tensors = [*sends.values(), *receives.values()]
-        bytes_sent = sum(tensor.nbytes for tensor in sends.values())
-        bytes_received = sum(tensor.nbytes for tensor in receives.values())
-        device = tensors[0].device if tensors else torch.device("cpu")
-        self._record(name, begin, number, bytes_sent, max(bytes_sent, bytes_received), device)
+        works = dist.batch_isend_irecv(messages) if messages else []
+
+        def wait() -> None:
+            since = None if waits else self._begin(*tensors)
+            for work in works:
+                work.wait()
+            for peer, tensor in receives.items():
+                if incoming[peer] is not tensor:
+                    tensor.copy_(incoming[peer])
+            bytes_sent = sum(tensor.nbytes for tensor in sends.values())
+            bytes_received = sum(tensor.nbytes for tensor in receives.values())
+            device = tensors[0].device if tensors else torch.device("cpu")
+            self._record(name, begin, number, bytes_sent, max(bytes_sent, bytes_received), device, since)
+
+        return wait
 
     def gather_objects(self, item: Any) -> list[Any]:
         """What each rank gives, in the order of ranks; for small things other than tensors. Not counted, not timed."""

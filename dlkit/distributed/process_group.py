@@ -19,22 +19,39 @@ from dlkit.core.processes import is_alive, private_folder, process_key
 
 WITH_NCCL = "cpu:gloo,cuda:nccl"  # the backend of a group whose ranks have a GPU each: CPU tensors go over gloo
 STORE_TIMEOUT = timedelta(seconds=5)  # for the file to come back by which ranks met, if somebody has deleted it
+MPI = {  # what torchrun calls these, by what Open MPI and MPICH call them
+    "OMPI_COMM_WORLD_RANK": "RANK",
+    "OMPI_COMM_WORLD_SIZE": "WORLD_SIZE",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "LOCAL_RANK",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "LOCAL_WORLD_SIZE",
+    "PMI_RANK": "RANK",
+    "PMI_SIZE": "WORLD_SIZE",
+    "MPI_LOCALRANKID": "LOCAL_RANK",
+    "MPI_LOCALNRANKS": "LOCAL_WORLD_SIZE",
+    "PMIX_NAMESPACE": "TORCHELASTIC_RUN_ID",
+}
 _own_group: ContextVar[Any] = ContextVar("own_group", default=None)
 _run_groups: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # of each process group that has one
 
 
 def has_ranks() -> bool:
-    """Is this process in a process group, or started by torchrun to join one?"""
+    """Is this process in a process group, or started by torchrun or mpirun to join one?"""
     import torch.distributed as dist
 
-    return dist.is_initialized() or "RANK" in os.environ
+    return dist.is_initialized() or "RANK" in _launched()
+
+
+def ranks_here() -> int | None:
+    """How many ranks torchrun or mpirun has put on this machine; None if neither has."""
+    launched = _launched()
+    return int(launched.get("LOCAL_WORLD_SIZE", launched["WORLD_SIZE"])) if "WORLD_SIZE" in launched else None
 
 
 def enter_group() -> None:
     """Make sure that this process is in a process group, and torch's current GPU the one of this rank.
 
-    It joins torchrun's group, if it has not joined one yet. RuntimeError where there is neither. Processes of one
-    machine meet by a file and open no port. A process that joins here also calls `yield_on_wakeup`.
+    It joins torchrun's or mpirun's group, if it has not joined one yet. RuntimeError where there is neither. Processes
+    of one machine meet by a file and open no port. A process that joins here also calls `yield_on_wakeup`.
     """
     import torch
     import torch.distributed as dist
@@ -46,30 +63,46 @@ def enter_group() -> None:
         elif not torch.cuda.is_initialized():  # else the script has chosen
             _take_gpu()
         return
-    if "RANK" not in os.environ:
+    launched = _launched()
+    if "RANK" not in launched:
         raise RuntimeError(
             "a strategy needs a process for each rank: `cluster.run(experiment, strategy)` in a notebook, or a script "
-            "that calls `experiment.run(strategy=...)` under `torchrun --nproc-per-node 2 script.py`."
+            "that calls `experiment.run(strategy=...)` under `torchrun --nproc-per-node 2 script.py` or "
+            "`mpirun -n 2 python script.py`."
         )
-    rank, world_size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    rank, world_size, local = (int(launched[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     _take_gpu()
     yield_on_wakeup()
     if local < world_size:  # several machines: torchrun's environment says where they meet
+        if "RANK" not in os.environ:
+            raise RuntimeError(
+                f"mpirun has put {local} of {world_size} ranks on this machine: ranks on several machines are for "
+                "torchrun, which says where they meet."
+            )
         store, rank, world_size = next(dist.rendezvous("env://", rank, world_size))
         _join(store, rank, world_size, agree_on_backend(store, rank, world_size))
         return
-    run, attempt = os.environ["TORCHELASTIC_RUN_ID"], os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    run, attempt = launched["TORCHELASTIC_RUN_ID"], launched.get("TORCHELASTIC_RESTART_COUNT", "0")
     name = hashlib.sha256(f"{run}-{attempt}".encode()).hexdigest()[:16]  # a run's id may be any text
     join_by_file(str(meeting_place() / f"{process_key(os.getppid())}-{name}"), rank, world_size)
 
 
+def _launched() -> dict[str, str]:
+    """The environment that torchrun gives a rank, or what mpirun gives it by other names."""
+    own = dict(os.environ)
+    if "RANK" in own:
+        return own
+    named = {theirs: own[name] for name, theirs in MPI.items() if name in own}
+    return own | {"TORCHELASTIC_RUN_ID": ""} | named if "RANK" in named else own
+
+
 def _take_gpu() -> None:
-    """Make this rank's GPU torch's current one, in turn where torchrun started more ranks than there are GPUs."""
+    """Make this rank's GPU torch's current one, in turn where there are more ranks than GPUs."""
     import torch
 
-    gpus = torch.cuda.device_count()
-    if gpus and "LOCAL_RANK" in os.environ:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % gpus)
+    gpus, launched = torch.cuda.device_count(), _launched()
+    if gpus and "LOCAL_RANK" in launched:
+        torch.cuda.set_device(int(launched["LOCAL_RANK"]) % gpus)
 
 
 def agree_on_backend(store: Any, rank: int, world_size: int) -> str:

@@ -18,6 +18,7 @@ from .layer_kinds import LayerKind as LayerKind
 from .layer_kinds import Windows as Windows
 from .locally_connected import ContrastNorm as ContrastNorm
 from .locally_connected import L2Pool as L2Pool
+from .locally_connected import LocalContrastNorm as LocalContrastNorm
 from .locally_connected import LocallyConnected2d as LocallyConnected2d
 from .locally_connected import LocalNet as LocalNet
 from .rbm import RBM as RBM

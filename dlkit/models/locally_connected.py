@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function
 
 from dlkit.core.random import drawn
 from dlkit.models.convnet import InputPad, NamedSequential
@@ -58,7 +59,7 @@ class LocallyConnected2d(nn.Module):
         return f"{self.in_maps}, {self.out_maps}, size={self.size}, stride={self.stride}, positions={high}x{wide}"
 
     def forward(self, x: Float[Tensor, "batch in height width"]) -> Float[Tensor, "batch out high wide"]:
-        high, wide, out_maps, fan_in = self.weight.shape
+        high, wide = self.weight.shape[:2]
         positions = tuple(num_windows(length, self.size, self.stride) for length in x.shape[2:])
         if x.ndim != 4 or x.shape[1] != self.in_maps or positions != (high, wide):
             height, width = ((length - 1) * self.stride + self.size for length in (high, wide))
@@ -66,12 +67,26 @@ class LocallyConnected2d(nn.Module):
                 f"an input of shape {tuple(x.shape)} for {self.in_maps} maps with weights at {high}x{wide} positions: "
                 f"(batch, {self.in_maps}, {height}, {width})."
             )
-        # The batch is the last dimension, so that windows are copied in runs of its length, not of the kernel's width.
-        rows = x.permute(2, 3, 1, 0).contiguous().unfold(0, self.size, self.stride)
-        windows = rows.unfold(1, self.size, self.stride).permute(0, 1, 2, 4, 5, 3)
-        patches = windows.reshape(high * wide, fan_in, len(x))
-        output = torch.baddbmm(self.bias.flatten(0, 1)[:, :, None], self.weight.flatten(0, 1), patches)
-        return output.view(high, wide, out_maps, len(x)).permute(3, 2, 0, 1)
+        return locally_connected(x, self.weight, self.bias, self.size, self.stride)
+
+
+def locally_connected(
+    x: Float[Tensor, "batch in height width"],
+    weight: Float[Tensor, "high wide out fan_in"],
+    bias: Float[Tensor, "high wide out"],
+    size: int,
+    stride: int = 1,
+) -> Float[Tensor, "batch out high wide"]:
+    """What `LocallyConnected2d` computes, as a function, which a tensor split over ranks may take over."""
+    if has_torch_function((x, weight, bias)):
+        return handle_torch_function(locally_connected, (x, weight, bias), x, weight, bias, size, stride)
+    high, wide, out_maps, fan_in = weight.shape
+    # The batch is the last dimension, so that windows are copied in runs of its length, not of the kernel's width.
+    rows = x.permute(2, 3, 1, 0).contiguous().unfold(0, size, stride)
+    windows = rows.unfold(1, size, stride).permute(0, 1, 2, 4, 5, 3)
+    patches = windows.reshape(high * wide, fan_in, len(x))
+    output = torch.baddbmm(bias.flatten(0, 1)[:, :, None], weight.flatten(0, 1), patches)
+    return output.view(high, wide, out_maps, len(x)).permute(3, 2, 0, 1)
 
 
 class L2Pool(nn.Module):
@@ -117,6 +132,50 @@ class ContrastNorm(nn.Module):
         centred = x - x.mean(1, keepdim=True)
         variance = centred.square().mean(1, keepdim=True)
         return centred * variance.clamp(min=self.floor**2).rsqrt()  # the gradient of √0 would be NaN
+
+
+class LocalContrastNorm(nn.Module):
+    """Local contrast normalisation in Gaussian windows of size x size places, over all maps: v / max(deviation, floor),
+    where v is x less its windows' means, and deviation² the windows' means of v².
+
+    Weights of a window sum to 1 over all maps; at the edge those within the image do. sigma: the Gaussian's deviation
+    in pixels, by default a quarter of the size. floor: None takes the mean of an image's deviations.
+    Sources: Jarrett, Kavukcuoglu, Ranzato, LeCun 2009 (as for ContrastNorm), N-layer; Le et al. 2012 (as for
+    LocallyConnected2d), whose floor is 0.01.
+    """
+
+    window: Tensor
+
+    def __init__(self, size: int = 5, sigma: float | None = None, floor: float | None = 0.01):
+        super().__init__()
+        if size < 1 or size % 2 == 0:
+            raise ValueError(f"windows of {size}x{size}: an odd size, so that each has a middle.")
+        self.size, self.sigma, self.floor = size, sigma or size / 4, floor
+        places = torch.arange(size) - size // 2
+        window = torch.exp(-(places.double() ** 2) / (2 * self.sigma**2))
+        self.register_buffer("window", (window / window.sum()).to(torch.get_default_dtype()), persistent=False)
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}, sigma={self.sigma}, floor={self.floor}"
+
+    def forward(self, x: Float[Tensor, "batch maps height width"]) -> Float[Tensor, "batch maps height width"]:
+        kernel = torch.outer(self.window, self.window)[None, None]
+        inside = torch.outer(*(_inside(length, self.window) for length in x.shape[2:]))
+
+        def mean(values: Tensor) -> Tensor:
+            return F.conv2d(values.mean(1, keepdim=True), kernel, padding=self.size // 2) / inside
+
+        centred = x - mean(x)
+        variance = mean(centred.square())
+        if self.floor is not None:
+            return centred * variance.clamp(min=self.floor**2).rsqrt()  # the gradient of √0 would be NaN
+        deviation = (variance + 1e-12).sqrt()
+        return centred / torch.maximum(deviation, deviation.mean((2, 3), keepdim=True))
+
+
+def _inside(length: int, window: Tensor) -> Tensor:
+    """How much of the weight of each place's window lies within the image."""
+    return F.conv1d(window.new_ones(1, 1, length), window[None, None], padding=len(window) // 2)[0, 0]
 
 
 class LocalNet(NamedSequential):

@@ -5,7 +5,15 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from dlkit.models import ContrastNorm, L2Pool, LocallyConnected2d, RBFOutput, SparseConv2d, Subsample
+from dlkit.models import (
+    ContrastNorm,
+    L2Pool,
+    LocalContrastNorm,
+    LocallyConnected2d,
+    RBFOutput,
+    SparseConv2d,
+    Subsample,
+)
 from dlkit.models.layer_kinds import KINDS
 
 IMAGE = (1, 12, 12)  # maps, rows, columns
@@ -39,6 +47,7 @@ EXAMPLES: dict[type[nn.Module], Callable[[], nn.Sequential]] = {
     nn.AvgPool2d: lambda: behind_convolution(nn.AvgPool2d(2)),
     L2Pool: lambda: behind_convolution(L2Pool(3, 2)),
     ContrastNorm: lambda: behind_convolution(ContrastNorm()),
+    LocalContrastNorm: lambda: behind_convolution(LocalContrastNorm()),
     nn.Flatten: lambda: behind_convolution(nn.Identity()),
     nn.AdaptiveMaxPool2d: lambda: behind_convolution(nn.AdaptiveMaxPool2d(3)),
     nn.AdaptiveAvgPool2d: lambda: behind_convolution(nn.AdaptiveAvgPool2d(3)),

@@ -1,5 +1,7 @@
 """Locally connected layers against torch's convolution and against a loop over places."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,7 @@ from dlkit import Experiment, data
 from dlkit.analysis.features import map_layers, receptive_field
 from dlkit.analysis.layer_counts import counts
 from dlkit.models.convnet import channels_last
-from dlkit.models.locally_connected import ContrastNorm, L2Pool, LocallyConnected2d, LocalNet
+from dlkit.models.locally_connected import ContrastNorm, L2Pool, LocalContrastNorm, LocallyConnected2d, LocalNet
 from dlkit.training import CrossEntropy
 
 CASES = {  # in_maps, out_maps, size, input, stride
@@ -186,10 +188,41 @@ def test_normalised_maps_have_mean_0_and_variance_1_at_each_place():
     torch.testing.assert_close(ContrastNorm(0.5)(faint), (faint - faint.mean(1, True)) / 0.5)
 
 
-@pytest.mark.parametrize("module", [L2Pool(2, 1), ContrastNorm()])
+def windows_mean(x, size, sigma):
+    """The mean over all maps and the places of each window that lie within the image, weighted by a Gaussian."""
+    means = torch.empty(len(x), 1, *x.shape[2:], dtype=x.dtype)
+    reach = size // 2
+    for i in range(x.shape[2]):
+        for j in range(x.shape[3]):
+            places = [
+                (a, b, math.exp(-((a - i) ** 2 + (b - j) ** 2) / (2 * sigma**2)))
+                for a in range(max(i - reach, 0), min(i + reach + 1, x.shape[2]))
+                for b in range(max(j - reach, 0), min(j + reach + 1, x.shape[3]))
+            ]
+            total = sum(weight for *_, weight in places)
+            means[:, 0, i, j] = sum(weight * x[:, :, a, b].mean(1) for a, b, weight in places) / total
+    return means
+
+
+@pytest.mark.parametrize("floor", [0.01, 0.9, None])
+@pytest.mark.parametrize(("size", "sigma"), [(5, None), (3, 0.5), (9, 2.0)])
+def test_local_contrast_is_that_of_windows(size, sigma, floor):
+    x = 3 + torch.randn(2, 3, 6, 7, dtype=torch.float64, generator=seeded())
+    centred = x - windows_mean(x, size, sigma or size / 4)
+    deviation = windows_mean(centred.square(), size, sigma or size / 4).sqrt()
+    least = deviation.mean((2, 3), keepdim=True) if floor is None else torch.tensor(floor, dtype=x.dtype)
+    norm = LocalContrastNorm(size, sigma, floor).double()
+    output = norm(x)
+    torch.testing.assert_close(output, centred / torch.maximum(deviation, least), rtol=1e-5, atol=1e-6)
+    shifted = norm(x + 10)
+    torch.testing.assert_close(shifted, output, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("module", [L2Pool(2, 1), ContrastNorm(), LocalContrastNorm(3), LocalContrastNorm(floor=None)])
 def test_they_have_a_slope_everywhere(module):
     x = torch.randn(2, 3, 4, 4, dtype=torch.float64, generator=seeded()).requires_grad_()
-    assert torch.autograd.gradcheck(module, x)
+    assert torch.autograd.gradcheck(module.double(), x)
+    module.float()
     empty = torch.zeros(2, 3, 4, 4, requires_grad=True)
     module(empty).sum().backward()
     assert empty.grad is not None
@@ -199,6 +232,8 @@ def test_they_have_a_slope_everywhere(module):
 def test_windows_that_do_not_fit_are_refused(unchecked):
     with pytest.raises(ValueError, match="windows of 0x0 at steps of 2: at least 1x1 and 1 are needed"):
         L2Pool(0)
+    with pytest.raises(ValueError, match="windows of 4x4: an odd size, so that each has a middle"):
+        LocalContrastNorm(4)
     for shape in ((2, 3, 2, 9), (2, 9, 9)):
         with pytest.raises(ValueError, match=r"for windows of 3x3: \(batch, maps, height, width\), both at least 3"):
             L2Pool()(torch.zeros(shape))

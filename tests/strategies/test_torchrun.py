@@ -98,9 +98,11 @@ enter_group()
 everyone = Group()
 quiet = {"device": "cpu", "progress": False}
 run = experiment().run(strategy=Downpour(share=True, partitions=2), steps=60, **quiet)
-again = run.replay(progress=False)
-difference = (parameters(run.model) - parameters(again.model)).abs().max().item()
-assert difference < 1e-5 and run.replicas == 2 and run.step == 60, (run, difference)
+assert run.replicas == 2 and run.step == 60, run
+if everyone.rank == 0:  # one process can replay what others have learnt with it
+    again = run.replay(progress=False)
+    difference = (parameters(run.model) - parameters(again.model)).abs().max().item()
+    assert difference < 1e-5, difference
 
 kept = {"strategy": Downpour(share=True, servers=2), "checkpoint": sys.argv[2], "checkpoint_every": 10}
 first = experiment().run(steps=30, **kept, **quiet)

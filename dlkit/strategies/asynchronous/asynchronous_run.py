@@ -11,7 +11,7 @@ from torch import nn
 
 from dlkit.strategies.asynchronous.rank import RankResult, Task
 from dlkit.strategies.asynchronous.record import Kind, Record
-from dlkit.strategies.asynchronous.replay import refuse_another, replay
+from dlkit.strategies.asynchronous.replay import refuse_another, replay, replay_on_ranks
 from dlkit.strategies.asynchronous.replica import Parameters, take_values
 from dlkit.strategies.asynchronous.with_servers import WithServers
 from dlkit.training.experiment import Experiment
@@ -90,7 +90,7 @@ class AsynchronousRun(Generic[M]):
         run: Run = Run(again, self.step or None, torch.device("cpu"), None, capture=False)
         refuse_another(run, self.fingerprint)
         arguments = (self.record, self.strategy, again, self.step, self.threads)
-        found = replay(*arguments, progress=progress) if call is None else call(replay, *arguments)[0]
+        found = replay(*arguments, progress=progress) if call is None else call(replay_on_ranks, *arguments)[0]
         model = take_values(run, Parameters(run), found.values)
         there = dict(self.model.named_parameters())
         difference = max((p - there[name]).abs().max().item() for name, p in model.named_parameters())

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from dlkit.core.global_generators import undisturbed
 from dlkit.distributed.group import Group
-from dlkit.distributed.process_group import enter_group, run_group
+from dlkit.distributed.process_group import enter_group, ranks_here, run_group
 from dlkit.training.interrupt import StopRequest
 
 POLL = 0.1  # seconds between two looks
@@ -30,7 +30,7 @@ def ranks_of_one_machine(strategy: Any, others: dict[str, Any]) -> Group:
             f"{' and '.join(f'{setting}=' for setting in others)} cannot be had with {name}, whose ranks take no "
             "common steps: leave it out."
         )
-    if int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1"))) < dist.get_world_size():
+    if (ranks_here() or 1) < dist.get_world_size():
         raise ValueError(f"{name} under torchrun is for the ranks of one machine: use Cluster(...).")
     return Group(run_group())
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from dlkit.distributed.process_group import has_ranks
 from dlkit.strategies.asynchronous.client import Contribution, Member
 from dlkit.strategies.asynchronous.parameter_shard import ParameterShard, Push
 from dlkit.strategies.asynchronous.record import Kind, Record, Row
@@ -40,16 +39,27 @@ def refuse_another(experiment: Run, made_by: dict[str, Any]) -> None:
         )
 
 
+def replay_on_ranks(*arguments: Any) -> Replayed:
+    """`replay` by all ranks of a process group, as many as a replica was split over: replicas are split so again."""
+    return replay(*arguments, split=True)
+
+
 def replay(
-    record: Record, strategy: WithServers, experiment: Experiment, steps: int, threads: int, *, progress: bool = False
+    record: Record,
+    strategy: WithServers,
+    experiment: Experiment,
+    steps: int,
+    threads: int,
+    *,
+    split: bool = False,
+    progress: bool = False,
 ) -> Replayed:
     """Go through a record. steps: batches in all. threads: of torch, on which the sums of a product depend.
 
-    In a process group, which must be of as many ranks as a replica was split over, replicas are split so again.
     ValueError if the record is not whole.
     """
-    split = TensorParallel() if strategy.partitions > 1 and has_ranks() else None
-    own = Run(experiment, steps or None, torch.device("cpu"), None, split, capture=False)
+    parts = TensorParallel() if split and strategy.partitions > 1 else None
+    own = Run(experiment, steps or None, torch.device("cpu"), None, parts, capture=False)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

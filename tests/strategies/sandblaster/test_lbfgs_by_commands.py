@@ -216,7 +216,7 @@ def test_the_mend_of_the_refusal_works():
 
 
 def test_where_it_cannot_be_carried_out_that_is_said(unchecked):
-    with pytest.raises(TypeError, match=r"has no method `shard`.*or `cluster.run\(experiment, strategy\)`"):
+    with pytest.raises(RuntimeError, match=r"a process for each rank: `cluster.run\(experiment, strategy\)` in a note"):
         experiment().run(strategy=Sandblaster(), steps=1, progress=False)
     for strategy in (Sandblaster(), Downpour()):
         with pytest.raises(TypeError, match="give a strategy whose ranks take steps together, such as DataParallel"):

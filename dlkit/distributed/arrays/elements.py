@@ -1,0 +1,118 @@
+"""Functions over arrays that give a value of values at the same place alone, or of all places: sums and means."""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlkit.distributed.arrays.core import Call, DistributedArray, rule
+from dlkit.distributed.autograd import reduce_from_ranks
+
+NAMES = """
+    abs absolute acos acosh add addcdiv addcmul arccos arccosh arcsin arcsinh arctan arctanh asin asinh atan
+    atan2 atanh bitwise_and bitwise_not bitwise_or bitwise_xor ceil celu clamp clamp_max clamp_min clip clone
+    contiguous copysign cos cosh deg2rad detach div divide double elu eq erf erfc erfinv exp exp2 expm1 fix
+    float floor floor_divide fmod frac ge gelu greater greater_equal gt half hardshrink hardsigmoid hardswish
+    hardtanh hypot isfinite isinf isnan le leaky_relu lerp less less_equal lgamma log log10 log1p log2 logaddexp
+    logical_and logical_not logical_or logical_xor logit logsigmoid lt masked_fill maximum minimum mish mul
+    multiply nan_to_num ne neg negative not_equal ones_like positive pow rad2deg reciprocal relu relu6 remainder
+    round rsqrt rsub selu sigmoid sign sgn silu sin sinc sinh softplus softshrink softsign sqrt square sub
+    subtract tan tanh tanhshrink threshold to true_divide trunc type_as where xlogy zeros_like full_like
+    bfloat16 int long bool truediv floordiv mod invert and or xor radd rmul rpow rtruediv rfloordiv rmod iadd isub
+    imul itruediv ipow
+"""
+
+
+@rule(*NAMES.split())
+def elementwise(call: Call) -> Any:
+    """Values at the same index of several tensors, some of which may have one row or column for all, or none."""
+    shapes = [tuple(value.shape) for value in tensors(call)]
+    shape = torch.broadcast_shapes(*shapes)
+    first = max(call.arrays, key=lambda array: (array.ndim, array.numel()))
+    after = tuple(dim - first.ndim for dim in first.dims)  # from the end
+    if any(shape[dim] != first.shape[dim] for dim in after):
+        return NotImplemented
+    own = first.own
+
+    def part(value: Any) -> Any:
+        if isinstance(value, DistributedArray):
+            if tuple(dim - value.ndim for dim in value.dims) != after or value.size_of_maps != first.size_of_maps:
+                return call.copied(value.whole())
+            return value.needed(first.tiles)
+        value = call.copied(value)
+        for dim, places, length in zip(after, own, first.size_of_maps, strict=True):
+            if value.ndim >= -dim and value.shape[dim] == length and length > 1:
+                value = value.narrow(dim, places.start, len(places))
+        return value
+
+    result = call.on(part)
+    if not isinstance(result, Tensor):
+        return NotImplemented
+    if result is first.local:
+        return first
+    return first.with_local(result, dims=tuple(dim + len(shape) for dim in after))
+
+
+def tensors(call: Call) -> list[Tensor]:
+    from dlkit.distributed.arrays.core import found
+
+    return list(found(Tensor, (call.args, call.kwargs)))
+
+
+@rule("requires_grad")
+def requires_grad(call: Call) -> Any:
+    if call.func.__name__ == "__get__":
+        return call.array.local.requires_grad
+    call.array.local.requires_grad_(*call.args[1:])
+    return call.array
+
+
+@rule("is_leaf", "grad_fn", "is_contiguous", "stride", "data_ptr", "version", "retain_grad")
+def of_the_tile(call: Call) -> Any:
+    return call.on(lambda value: value.local if isinstance(value, DistributedArray) else value)
+
+
+@rule("sum", "mean")
+def summed(call: Call) -> Any:
+    x, dims = call.array, call.argument(1, "dim")
+    keepdim, dtype = bool(call.argument(2, "keepdim", False)), call.kwargs.get("dtype")
+    if len(call.arrays) > 1 or call.kwargs.get("out") is not None:
+        return NotImplemented
+    dims = list(range(x.ndim)) if dims is None or dims == () else [dims] if isinstance(dims, int) else list(dims)
+    dims = sorted({dim % x.ndim for dim in dims})
+    split = [dim for dim in x.dims if dim in dims]
+    if not split:
+        return without(call, x, dims, keepdim)
+    if len(split) == 1:
+        return NotImplemented
+    total = reduce_from_ranks(x.local.sum(dims, keepdim=keepdim, dtype=dtype), x.grid.group)
+    return total / prod(x.shape[dim] for dim in dims) if call.name == "mean" else total
+
+
+def without(call: Call, x: DistributedArray, dims: Sequence[int], keepdim: bool) -> Any:
+    """The function of other dimensions than those of rows and columns."""
+    found = call.on(lambda value: x.local if value is x else value)
+    if not isinstance(found, Tensor):
+        return NotImplemented
+    moved = x.dims if keepdim else tuple(dim - sum(other < dim for other in dims) for dim in x.dims)
+    return x.with_local(found, dims=moved)
+
+
+@rule("cat", "concat", "concatenate")
+def joined(call: Call) -> Any:
+    values, dim = call.argument(0, "tensors"), call.argument(1, "dim", 0)
+    first = call.array
+    dim %= first.ndim
+    if dim in first.dims or any(value.ndim != first.ndim for value in values):
+        return NotImplemented
+
+    def part(value: Any) -> Any:
+        if isinstance(value, DistributedArray):
+            return value.needed(first.tiles)
+        return call.grid.take(value, first.tiles, first.dims)
+
+    if any(isinstance(value, DistributedArray) and value.dims != first.dims for value in values):
+        return NotImplemented
+    return first.with_local(torch.cat([part(value) for value in values], dim))

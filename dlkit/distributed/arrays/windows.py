@@ -1,0 +1,176 @@
+"""Layers whose outputs see windows of their input, over arrays: convolutions, pooling, what has no shared weights."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.modules.utils import _pair
+
+from dlkit.distributed.arrays.core import Call, DistributedArray, rule
+from dlkit.distributed.arrays.tiles import Tile, Window, seen_by
+
+Pair = tuple[int, int]
+
+
+class Layer(NamedTuple):
+    """A layer over maps (batch, maps, rows, columns). windows: of its rows, and of its columns. size: of its output.
+
+    compute(x, outputs): these outputs, a Tile, of all that they see, with `fill` beside the image.
+    """
+
+    windows: Sequence[Window]
+    size: Sequence[int]
+    maps: int
+    compute: Callable[[Tensor, Tile], Tensor]
+    fill: float = 0.0
+    weights: tuple[Tensor, ...] = ()
+
+
+def apply(x: DistributedArray, layer: Layer) -> Any:
+    """The layer's output, of which each rank computes its tile."""
+    if x.ndim != 4 or x.dims != (2, 3) or min(layer.size) < 1:
+        return NotImplemented
+    outputs = x.grid.tiles(layer.size)
+    need = seen_by(layer.windows, outputs, x.size_of_maps)
+    seen, own = x.needed(need), outputs.of(x.grid.group.rank)
+    if not own.area:
+        return x.with_local(nothing(seen, (len(seen), layer.maps, *own.size), *layer.weights), outputs)
+    edges = beside(layer.windows, own, x.size_of_maps)
+    if any(edges):
+        seen = F.pad(seen, edges, value=layer.fill)
+    found = layer.compute(seen, own)
+    return x.with_local(found[:, :, : own.size[0], : own.size[1]], outputs)
+
+
+def beside(windows: Sequence[Window], outputs: Tile, size: Sequence[int]) -> tuple[int, ...]:
+    """How much of what outputs see lies beside the image: left, right, above and below."""
+    edges: list[int] = []
+    for window, own, length in zip(windows, outputs, size, strict=True):
+        seen = window.seen(own)
+        edges = [min(max(-seen.start, 0), len(seen)), min(max(seen.stop - length, 0), len(seen)), *edges]
+    return tuple(edges)
+
+
+def nothing(x: Tensor, shape: Sequence[int], *others: Tensor) -> Tensor:
+    """What a rank gives that has no outputs: nothing, but with all that autograd asks of the other ranks too."""
+    return x.new_zeros(tuple(shape)) + sum((other.sum() for other in others), x.sum()) * 0
+
+
+def length_of(length: int, window: Window, after: int) -> int:
+    """How many windows there are, with so many places beside the image at its end."""
+    return (length + window.before + after - window.size) // window.stride + 1
+
+
+@rule("conv2d")
+def conv2d(call: Call) -> Any:
+    x, weight = call.argument(0, "input"), call.argument(1, "weight")
+    if not isinstance(x, DistributedArray) or len(call.arrays) > 1:
+        return NotImplemented
+    stride, dilation = (_pair(call.argument(place, name, 1)) for place, name in ((3, "stride"), (5, "dilation")))
+    padding, groups = call.argument(4, "padding", 0), call.argument(6, "groups", 1)
+    sizes = [step * (size - 1) + 1 for step, size in zip(dilation, weight.shape[2:], strict=True)]
+    if padding == "same":
+        edges = [((size - 1) // 2, size // 2) for size in sizes]
+    else:
+        edges = [(pad, pad) for pad in _pair(0 if padding == "valid" else padding)]
+    windows = tuple(Window(size, step, before) for size, step, (before, _) in zip(sizes, stride, edges, strict=True))
+    weight, bias = call.copied(weight), call.copied(call.argument(2, "bias"))
+    layer = Layer(
+        windows,
+        [length_of(n, each, after) for n, each, (_, after) in zip(x.size_of_maps, windows, edges, strict=True)],
+        len(weight),
+        lambda seen, own: F.conv2d(seen, weight, bias, stride, 0, dilation, groups),
+        weights=(weight,) if bias is None else (weight, bias),
+    )
+    return apply(x, layer)
+
+
+class Pooling(NamedTuple):
+    size: Pair
+    stride: Pair
+    padding: Pair
+    windows: Sequence[Window]
+    outputs: list[int]
+
+
+def pooling(x: DistributedArray, size: Any, stride: Any, padding: Any, dilation: Any, ceil: bool) -> Pooling:
+    size, padding, dilation = _pair(size), _pair(padding), _pair(dilation)
+    stride = _pair(stride) if stride not in (None, (), []) else size
+    windows = tuple(
+        Window(step * (extent - 1) + 1, *others)
+        for step, extent, *others in zip(dilation, size, stride, padding, strict=True)
+    )
+    outputs = []
+    for length, window in zip(x.size_of_maps, windows, strict=True):
+        count = length_of(length, window, window.before + (window.stride - 1) * ceil)
+        if ceil and (count - 1) * window.stride >= length + window.before:
+            count -= 1  # a window that begins beyond the image and its edge is none
+        outputs.append(count)
+    return Pooling(size, stride, padding, windows, outputs)
+
+
+@rule("max_pool2d", "boolean_dispatch", "max_pool2d_with_indices")
+def max_pool2d(call: Call) -> Any:
+    names = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+    defaults = (None, None, None, 0, 1, False, False)
+    x, size, stride, padding, dilation, ceil, indices = (
+        call.argument(*each) for each in zip(range(7), names, defaults, strict=True)
+    )
+    if indices or call.name == "max_pool2d_with_indices":
+        return NotImplemented
+    pool = pooling(x, size, stride, padding, dilation, ceil)
+    compute = lambda seen, own: F.max_pool2d(seen, pool.size, pool.stride, 0, dilation)  # noqa: E731
+    return apply(x, Layer(pool.windows, pool.outputs, x.shape[1], compute, fill=-torch.inf))
+
+
+@rule("avg_pool2d")
+def avg_pool2d(call: Call) -> Any:
+    names = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+    defaults = (None, None, None, 0, False, True, None)
+    x, size, stride, padding, ceil, counts_edges, divisor = (
+        call.argument(*each) for each in zip(range(7), names, defaults, strict=True)
+    )
+    pool = pooling(x, size, stride, padding, 1, ceil)
+    areas = None
+    if divisor is None:
+        lengths = [
+            inside(count, length, window, window.before if counts_edges else 0)
+            for count, length, window in zip(pool.outputs, x.size_of_maps, pool.windows, strict=True)
+        ]
+        areas, divisor = torch.outer(*lengths), pool.size[0] * pool.size[1]
+        areas = None if (areas == divisor).all() else areas
+
+    def compute(seen: Tensor, own: Tile) -> Tensor:
+        if areas is None:
+            return F.avg_pool2d(seen, pool.size, pool.stride, divisor_override=divisor)
+        sums = F.avg_pool2d(seen, pool.size, pool.stride, divisor_override=1)[:, :, : own.size[0], : own.size[1]]
+        return sums / areas[own.rows.start : own.rows.stop, own.columns.start : own.columns.stop].to(sums)
+
+    return apply(x, Layer(pool.windows, pool.outputs, x.shape[1], compute))
+
+
+def inside(count: int, length: int, window: Window, counted: int) -> Tensor:
+    """Over how many rows, or columns, each window averages: of the image, and of so many counted beside it."""
+    starts = torch.arange(count, dtype=torch.float64) * window.stride - window.before
+    return (starts + window.size).clamp(max=length + counted) - starts.clamp(min=-counted)
+
+
+@rule("locally_connected")
+def locally_connected(call: Call) -> Any:
+    """Weights of each position: (high, wide, ...), whole or this rank's tile of them."""
+    x, weight, bias, size, stride = call.args
+    windows = (Window(size, stride),) * 2
+    outputs = [length_of(length, window, 0) for length, window in zip(x.size_of_maps, windows, strict=True)]
+    own = own_tile(call, outputs, weight), own_tile(call, outputs, bias)
+    return apply(
+        x, Layer(windows, outputs, weight.shape[2], lambda seen, _: call.func(seen, *own, size, stride), weights=own)
+    )
+
+
+def own_tile(call: Call, outputs: Sequence[int], weight: Tensor) -> Tensor:
+    tiles = call.grid.tiles(outputs)
+    if tuple(weight.shape[:2]) == tuple(outputs):
+        return call.grid.take(weight, tiles, (0, 1))
+    return weight
