@@ -1,8 +1,10 @@
-"""The same strategies in a plain script under torchrun, in a network of its own with nothing but loopback."""
+"""The same strategies in a plain script under torchrun or mpirun, in a network of its own with nothing but loopback."""
 
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
@@ -25,7 +27,7 @@ LOOPBACK = """
 import fcntl, os, socket, struct, sys
 flags = struct.pack("16sh", b"lo", 0x41)  # up and running
 fcntl.ioctl(socket.socket(socket.AF_INET, socket.SOCK_DGRAM), 0x8914, flags)
-os.execv(sys.executable, [sys.executable, "-m", "torch.distributed.run", *sys.argv[1:]])
+os.execv(sys.argv[1], sys.argv[1:])
 """
 OWN_NETWORK = ["unshare", "--net", "--map-root-user"]
 
@@ -34,15 +36,21 @@ def has_namespaces():
     return bool(shutil.which("unshare")) and subprocess.run([*OWN_NETWORK, "true"], capture_output=True).returncode == 0
 
 
+def printed_by(*command):
+    """What a command prints in a network of its own."""
+    own = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}
+    command = [*OWN_NETWORK, sys.executable, "-c", LOOPBACK, *map(str, command)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | own)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def under_torchrun(folder, request, script, *arguments, ranks=2):
     """What so many ranks print, which run the script with the folder of tests as its first argument."""
     path = folder / "script.py"
     path.write_text(script)
-    command = [*OWN_NETWORK, sys.executable, "-c", LOOPBACK, "--standalone", "--nproc-per-node", str(ranks), str(path)]
-    command += [str(request.path.parents[1]), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks]
+    return printed_by(*torchrun, path, request.path.parents[1], *arguments)
 
 
 @pytest.mark.skipif(not has_namespaces(), reason="this machine makes no network namespaces")
@@ -160,3 +168,43 @@ def test_searches_need_no_engines(tmp_path, request):
     printed = under_torchrun(tmp_path, request, SEARCHES)
     assert printed.count("on 2 ranks: take fewer servers.") == 2
     assert printed.count("checkpoint= cannot be had with Sandblaster") == 2
+
+
+UNDER_MPI = """
+import sys
+from dataclasses import replace
+import torch
+sys.path.insert(0, sys.argv[1])
+from splitting import difference, experiments, run
+from torch import nn
+from dlkit.distributed.array import Grid
+from dlkit.distributed.group import Group
+from dlkit.distributed.process_group import enter_group
+from dlkit.strategies import DataParallel, Downpour
+
+experiment = experiments()["LeNet-5"]
+found = experiment.run(strategy=DataParallel(), steps=6, device="cpu", progress=False)
+assert difference(run(experiment, steps=6).model, found.model) < 1e-5
+enter_group()
+group = Group()
+torch.manual_seed(0)
+net, images = nn.Conv2d(1, 3, 5, padding=2).double(), torch.rand(2, 1, 12, 9, dtype=torch.float64)
+torch.testing.assert_close(net(Grid(group, (2, 2)).split(images)).whole(), net(images), rtol=1e-12, atol=1e-12)
+pushed = replace(experiment, momentum=None).run(strategy=Downpour(share=True), steps=20, device="cpu", progress=False)
+assert pushed.step == 20, pushed
+sys.stdout.write(f"rank {group.rank} of {group.world_size}\\n")
+"""
+
+
+def mpirun():
+    """The one that was installed beside Python, or another."""
+    own = Path(sys.executable).with_name("mpirun")
+    return str(own) if own.exists() else shutil.which("mpirun")
+
+
+@pytest.mark.skipif(not (mpirun() and has_namespaces()), reason="there is no mpirun, or there are no namespaces")
+def test_a_script_under_mpirun_has_the_same_ranks(tmp_path, request):
+    script = tmp_path / "script.py"
+    script.write_text(UNDER_MPI)
+    printed = printed_by(mpirun(), "--oversubscribe", "-n", 4, sys.executable, script, request.path.parents[1])
+    assert sorted(printed.split("\n"))[1:] == [f"rank {rank} of 4" for rank in range(4)]
