@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlkit.distributed.arrays.tile_exchange import Trade, exchange_tiles, gather_tiles
+from dlkit.distributed.arrays.tile_exchange import Trade, cut_tile, exchange_tiles, gather_tiles
 from dlkit.distributed.arrays.tiles import Tile, Tiles, even_tiles
 from dlkit.distributed.autograd import copy_to_ranks
 from dlkit.distributed.group import Group
 
 Rule = Callable[["Call"], Any]  # gives the call's result, or NotImplemented: everything is gathered then
 RULES: dict[str, Rule] = {}
+STARTERS = {"conv2d", "conv_transpose2d", "locally_connected"}  # from which on what all have alike is split
 
 
 class Grid:
@@ -56,47 +57,69 @@ class Grid:
             )
         return self.cut(whole, (whole.ndim - 2, whole.ndim - 1))
 
-    def cut(self, whole: Tensor, dims: tuple[int, int] = (2, 3)) -> "DistributedArray":
-        """This rank's tile of what all ranks have alike, whose rows and columns are these dimensions."""
-        tiles = self.tiles([whole.shape[dim] for dim in dims])
-        return DistributedArray(self.take(whole, tiles, dims), tiles, self, dims)
+    def everywhere(self, whole: Tensor) -> "DistributedArray":
+        """What all ranks have alike, as an array: it is split where a layer with weights of windows takes it."""
+        return DistributedArray(self, None, None, source=whole)
 
-    def take(self, whole: Tensor, need: Tiles, dims: tuple[int, int] = (2, 3)) -> Tensor:
+    def cut(self, whole: Tensor, dims: Sequence[int] = (2, 3)) -> "DistributedArray":
+        """What all ranks have alike, each of which goes on with a tile of these dimensions."""
+        return DistributedArray(self, None, self.tiles([whole.shape[dim] for dim in dims]), dims, source=whole)
+
+    def take(self, whole: Tensor, need: Tiles, dims: Sequence[int] = (2, 3)) -> Tensor:
         """The tile that this rank needs of what all have alike. Gradients of all ranks are added up, backward."""
-        size = [whole.shape[dim] for dim in dims]
-        everything = Tile(range(size[0]), range(size[1]))
-        trade = Trade(self.group, need, need, dims)
-        tile = need.of(self.group.rank)
-        return trade.select(copy_to_ranks(whole, self.group), tile, everything).contiguous()
+        trade = Trade(self.group, need, need, (dims[0], dims[1]))
+        return trade.select(copy_to_ranks(whole, self.group), trade.own, trade.everything(whole)).contiguous()
 
 
 class DistributedArray(Tensor):
-    """`local` is what this rank has of the whole: rows and columns `tiles.of(rank)` of dimensions `dims`.
+    """A tensor whose rows and columns, which are dimensions `dims`, are split over the ranks of a grid.
 
-    Its shape is that of the whole. torch's functions, and layers made of them, take it as they take a tensor: what they
-    need of other ranks comes from there, and its gradients go back. What no rule splits has everything gathered, and
-    gives a tensor that all ranks have alike.
+    Its shape is the whole's. local: this rank's tile, `tiles.of(rank)`. torch's functions, and layers made of them,
+    take an array as they take a tensor: what they need of other ranks comes from there, and its gradients go back. What
+    no rule splits has everything gathered, and gives an array that all ranks have alike: `tiles` is None then, and
+    `source` all of it.
     """
 
-    local: Tensor
-    tiles: Tiles
     grid: Grid
+    tiles: Any
     dims: tuple[int, int]
+    source: Tensor | None
+    _local: Tensor | None
 
     @staticmethod
-    def __new__(cls, local: Tensor, tiles: Tiles, grid: Grid, dims: Sequence[int] = (2, 3)) -> "DistributedArray":
-        shape = list(local.shape)
-        for dim, parts in zip(dims, (tiles.rows, tiles.columns), strict=True):
-            shape[dim] = sum(map(len, parts))
-        made = Tensor._make_wrapper_subclass(cls, torch.Size(shape), dtype=local.dtype, device=local.device)
-        made.local, made.tiles, made.grid, made.dims = local, tiles, grid, (dims[0], dims[1])
+    def __new__(
+        cls,
+        grid: Grid,
+        local: Tensor | None,
+        tiles: Tiles | None,
+        dims: Sequence[int] = (2, 3),
+        source: Tensor | None = None,
+    ) -> "DistributedArray":
+        given = source if local is None else local
+        assert given is not None
+        shape = list(given.shape)
+        if local is not None and tiles is not None:
+            for dim, parts in zip(dims, (tiles.rows, tiles.columns), strict=True):
+                shape[dim] = sum(map(len, parts))
+        made = Tensor._make_wrapper_subclass(cls, torch.Size(shape), dtype=given.dtype, device=given.device)
+        made.grid, made.tiles, made.dims = grid, tiles, (dims[0], dims[1])
+        made.source, made._local = source, local
         return made
 
-    def __init__(self, local: Tensor, tiles: Tiles, grid: Grid, dims: Sequence[int] = (2, 3)):
+    def __init__(self, *args: Any, **kwargs: Any):
         pass
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
-        return f"DistributedArray(shape {tuple(self.shape)}, of which this rank has {tuple(self.local.shape)})"
+        has = "all" if self.tiles is None else f"{tuple(self.local.shape)}"
+        return f"DistributedArray(shape {tuple(self.shape)}, of which this rank has {has})"
+
+    @property
+    def local(self) -> Tensor:
+        """This rank's tile."""
+        if self._local is None:
+            assert self.source is not None
+            self._local = cut_tile(self.source, self._trade(self.tiles))
+        return self._local
 
     @property
     def size_of_maps(self) -> tuple[int, int]:
@@ -109,32 +132,37 @@ class DistributedArray(Tensor):
     def with_local(
         self, local: Tensor, tiles: Tiles | None = None, dims: Sequence[int] | None = None
     ) -> "DistributedArray":
-        return DistributedArray(local, tiles or self.tiles, self.grid, dims or self.dims)
+        return DistributedArray(self.grid, local, tiles or self.tiles, dims or self.dims)
 
     def needed(self, need: Tiles) -> Tensor:
         """The tile that this rank needs, from whoever has it."""
         if need == self.tiles:
             return self.local
-        return exchange_tiles(self.local, Trade(self.grid.group, self.tiles, need, self.dims))
+        if self.source is not None and not self.source.requires_grad:
+            return cut_tile(self.source, Trade(self.grid.group, need, need, self.dims))
+        return exchange_tiles(self.local, self._trade(need))
 
     def whole(self) -> Tensor:
         """All of it, on all ranks, which go on to compute the same with it."""
-        return gather_tiles(self.local, Trade(self.grid.group, self.tiles, self.tiles, self.dims))
+        return gather_tiles(self.local, self._trade(self.tiles)) if self.source is None else self.source
+
+    def _trade(self, need: Tiles) -> Trade:
+        return Trade(self.grid.group, self.tiles, need, self.dims)
 
     @classmethod
     def __torch_function__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        name = name_of(func)
+        name, kwargs = name_of(func), kwargs or {}
         if name in METADATA:
             with torch._C.DisableTorchFunctionSubclass():
-                return func(*args, **(kwargs or {}))
-        call = Call(func, name, args, kwargs or {})
-        if name in RULES:
+                return func(*args, **kwargs)
+        call = Call(func, name, args, kwargs)
+        if name in RULES and (call.arrays or name in STARTERS):
             result = RULES[name](call)
             if result is not NotImplemented:
-                return result
-        return call.gathered()
+                return call.wrapped(result)
+        return call.wrapped(call.gathered())
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # pyrefly: ignore[bad-override]
@@ -161,19 +189,39 @@ def name_of(func: Any) -> str:
 
 
 class Call:
-    """A call of one of torch's functions with arrays among its arguments; `array` is the first of them."""
+    """A call of one of torch's functions with arrays among its arguments.
+
+    `arrays` are those that are split, `array` the first of them; others stand among the arguments as plain tensors.
+    """
 
     def __init__(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]):
-        self.func, self.name, self.args, self.kwargs = func, name, args, kwargs
-        self.arrays = list(found(DistributedArray, (args, kwargs)))
-        self.array = self.arrays[0]
-        self.grid = self.array.grid
+        self.func, self.name = func, name
+        every = list(found(DistributedArray, (args, kwargs)))
+        self.grid = every[0].grid
+        self.arrays = [array for array in every if array.tiles is not None]
+        self._alike = {id(array.source): array for array in every if array.tiles is None}
+        self.args, self.kwargs = (
+            (replaced(values, as_plain) for values in (args, kwargs)) if self._alike else (args, kwargs)
+        )
 
     def __repr__(self) -> str:
         return f"Call({self.name})"
 
+    @property
+    def array(self) -> DistributedArray:
+        return self.arrays[0]
+
     def argument(self, place: int, name: str, default: Any = None) -> Any:
         return self.args[place] if len(self.args) > place else self.kwargs.get(name, default)
+
+    def maps(self) -> DistributedArray | None:
+        """The first argument, if it is maps whose rows and columns are split, or can be from here on."""
+        x = self.argument(0, "input")
+        if isinstance(x, DistributedArray):
+            return x if len(self.arrays) == 1 and x.ndim == 4 and x.dims == (2, 3) else None
+        if self.arrays or x.ndim != 4 or any(n < count for n, count in zip(x.shape[2:], self.grid.shape, strict=True)):
+            return None
+        return self.grid.cut(x)
 
     def on(self, change: Callable[[Any], Any]) -> Any:
         """The function of other values in place of all tensors and arrays."""
@@ -181,12 +229,29 @@ class Call:
 
     def gathered(self) -> Any:
         """Of all of each array."""
+        if not self.arrays:
+            return self.func(*self.args, **self.kwargs)
         self.grid.gathered[self.name] = self.grid.gathered.get(self.name, 0) + 1
         return self.on(lambda value: value.whole() if isinstance(value, DistributedArray) else value)
 
     def copied(self, value: Any) -> Any:
         """A tensor that all ranks have alike, for what each computes of its tile: gradients are added up."""
         return copy_to_ranks(value, self.grid.group) if isinstance(value, Tensor) else value
+
+    def wrapped(self, result: Any) -> Any:
+        """Tensors as arrays that all ranks have alike; those that were changed in place stay what they were."""
+
+        def as_array(value: Tensor) -> Tensor:
+            if isinstance(value, DistributedArray):
+                return value
+            return self._alike[id(value)] if id(value) in self._alike else self.grid.everywhere(value)
+
+        return replaced(result, as_array)
+
+
+def as_plain(value: Tensor) -> Tensor:
+    """What all ranks have alike as the tensor that it is."""
+    return value.source if isinstance(value, DistributedArray) and value.tiles is None else value  # type: ignore[return-value]
 
 
 def found(kind: type, values: Any) -> Iterator[Any]:
@@ -205,8 +270,9 @@ def replaced(values: Any, change: Callable[[Any], Any]) -> Any:
         return change(values)
     if isinstance(values, dict):
         return {key: replaced(value, change) for key, value in values.items()}
-    if type(values) in (list, tuple):
-        return type(values)(replaced(value, change) for value in values)
+    if isinstance(values, list | tuple):
+        items = [replaced(value, change) for value in values]
+        return type(values)(*items) if hasattr(values, "_fields") else type(values)(items)
     return values
 
 

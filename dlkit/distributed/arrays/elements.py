@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlkit.distributed.arrays.core import Call, DistributedArray, rule
+from dlkit.distributed.arrays.core import Call, DistributedArray, found, rule
 from dlkit.distributed.autograd import reduce_from_ranks
 
 NAMES = """
@@ -56,8 +56,6 @@ def elementwise(call: Call) -> Any:
 
 
 def tensors(call: Call) -> list[Tensor]:
-    from dlkit.distributed.arrays.core import found
-
     return list(found(Tensor, (call.args, call.kwargs)))
 
 
@@ -93,11 +91,11 @@ def summed(call: Call) -> Any:
 
 def without(call: Call, x: DistributedArray, dims: Sequence[int], keepdim: bool) -> Any:
     """The function of other dimensions than those of rows and columns."""
-    found = call.on(lambda value: x.local if value is x else value)
-    if not isinstance(found, Tensor):
+    result = call.on(lambda value: x.local if value is x else value)
+    if not isinstance(result, Tensor):
         return NotImplemented
     moved = x.dims if keepdim else tuple(dim - sum(other < dim for other in dims) for dim in x.dims)
-    return x.with_local(found, dims=moved)
+    return x.with_local(result, dims=moved)
 
 
 @rule("cat", "concat", "concatenate")

@@ -44,11 +44,6 @@ def normalised(x: DistributedArray, own: Tensor, per_place: int, eps: float) -> 
     return Normalised(normal, mean.to(dtype), variance.to(dtype), float(counts.sum()))
 
 
-def has_maps(call: Call) -> bool:
-    x = call.array
-    return len(call.arrays) == 1 and x is call.argument(0, "input") and x.ndim == 4 and x.dims == (2, 3)
-
-
 def of_maps(call: Call, normal: Tensor, weight: Tensor | None, bias: Tensor | None) -> DistributedArray:
     found = normal if weight is None else normal * call.copied(weight).view(1, -1, 1, 1)
     return call.array.with_local(found if bias is None else found + call.copied(bias).view(1, -1, 1, 1))
@@ -62,7 +57,7 @@ def batch_norm(call: Call) -> Any:
     x, mean, variance, weight, bias, training, momentum, eps = (
         call.argument(*each) for each in zip(range(8), names, defaults, strict=True)
     )
-    if not has_maps(call):
+    if call.maps() is None:
         return NotImplemented
     if not training:
         normal = F.batch_norm(x.local, mean, variance, None, None, False, momentum, eps)
@@ -78,7 +73,7 @@ def batch_norm(call: Call) -> Any:
 
 @rule("group_norm")
 def group_norm(call: Call) -> Any:
-    if not has_maps(call):
+    if call.maps() is None:
         return NotImplemented
     return by_groups(
         call,
@@ -96,7 +91,7 @@ def instance_norm(call: Call) -> Any:
     x, mean, _, weight, bias, uses_input, _, eps = (
         call.argument(*each) for each in zip(range(8), names, defaults, strict=True)
     )
-    if not has_maps(call) or mean is not None or not uses_input:
+    if call.maps() is None or mean is not None or not uses_input:
         return NotImplemented
     return by_groups(call, x.shape[1], weight, bias, eps)
 

@@ -66,13 +66,6 @@ def spans(outputs: Ranges, seen: Sequence[Index]) -> Ranges:
     return tuple(range(min(each), max(each) + 1) if each else range(0) for each in places)
 
 
-def maps_of(call: Call) -> DistributedArray | None:
-    """The array, if it is maps whose rows and columns are split."""
-    x = call.argument(0, "input")
-    alone = isinstance(x, DistributedArray) and len(call.arrays) == 1
-    return x if alone and x.ndim == 4 and x.dims == (2, 3) else None
-
-
 def matrix_of(function: Callable[[Tensor], Tensor], length: int) -> Tensor:
     """(outputs, inputs) of a linear function of one column, (1, inputs, rows, 1) -> (1, inputs, outputs, 1)."""
     return function(torch.eye(length, dtype=torch.float64)[None, :, :, None])[0, :, :, 0].T
@@ -80,7 +73,7 @@ def matrix_of(function: Callable[[Tensor], Tensor], length: int) -> Tensor:
 
 @rule("interpolate", "upsample")
 def interpolate(call: Call) -> Any:
-    x = maps_of(call)
+    x = call.maps()
     names = ("size", "scale_factor", "mode", "align_corners", "recompute_scale_factor", "antialias")
     size, scale, mode, corners, recompute, antialias = (
         call.argument(place, name) for place, name in enumerate(names, 1)
@@ -105,7 +98,7 @@ def interpolate(call: Call) -> Any:
 
 @rule("adaptive_avg_pool2d")
 def adaptive_avg_pool2d(call: Call) -> Any:
-    x, size = maps_of(call), _pair(call.argument(1, "output_size"))
+    x, size = call.maps(), _pair(call.argument(1, "output_size"))
     if x is None:
         return NotImplemented
     if tuple(size) == (1, 1):
@@ -122,7 +115,7 @@ def adaptive_avg_pool2d(call: Call) -> Any:
 
 @rule("pad")
 def padded(call: Call) -> Any:
-    x, edges = maps_of(call), tuple(call.argument(1, "pad"))
+    x, edges = call.maps(), tuple(call.argument(1, "pad"))
     mode, fill = call.argument(2, "mode", "constant"), call.argument(3, "value", 0.0) or 0.0
     if x is None or len(edges) > 4:
         return NotImplemented
@@ -151,7 +144,7 @@ def flipped(call: Call) -> Any:
 @rule("conv_transpose2d")
 def conv_transpose2d(call: Call) -> Any:
     """Input i adds to outputs i * stride - padding to i * stride - padding + size."""
-    x = maps_of(call)
+    x = call.maps()
     if x is None:
         return NotImplemented
     weight, bias = call.copied(call.argument(1, "weight")), call.copied(call.argument(2, "bias"))
@@ -190,7 +183,7 @@ def adding_to(outputs: range, length: int, stride: int, padding: int, size: int)
 
 @rule("pixel_shuffle")
 def pixel_shuffle(call: Call) -> Any:
-    x, times = maps_of(call), call.argument(1, "upscale_factor")
+    x, times = call.maps(), call.argument(1, "upscale_factor")
     if x is None:
         return NotImplemented
     scaled = (

@@ -27,6 +27,9 @@ class Trade(NamedTuple):
     def wanted(self) -> Tile:
         return self.need.of(self.group.rank)
 
+    def everything(self, whole: Tensor) -> Tile:
+        return Tile(range(whole.shape[self.dims[0]]), range(whole.shape[self.dims[1]]))
+
     def shape(self, like: Tensor, tile: Tile) -> tuple[int, ...]:
         """That of a tile of a value like this one."""
         shape = list(like.shape)
@@ -135,6 +138,13 @@ def gather_tiles(x: Tensor, trade: Trade) -> Tensor:
     return _Gather.apply(x, trade)
 
 
+def cut_tile(whole: Tensor, trade: Trade) -> Tensor:
+    """This rank's tile of what all ranks have alike. Backward all ranks' gradients are gathered."""
+    if torch.is_grad_enabled() and whole.requires_grad:
+        return _Cut.apply(whole, trade)
+    return trade.select(whole, trade.own, trade.everything(whole)).clone()
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, trade: Trade) -> Tensor:
@@ -152,8 +162,7 @@ class _Cut(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, whole: Tensor, trade: Trade) -> Tensor:
         ctx.trade = trade
-        everything = Tile(*(range(whole.shape[dim]) for dim in trade.dims))
-        return trade.select(whole, trade.own, everything).clone()
+        return trade.select(whole, trade.own, trade.everything(whole)).clone()
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]

@@ -30,8 +30,10 @@ class Layer(NamedTuple):
 
 def apply(x: DistributedArray, layer: Layer) -> Any:
     """The layer's output, of which each rank computes its tile."""
-    if x.ndim != 4 or x.dims != (2, 3) or min(layer.size) < 1:
-        return NotImplemented
+    if min(layer.size) < 1 or all(n == 1 or count == 1 for n, count in zip(layer.size, x.grid.shape, strict=True)):
+        return NotImplemented  # one rank would have all of it
+    if x.source is not None and any(n < count for n, count in zip(layer.size, x.grid.shape, strict=True)):
+        return NotImplemented  # so few are not worth splitting
     outputs = x.grid.tiles(layer.size)
     need = seen_by(layer.windows, outputs, x.size_of_maps)
     seen, own = x.needed(need), outputs.of(x.grid.group.rank)
@@ -65,8 +67,8 @@ def length_of(length: int, window: Window, after: int) -> int:
 
 @rule("conv2d")
 def conv2d(call: Call) -> Any:
-    x, weight = call.argument(0, "input"), call.argument(1, "weight")
-    if not isinstance(x, DistributedArray) or len(call.arrays) > 1:
+    x, weight = call.maps(), call.argument(1, "weight")
+    if x is None:
         return NotImplemented
     stride, dilation = (_pair(call.argument(place, name, 1)) for place, name in ((3, "stride"), (5, "dilation")))
     padding, groups = call.argument(4, "padding", 0), call.argument(6, "groups", 1)
@@ -115,10 +117,11 @@ def pooling(x: DistributedArray, size: Any, stride: Any, padding: Any, dilation:
 def max_pool2d(call: Call) -> Any:
     names = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
     defaults = (None, None, None, 0, 1, False, False)
-    x, size, stride, padding, dilation, ceil, indices = (
+    _, size, stride, padding, dilation, ceil, indices = (
         call.argument(*each) for each in zip(range(7), names, defaults, strict=True)
     )
-    if indices or call.name == "max_pool2d_with_indices":
+    x = call.maps()
+    if x is None or indices or call.name == "max_pool2d_with_indices":
         return NotImplemented
     pool = pooling(x, size, stride, padding, dilation, ceil)
     compute = lambda seen, own: F.max_pool2d(seen, pool.size, pool.stride, 0, dilation)  # noqa: E731
@@ -129,9 +132,11 @@ def max_pool2d(call: Call) -> Any:
 def avg_pool2d(call: Call) -> Any:
     names = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
     defaults = (None, None, None, 0, False, True, None)
-    x, size, stride, padding, ceil, counts_edges, divisor = (
+    _, size, stride, padding, ceil, counts_edges, divisor = (
         call.argument(*each) for each in zip(range(7), names, defaults, strict=True)
     )
+    if (x := call.maps()) is None:
+        return NotImplemented
     pool = pooling(x, size, stride, padding, 1, ceil)
     areas = None
     if divisor is None:
@@ -160,7 +165,9 @@ def inside(count: int, length: int, window: Window, counted: int) -> Tensor:
 @rule("locally_connected")
 def locally_connected(call: Call) -> Any:
     """Weights of each position: (high, wide, ...), whole or this rank's tile of them."""
-    x, weight, bias, size, stride = call.args
+    _, weight, bias, size, stride = call.args
+    if (x := call.maps()) is None:
+        return NotImplemented
     windows = (Window(size, stride),) * 2
     outputs = [length_of(length, window, 0) for length, window in zip(x.size_of_maps, windows, strict=True)]
     own = own_tile(call, outputs, weight), own_tile(call, outputs, bias)
