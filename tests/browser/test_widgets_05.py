@@ -64,7 +64,7 @@ def test_of_twenty_drawn_digits_nearly_all_are_read_right(reader, pad):
         expect(reader).to_contain_text(EMPTY)
         draw(pad, strokes)
         expect(reader).to_contain_text("As drawn")
-        pad.page.wait_for_timeout(100)  # a second stroke is read after the first
+        pad.page.wait_for_timeout(300)  # a second stroke is read after the first
         read.append(int(re.search(r"LeNet-5 reads (\d)", reader.inner_text())[1]))
     right = sum(one == other for one, other in zip(read, DIGITS, strict=True))
     print(f"read right: {right} of {len(DIGITS)}")
