@@ -267,6 +267,37 @@ def test_a_net_of_many_functions(grid):
         assert found == {"getitem": 1}  # of rows and columns
 
 
+class InPlace(nn.Module):
+    """Changes images, maps, and parts of maps in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(3, 2, 3, padding=1)
+
+    def forward(self, x):
+        x = x.clone()
+        x.sub_(0.25).mul_(2)
+        part = x[1:]
+        part += 0.125
+        x = self.first(x)
+        x = F.relu(x, inplace=True) * 1.0
+        x[:, 0] = 1.5
+        x = self.second(x) + 1
+        x[:, :, 2:4, 1] -= 0.5
+        x.clamp_(min=-0.1)
+        return self.first(x[:, :1] * 1.0) * x.mean()
+
+
+@pytest.mark.parametrize("grid", [(2, 1), (1, 2), (1, 1)], ids=lambda grid: f"{grid[0]}x{grid[1]}")
+def test_what_is_changed_in_place_is_changed_for_all_that_comes_after(grid):
+    images = torch.randn(3, 1, 7, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    before = images.clone()
+    for output, gradient, _, found in team(grid[0] * grid[1]).call(net_tried, grid, InPlace, images):
+        assert max(output, gradient) < 1e-12
+        assert set(found) == {"setitem", "getitem"} or grid == (1, 1)
+    assert torch.equal(images, before)
+
+
 # Each exchange against its transpose.
 
 

@@ -85,6 +85,7 @@ class DistributedArray(Tensor):
     dims: tuple[int, int]
     source: Tensor | None
     _local: Tensor | None
+    _version_cut = 0
 
     @staticmethod
     def __new__(
@@ -119,7 +120,13 @@ class DistributedArray(Tensor):
         if self._local is None:
             assert self.source is not None
             self._local = cut_tile(self.source, self._trade(self.tiles))
+            self._version_cut = self._local._version
         return self._local
+
+    def _forget_source(self) -> None:
+        """If the tile has since been changed in place, perhaps through a view, it is here alone."""
+        if self._local is not None and self.tiles is not None and self._local._version != self._version_cut:
+            self.source = None
 
     @property
     def size_of_maps(self) -> tuple[int, int]:
@@ -138,12 +145,14 @@ class DistributedArray(Tensor):
         """The tile that this rank needs, from whoever has it."""
         if need == self.tiles:
             return self.local
+        self._forget_source()
         if self.source is not None and not self.source.requires_grad:
             return cut_tile(self.source, Trade(self.grid.group, need, need, self.dims))
         return exchange_tiles(self.local, self._trade(need))
 
     def whole(self) -> Tensor:
         """All of it, on all ranks, which go on to compute the same with it."""
+        self._forget_source()
         return gather_tiles(self.local, self._trade(self.tiles)) if self.source is None else self.source
 
     def _trade(self, need: Tiles) -> Trade:
@@ -232,7 +241,14 @@ class Call:
         if not self.arrays:
             return self.func(*self.args, **self.kwargs)
         self.grid.gathered[self.name] = self.grid.gathered.get(self.name, 0) + 1
-        return self.on(lambda value: value.whole() if isinstance(value, DistributedArray) else value)
+        wholes = {id(array): array.whole() for array in self.arrays}
+        before = {id(array): wholes[id(array)]._version for array in self.arrays}
+        result = self.on(lambda value: wholes[id(value)] if isinstance(value, DistributedArray) else value)
+        for array in self.arrays:
+            if (whole := wholes[id(array)])._version != before[id(array)]:  # what is changed in place is so everywhere
+                array.tiles, array.source, array._local = None, whole, None
+                self._alike[id(whole)] = array
+        return result
 
     def copied(self, value: Any) -> Any:
         """A tensor that all ranks have alike, for what each computes of its tile: gradients are added up."""

@@ -30,9 +30,10 @@ class Layer(NamedTuple):
 
 def apply(x: DistributedArray, layer: Layer) -> Any:
     """The layer's output, of which each rank computes its tile."""
-    if min(layer.size) < 1 or all(n == 1 or count == 1 for n, count in zip(layer.size, x.grid.shape, strict=True)):
+    lengths = list(zip(layer.size, x.grid.shape, strict=True))
+    if min(layer.size) < 1 or (len(x.tiles) > 1 and all(n == 1 or count == 1 for n, count in lengths)):
         return NotImplemented  # one rank would have all of it
-    if x.source is not None and any(n < count for n, count in zip(layer.size, x.grid.shape, strict=True)):
+    if x.source is not None and any(n < count for n, count in lengths):
         return NotImplemented  # so few are not worth splitting
     outputs = x.grid.tiles(layer.size)
     need = seen_by(layer.windows, outputs, x.size_of_maps)
