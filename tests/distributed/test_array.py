@@ -399,6 +399,19 @@ def test_grids_and_images_that_do_not_fit_are_refused():
         assert all(sentence in found for found in team(2).call(refused, *given))
 
 
+def joined(shape):
+    grid = Grid(Group(), shape)
+    first, second = (grid.split(torch.rand(1, 1, size, 6)) for size in (6, 8))
+    try:
+        return torch.cat([first, second], 1)
+    except RuntimeError as error:
+        return str(error)
+
+
+def test_maps_of_other_sizes_are_not_joined_without_a_word():
+    assert all("must match" in found for found in team(2).call(joined, (2, 1)))
+
+
 def other_sizes(shape):
     """Images of another size in a later batch."""
     torch.manual_seed(0)

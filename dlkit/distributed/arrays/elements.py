@@ -20,15 +20,17 @@ NAMES = """
     multiply nan_to_num ne neg negative not_equal ones_like positive pow rad2deg reciprocal relu relu6 remainder
     round rsqrt rsub selu sigmoid sign sgn silu sin sinc sinh softplus softshrink softsign sqrt square sub
     subtract tan tanh tanhshrink threshold to true_divide trunc type_as where xlogy zeros_like full_like
-    bfloat16 int long bool truediv floordiv mod invert and or xor radd rmul rpow rtruediv rfloordiv rmod iadd isub
-    imul itruediv ipow
+    bfloat16 int long bool
+"""
+OPERATORS = """
+    truediv floordiv mod invert and or xor radd rmul rpow rtruediv rfloordiv rmod iadd isub imul itruediv ipow
 """
 
 
-@rule(*NAMES.split())
+@rule(*NAMES.split(), *OPERATORS.split())
 def elementwise(call: Call) -> Any:
     """Values at the same index of several tensors, some of which may have one row or column for all, or none."""
-    shapes = [tuple(value.shape) for value in tensors(call)]
+    shapes = [tuple(value.shape) for value in found(Tensor, (call.args, call.kwargs))]
     shape = torch.broadcast_shapes(*shapes)
     first = max(call.arrays, key=lambda array: (array.ndim, array.numel()))
     after = tuple(dim - first.ndim for dim in first.dims)  # from the end
@@ -55,10 +57,6 @@ def elementwise(call: Call) -> Any:
     return first.with_local(result, dims=tuple(dim + len(shape) for dim in after))
 
 
-def tensors(call: Call) -> list[Tensor]:
-    return list(found(Tensor, (call.args, call.kwargs)))
-
-
 @rule("requires_grad")
 def requires_grad(call: Call) -> Any:
     if call.func.__name__ == "__get__":
@@ -67,7 +65,7 @@ def requires_grad(call: Call) -> Any:
     return call.array
 
 
-@rule("is_leaf", "grad_fn", "is_contiguous", "stride", "data_ptr", "version", "retain_grad")
+@rule("is_leaf", "grad_fn", "is_contiguous", "stride", "data_ptr", "retain_grad")
 def of_the_tile(call: Call) -> Any:
     return call.on(lambda value: value.local if isinstance(value, DistributedArray) else value)
 
@@ -111,6 +109,6 @@ def joined(call: Call) -> Any:
             return value.needed(first.tiles)
         return call.grid.take(value, first.tiles, first.dims)
 
-    if any(isinstance(value, DistributedArray) and value.dims != first.dims for value in values):
-        return NotImplemented
+    if any((array.dims, array.size_of_maps) != (first.dims, first.size_of_maps) for array in call.arrays):
+        return NotImplemented  # torch says what does not fit
     return first.with_local(torch.cat([part(value) for value in values], dim))

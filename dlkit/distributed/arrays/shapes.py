@@ -105,8 +105,7 @@ def indexed(call: Call) -> Any:
     """Some of the dimensions before those of rows and columns."""
     x, index = call.args
     index = index if isinstance(index, tuple) else (index,)
-    first = min(x.dims)
-    if not isinstance(x, DistributedArray) or len(call.arrays) > 1 or len(index) > first:
+    if not isinstance(x, DistributedArray) or len(call.arrays) > 1 or len(index) > min(x.dims):
         return NotImplemented
     if not all(isinstance(each, int | slice) for each in index):
         return NotImplemented

@@ -39,10 +39,6 @@ class Tiles:
     rows: Ranges
     columns: Ranges
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        return len(self.rows), len(self.columns)
-
     def of(self, rank: int) -> Tile:
         row, column = divmod(rank, len(self.columns))
         return Tile(self.rows[row], self.columns[column])

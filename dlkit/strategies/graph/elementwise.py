@@ -7,21 +7,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from dlkit.distributed.arrays.elements import NAMES
 from dlkit.models.graph import Node
 from dlkit.models.tracing import detached
 
-NAMES = """
-    abs absolute acos acosh add addcdiv addcmul arccos arccosh arcsin arcsinh arctan arctanh asin asinh atan
-    atan2 atanh bitwise_and bitwise_not bitwise_or bitwise_xor ceil celu clamp clamp_max clamp_min clip clone
-    contiguous copysign cos cosh deg2rad detach div divide double elu eq erf erfc erfinv exp exp2 expm1 fix
-    float floor floor_divide fmod frac ge gelu greater greater_equal gt half hardshrink hardsigmoid hardswish
-    hardtanh hypot isfinite isinf isnan le leaky_relu lerp less less_equal lgamma log log10 log1p log2 logaddexp
-    logical_and logical_not logical_or logical_xor logit logsigmoid lt masked_fill maximum minimum mish mul
-    multiply nan_to_num ne neg negative not_equal ones_like positive pow rad2deg reciprocal relu relu6 remainder
-    round rsqrt rsub selu sigmoid sign sgn silu sin sinc sinh softplus softshrink softsign sqrt square sub
-    subtract tan tanh tanhshrink threshold to true_divide trunc type_as where xlogy zeros_like full_like
-    bfloat16 int long bool
-"""
 OPERATORS = """
     add sub mul truediv floordiv mod pow neg pos abs invert and_ or_ xor eq ne lt le gt ge iadd isub imul
     itruediv ifloordiv ipow

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dlkit.core.slices import slice_of
+from dlkit.distributed.arrays.tiles import even_parts
 from dlkit.strategies.graph.exchanges import Exchange, Layout
 from dlkit.strategies.spatial.halo import GatherRows
 
@@ -32,8 +32,7 @@ class Bands(Layout):
 
 def rows_of(height: int, world_size: int) -> Ranges:
     """The rows that each rank has, nearly equally many."""
-    slices = (slice_of(height, rank, world_size) for rank in range(world_size))
-    return tuple(range(part.start, part.stop) for part in slices)
+    return even_parts(height, world_size)
 
 
 def scaled(parts: Ranges, times: int) -> Ranges:

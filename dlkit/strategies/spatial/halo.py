@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dlkit.distributed.arrays.tiles import overlap
 from dlkit.distributed.autograd import gather_from_ranks
 from dlkit.distributed.group import Group
 
@@ -74,12 +75,6 @@ def is_local(have: Sequence[range], need: Sequence[range]) -> bool:
     """Does no rank lack anything?"""
     pairs = zip(need, have, strict=True)
     return all(rows.start >= own.start and rows.stop <= own.stop for rows, own in pairs if rows)
-
-
-def overlap(first: range, second: range) -> range:
-    """The rows that are in both."""
-    start = max(first.start, second.start)
-    return range(start, max(start, min(first.stop, second.stop)))
 
 
 class _HaloExchange(torch.autograd.Function):

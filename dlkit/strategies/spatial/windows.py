@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
+from dlkit.distributed.arrays.tiles import overlap
 from dlkit.models.convolution import SparseConv2d, Subsample
 from dlkit.models.layer_kinds import Windows, kind_of
 from dlkit.models.locally_connected import L2Pool, LocallyConnected2d
 from dlkit.strategies.graph.exchanges import Layout
 from dlkit.strategies.graph.plan import requires_grad
 from dlkit.strategies.spatial.bands import Bands, needed
-from dlkit.strategies.spatial.halo import overlap
 from dlkit.strategies.spatial.site import Site, no_rows
 
 MAPS = 4  # dimensions: batch, maps, rows, columns
