@@ -82,8 +82,13 @@ def batch_norms(model: nn.Module) -> dict[str, nn.Module]:
 
 def exchanged_bytes(norm: Any, world_size: int) -> tuple[int, int]:
     """What a rank sends for a BatchNorm layer that is shared, in one pass: forward, and backward."""
-    channels = norm.num_features
-    return (world_size - 1) * DOUBLE * (2 * channels + 2), ring_bytes(DOUBLE * 2 * channels, world_size, passes=2)
+    forward, backward = exchanged_doubles(norm.num_features)
+    return (world_size - 1) * forward, ring_bytes(backward, world_size, passes=2)
+
+
+def exchanged_doubles(channels: int) -> tuple[int, int]:
+    """Bytes of what a rank gathers forward, and of what is summed backward."""
+    return DOUBLE * (2 * channels + 2), DOUBLE * 2 * channels
 
 
 @contextmanager
@@ -248,6 +253,21 @@ class _Normalised(torch.autograd.Function):
         needed = zip((of_weight, of_bias), ctx.needs_input_grad[1:3], ctx.dtypes, strict=True)
         wanted = (value.to(dtype) if needs else None for value, needs, dtype in needed)
         return grad_x if ctx.needs_input_grad[0] else None, *wanted, None, None, None
+
+
+def normalised_by(
+    exchange: Exchange,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    averages: tuple[Tensor, Tensor, float] | None,
+) -> Tensor:
+    """x (batch, C, ...), of whose places this rank has some, normalised by the statistics of all ranks' together.
+
+    averages: the running mean and variance, which are changed in place, and their momentum.
+    """
+    return _Normalised.apply(x, weight, bias, eps, averages, _Call(("", 0), exchange, Part()))
 
 
 class _Whole(NamedTuple):

@@ -4,26 +4,36 @@ Source: Coates, Huval, Wang, Wu, Catanzaro, Ng 2013, Deep learning with COTS HPC
 "simple distributed array abstraction" hides all communication.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
+from dlkit.distributed.arrays.bill import Bill, borrowed, copied, cut, gathered
 from dlkit.distributed.arrays.tile_exchange import Trade, cut_tile, exchange_tiles, gather_tiles
-from dlkit.distributed.arrays.tiles import Tile, Tiles, even_tiles
+from dlkit.distributed.arrays.tiles import Tile, Tiles, even_tiles, is_local
 from dlkit.distributed.autograd import copy_to_ranks
 from dlkit.distributed.group import Group
 
 Rule = Callable[["Call"], Any]  # gives the call's result, or NotImplemented: everything is gathered then
 RULES: dict[str, Rule] = {}
+NUMPY_NAMES = {"dim": "axis", "keepdim": "keepdims"}
 STARTERS = {"conv2d", "conv_transpose2d", "locally_connected"}  # from which on what all have alike is split
 
 
 class Grid:
     """p x q ranks, of which each has a tile of every array: rank r that of row r // q and column r % q.
 
-    gathered: what needed everything, by its name, and how often.
+    gathered: what needed everything, by its name, and how often. bill: of each exchange, in their order, what ranks
+    send; None where nobody wants it. uses: of each of a net's parameters that `parameter` has made arrays, how a rank
+    takes it: "whole", as all ranks do alike, for its "tile", or Tiles, those of its places that it takes. added_up: the
+    parameters whose gradients are added up over ranks after the backward pass, by whoever has named them here.
     ValueError for a grid of another number of ranks.
     """
 
@@ -35,6 +45,9 @@ class Grid:
             )
         self.group, self.shape = group, (int(shape[0]), int(shape[1]))
         self.gathered: dict[str, int] = {}
+        self.bill: list[Bill] | None = None
+        self.uses: dict[str, set[Any]] = defaultdict(set)
+        self.added_up: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:
         return f"Grid({self.shape[0]} x {self.shape[1]}, rank {self.group.rank})"
@@ -61,14 +74,31 @@ class Grid:
         """What all ranks have alike, as an array: it is split where a layer with weights of windows takes it."""
         return DistributedArray(self, None, None, source=whole)
 
+    def parameter(self, name: str, value: Tensor) -> "DistributedArray":
+        """A net's parameter as an array that knows its name, as does what is computed of such alone."""
+        return DistributedArray(self, None, None, source=value, of_parameters=frozenset([name]))
+
     def cut(self, whole: Tensor, dims: Sequence[int] = (2, 3)) -> "DistributedArray":
         """What all ranks have alike, each of which goes on with a tile of these dimensions."""
         return DistributedArray(self, None, self.tiles([whole.shape[dim] for dim in dims]), dims, source=whole)
 
-    def take(self, whole: Tensor, need: Tiles, dims: Sequence[int] = (2, 3)) -> Tensor:
-        """The tile that this rank needs of what all have alike. Gradients of all ranks are added up, backward."""
-        trade = Trade(self.group, need, need, (dims[0], dims[1]))
-        return trade.select(copy_to_ranks(whole, self.group), trade.own, trade.everything(whole)).contiguous()
+    def use_whole(self, parameters: frozenset[str]) -> None:
+        """Note that all ranks alike take what is computed of these parameters.
+
+        RuntimeError if their gradients, added up, would be counted by every rank.
+        """
+        for name in parameters:
+            self.uses[name].add("whole")
+        if parameters & self.added_up:
+            raise RuntimeError(
+                f"{', '.join(sorted(parameters))}: the net takes it otherwise than for its first images, so that "
+                "gradients would be counted more than once: let all images go one way, or use DataParallel."
+            )
+
+    def note(self, make: Callable[..., Bill], *arguments: Any) -> None:
+        """An exchange, for the bill."""
+        if self.bill is not None:
+            self.bill.append(make(*arguments))
 
 
 class DistributedArray(Tensor):
@@ -77,15 +107,19 @@ class DistributedArray(Tensor):
     Its shape is the whole's. local: this rank's tile, `tiles.of(rank)`. torch's functions, and layers made of them,
     take an array as they take a tensor: what they need of other ranks comes from there, and its gradients go back. What
     no rule splits has everything gathered, and gives an array that all ranks have alike: `tiles` is None then, and
-    `source` all of it.
+    `source` all of it. of_parameters: the names of parameters that it is computed of alone.
     """
 
     grid: Grid
     tiles: Any
     dims: tuple[int, int]
     source: Tensor | None
+    of_parameters: frozenset[str]
     _local: Tensor | None
     _version_cut = 0
+    _copies: list["ViewCopy"]  # of parts of it, which torch would give views of
+    _base: "ViewCopy | None" = None  # where it is one of these itself
+    _became: "DistributedArray | None" = None  # of another shape, in place
 
     @staticmethod
     def __new__(
@@ -95,6 +129,7 @@ class DistributedArray(Tensor):
         tiles: Tiles | None,
         dims: Sequence[int] = (2, 3),
         source: Tensor | None = None,
+        of_parameters: frozenset[str] = frozenset(),
     ) -> "DistributedArray":
         given = source if local is None else local
         assert given is not None
@@ -102,9 +137,13 @@ class DistributedArray(Tensor):
         if local is not None and tiles is not None:
             for dim, parts in zip(dims, (tiles.rows, tiles.columns), strict=True):
                 shape[dim] = sum(map(len, parts))
-        made = Tensor._make_wrapper_subclass(cls, torch.Size(shape), dtype=given.dtype, device=given.device)
+        grad = torch.is_grad_enabled() and given.requires_grad  # so that what does not see arrays leaves a trace
+        made = Tensor._make_wrapper_subclass(
+            cls, torch.Size(shape), dtype=given.dtype, device=given.device, requires_grad=grad
+        )
         made.grid, made.tiles, made.dims = grid, tiles, (dims[0], dims[1])
-        made.source, made._local = source, local
+        made.source, made._local, made.of_parameters = source, local, of_parameters
+        made._copies = []
         return made
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -119,7 +158,10 @@ class DistributedArray(Tensor):
         """This rank's tile."""
         if self._local is None:
             assert self.source is not None
-            self._local = cut_tile(self.source, self._trade(self.tiles))
+            trade = self._trade(self.tiles)
+            if torch.is_grad_enabled() and self.source.requires_grad:
+                self.grid.note(cut, self.source, trade)
+            self._local = cut_tile(self.source, trade)
             self._version_cut = self._local._version
         return self._local
 
@@ -127,6 +169,41 @@ class DistributedArray(Tensor):
         """If the tile has since been changed in place, perhaps through a view, it is here alone."""
         if self._local is not None and self.tiles is not None and self._local._version != self._version_cut:
             self.source = None
+
+    @property
+    def version(self) -> int:
+        """Grows with each change in place."""
+        return sum(tensor._version for tensor in (self._local, self.source) if tensor is not None)
+
+    def catch_up(self) -> None:
+        """Be what copies of its parts have been changed to, as their views would have been.
+
+        RuntimeError if it is such a copy, and what it is of has been changed.
+        """
+        copies, self._copies = self._copies, []
+        for copy in copies:
+            if copy.tensor._version != copy.version:
+                copy.write_back()
+                copy.version, copy.base_version = copy.tensor._version, self.version
+        self._copies += copies
+        part = self._base
+        if part is not None and part.base.version != part.base_version:
+            raise RuntimeError(
+                "an array was changed in place after a part of it was taken, which a view would show and this part "
+                "does not: take the part again, or change a clone."
+            )
+
+    def copied_part(self, tensor: Tensor, write_back: Callable[[], None]) -> "ViewCopy":
+        """Note a copy, where torch would give a view. write_back: gives this array what the copy was changed to."""
+        self._copies.append(ViewCopy(self, self.version, tensor, tensor._version, write_back))
+        return self._copies[-1]
+
+    def take_over(self, whole: Tensor) -> None:
+        """Be this, in place, which all ranks have."""
+        if self.source is not whole:
+            if torch.is_grad_enabled() and whole.requires_grad:
+                self.grid.note(cut, whole, self._trade(self.tiles))
+            self.local.copy_(cut_tile(whole, self._trade(self.tiles)))
 
     @property
     def size_of_maps(self) -> tuple[int, int]:
@@ -139,7 +216,10 @@ class DistributedArray(Tensor):
     def with_local(
         self, local: Tensor, tiles: Tiles | None = None, dims: Sequence[int] | None = None
     ) -> "DistributedArray":
-        return DistributedArray(self.grid, local, tiles or self.tiles, dims or self.dims)
+        made = DistributedArray(self.grid, local, tiles or self.tiles, dims or self.dims)
+        if self._base is not None and self._local is not None and is_view_of(local, self._local):
+            made._base = self._base
+        return made
 
     def needed(self, need: Tiles) -> Tensor:
         """The tile that this rank needs, from whoever has it."""
@@ -148,12 +228,31 @@ class DistributedArray(Tensor):
         self._forget_source()
         if self.source is not None and not self.source.requires_grad:
             return cut_tile(self.source, Trade(self.grid.group, need, need, self.dims))
-        return exchange_tiles(self.local, self._trade(need))
+        trade = self._trade(need)
+        if not is_local(trade.have, trade.need):
+            self.grid.note(borrowed, self.local, trade)
+        return exchange_tiles(self.local, trade)
 
     def whole(self) -> Tensor:
         """All of it, on all ranks, which go on to compute the same with it."""
+        self._refuse_foreign()
+        self.catch_up()
         self._forget_source()
-        return gather_tiles(self.local, self._trade(self.tiles)) if self.source is None else self.source
+        if self.source is not None:
+            return self.source
+        trade = self._trade(self.tiles)
+        self.grid.note(gathered, self.local, trade)
+        return gather_tiles(self.local, trade)
+
+    def _refuse_foreign(self) -> None:
+        """RuntimeError if a function that torch does not tell of arrays has made it: its gradient would be lost."""
+        with torch._C.DisableTorchFunctionSubclass():
+            made_by = self.grad_fn
+        if made_by is not None:
+            raise RuntimeError(
+                f"{type(made_by).__name__.removesuffix('Backward')}.apply does not know arrays, and would lose their "
+                "gradient: give it x.whole(), and take what it gives as it is."
+            )
 
     def _trade(self, need: Tiles) -> Trade:
         return Trade(self.grid.group, self.tiles, need, self.dims)
@@ -163,6 +262,7 @@ class DistributedArray(Tensor):
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name, kwargs = name_of(func), kwargs or {}
+        args, kwargs = replaced(args, latest), replaced(kwargs, latest)
         if name in METADATA:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
@@ -170,12 +270,39 @@ class DistributedArray(Tensor):
         if name in RULES and (call.arrays or name in STARTERS):
             result = RULES[name](call)
             if result is not NotImplemented:
-                return call.wrapped(result)
-        return call.wrapped(call.gathered())
+                return call.finished(result)
+        return call.finished(call.gathered())
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # pyrefly: ignore[bad-override]
         raise NotImplementedError(f"{func} has come to an array below torch's functions: take its .whole().")
+
+
+@dataclass(eq=False)
+class ViewCopy:
+    """A copy of a part of an array, where torch would give a view."""
+
+    base: DistributedArray
+    base_version: int
+    tensor: Tensor
+    version: int
+    write_back: Callable[[], None]
+
+
+APPLY = vars(torch.autograd.Function)["apply"]
+
+
+def functions_of_the_whole() -> AbstractContextManager[Any]:
+    """Context in which functions of autograd that somebody wrote, `apply` and all, get all of each array."""
+
+    def apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
+        function = APPLY.__get__(None, cls)
+        if next(found(DistributedArray, (args, kwargs)), None) is None:
+            return function(*args, **kwargs)
+        call = Call(function, cls.__name__, args, kwargs)
+        return call.finished(call.gathered())
+
+    return patch.object(torch.autograd.Function, "apply", classmethod(apply))
 
 
 OF_THE_WHOLE = """
@@ -204,11 +331,19 @@ class Call:
     """
 
     def __init__(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]):
-        self.func, self.name = func, name
-        every = list(found(DistributedArray, (args, kwargs)))
+        self.func, self.name, self._given = func, name, args
+        every: list[DistributedArray] = list(found(DistributedArray, (args, kwargs)))
+        for array in every:
+            array._refuse_foreign()
+            array.catch_up()
         self.grid = every[0].grid
         self.arrays = [array for array in every if array.tiles is not None]
         self._alike = {id(array.source): array for array in every if array.tiles is None}
+        self._taken: set[int] = set()  # of these, those that are taken for a tile
+        self._viewed: ViewCopy | None = None
+        self.of_parameters: frozenset[str] = frozenset()
+        if all(array.of_parameters for array in every):
+            self.of_parameters = frozenset().union(*(array.of_parameters for array in every))
         self.args, self.kwargs = (
             (replaced(values, as_plain) for values in (args, kwargs)) if self._alike else (args, kwargs)
         )
@@ -221,14 +356,19 @@ class Call:
         return self.arrays[0]
 
     def argument(self, place: int, name: str, default: Any = None) -> Any:
-        return self.args[place] if len(self.args) > place else self.kwargs.get(name, default)
+        """An argument by its place, or by its name, which may be NumPy's."""
+        if len(self.args) > place:
+            return self.args[place]
+        return self.kwargs.get(name, self.kwargs.get(NUMPY_NAMES.get(name, name), default))
 
     def maps(self) -> DistributedArray | None:
         """The first argument, if it is maps whose rows and columns are split, or can be from here on."""
         x = self.argument(0, "input")
         if isinstance(x, DistributedArray):
             return x if len(self.arrays) == 1 and x.ndim == 4 and x.dims == (2, 3) else None
-        if self.arrays or x.ndim != 4 or any(n < count for n, count in zip(x.shape[2:], self.grid.shape, strict=True)):
+        if self.of_parameters or self.arrays or x.ndim != 4:
+            return None
+        if any(n < count for n, count in zip(x.shape[2:], self.grid.shape, strict=True)):
             return None
         return self.grid.cut(x)
 
@@ -245,24 +385,80 @@ class Call:
         before = {id(array): wholes[id(array)]._version for array in self.arrays}
         result = self.on(lambda value: wholes[id(value)] if isinstance(value, DistributedArray) else value)
         for array in self.arrays:
-            if (whole := wholes[id(array)])._version != before[id(array)]:  # what is changed in place is so everywhere
-                array.tiles, array.source, array._local = None, whole, None
+            whole = wholes[id(array)]
+            if whole._version != before[id(array)]:
+                array.take_over(whole)
                 self._alike[id(whole)] = array
+            elif any(is_view_of(value, whole) for value in found(Tensor, result)) and array.source is not whole:
+                self._viewed = array.copied_part(whole, partial(array.take_over, whole))
         return result
 
     def copied(self, value: Any) -> Any:
         """A tensor that all ranks have alike, for what each computes of its tile: gradients are added up."""
-        return copy_to_ranks(value, self.grid.group) if isinstance(value, Tensor) else value
+        if not isinstance(value, Tensor) or self._is_added_up(value, "tile"):
+            return value
+        self.grid.note(copied, value, self.grid.group.world_size, self._names(value))
+        return copy_to_ranks(value, self.grid.group)
+
+    def take(self, value: Tensor, need: Tiles, dims: Sequence[int], *, is_place: bool = False) -> Tensor:
+        """The tile that this rank needs of what all have alike. is_place: has another rank no use for it?"""
+        trade = Trade(self.grid.group, need, need, (dims[0], dims[1]))
+        if not self._is_added_up(value, need if is_place else "tile"):
+            self.grid.note(copied, value, self.grid.group.world_size, self._names(value))
+            value = copy_to_ranks(value, self.grid.group)
+        return trade.select(value, trade.own, trade.everything(value)).contiguous()
+
+    def _names(self, value: Tensor) -> frozenset[str]:
+        return self._alike[id(value)].of_parameters if id(value) in self._alike else frozenset()
+
+    def _is_added_up(self, value: Tensor, use: Any) -> bool:
+        """Are its gradients, this rank's alone, added up later? `use` is noted."""
+        names = self._names(value)
+        self._taken.add(id(value))
+        if use != "tile" and not (len(names) == 1 and value.is_leaf):
+            use = "tile"
+        for name in names:
+            self.grid.uses[name].add(use)
+        return bool(names) and names <= self.grid.added_up
+
+    def finished(self, result: Any) -> Any:
+        """What the caller gets: of a function in place, what it was given."""
+        result, first = self.wrapped(result), next(iter(self._given), None)
+        is_in_place = getattr(self.func, "__name__", "").rstrip("_") + "_" == getattr(self.func, "__name__", "")
+        if is_in_place and isinstance(first, DistributedArray) and isinstance(result, DistributedArray):
+            if result is not first:
+                first._became = result
+            return first
+        return result
 
     def wrapped(self, result: Any) -> Any:
         """Tensors as arrays that all ranks have alike; those that were changed in place stay what they were."""
+        if not self.of_parameters:
+            for array in self._alike.values():
+                if array.of_parameters and id(array.source) not in self._taken:
+                    self.grid.use_whole(array.of_parameters)
 
         def as_array(value: Tensor) -> Tensor:
             if isinstance(value, DistributedArray):
                 return value
-            return self._alike[id(value)] if id(value) in self._alike else self.grid.everywhere(value)
+            if id(value) in self._alike:
+                return self._alike[id(value)]
+            made = DistributedArray(self.grid, None, None, source=value, of_parameters=self.of_parameters)
+            made._base = self._viewed
+            return made
 
         return replaced(result, as_array)
+
+
+def latest(value: Tensor) -> Tensor:
+    """An array whose shape has been changed in place as what it is now."""
+    while isinstance(value, DistributedArray) and value._became is not None:
+        value = value._became
+    return value
+
+
+def is_view_of(tensor: Tensor, other: Tensor) -> bool:
+    return tensor._is_view() and tensor._base is (other._base if other._is_view() else other)
 
 
 def as_plain(value: Tensor) -> Tensor:

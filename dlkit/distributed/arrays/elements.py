@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dlkit.distributed.arrays.bill import summed as summed_bill
 from dlkit.distributed.arrays.core import Call, DistributedArray, found, rule
 from dlkit.distributed.autograd import reduce_from_ranks
 
@@ -83,7 +84,9 @@ def summed(call: Call) -> Any:
         return without(call, x, dims, keepdim)
     if len(split) == 1:
         return NotImplemented
-    total = reduce_from_ranks(x.local.sum(dims, keepdim=keepdim, dtype=dtype), x.grid.group)
+    own = x.local.sum(dims, keepdim=keepdim, dtype=dtype)
+    x.grid.note(summed_bill, own, x.grid.group.world_size)
+    total = reduce_from_ranks(own, x.grid.group)
     return total / prod(x.shape[dim] for dim in dims) if call.name == "mean" else total
 
 
@@ -94,6 +97,13 @@ def without(call: Call, x: DistributedArray, dims: Sequence[int], keepdim: bool)
         return NotImplemented
     moved = x.dims if keepdim else tuple(dim - sum(other < dim for other in dims) for dim in x.dims)
     return x.with_local(result, dims=moved)
+
+
+@rule("stack")
+def stacked(call: Call) -> Any:
+    """Along a new dimension."""
+    values, dim = call.argument(0, "tensors"), call.argument(1, "dim", 0)
+    return torch.cat([value.unsqueeze(dim) for value in values], dim)
 
 
 @rule("cat", "concat", "concatenate")
@@ -107,7 +117,7 @@ def joined(call: Call) -> Any:
     def part(value: Any) -> Any:
         if isinstance(value, DistributedArray):
             return value.needed(first.tiles)
-        return call.grid.take(value, first.tiles, first.dims)
+        return call.take(value, first.tiles, first.dims)
 
     if any((array.dims, array.size_of_maps) != (first.dims, first.size_of_maps) for array in call.arrays):
         return NotImplemented  # torch says what does not fit

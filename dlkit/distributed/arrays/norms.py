@@ -5,30 +5,23 @@ the sample variance, §2.
 """
 
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dlkit.distributed.arrays.bill import statistics as statistics_bill
 from dlkit.distributed.arrays.core import Call, DistributedArray, rule
 from dlkit.distributed.autograd import copy_to_ranks, gather_from_ranks
-from dlkit.distributed.batch_norm import combined, computed_dtype
+from dlkit.distributed.batch_norm import OverRanks, combined, computed_dtype, exchanged_doubles, normalised_by
 
 
-class Normalised(NamedTuple):
-    """values (groups, of this rank), less their groups' means, over their deviations; mean and variance of each group,
-    and of how many values they are.
+def normalised(x: DistributedArray, own: Tensor, per_place: int, eps: float) -> Tensor:
+    """own (groups, values), those of this rank's tile, less their groups' means, over their deviations.
+
+    per_place: how many of a group there are at each place.
     """
-
-    values: Tensor
-    mean: Tensor
-    variance: Tensor
-    count: float
-
-
-def normalised(x: DistributedArray, own: Tensor, per_place: int, eps: float) -> Normalised:
-    """own (groups, values): those of this rank's tile; `per_place`: how many of a group there are at each place."""
     group, dtype = x.grid.group, own.dtype
     counts = torch.tensor([tile.area * per_place for tile in x.tiles], dtype=torch.float64)
     own = own.to(computed_dtype(own))
@@ -37,11 +30,10 @@ def normalised(x: DistributedArray, own: Tensor, per_place: int, eps: float) -> 
         moments = torch.cat([mean, (own - mean[:, None]).square().sum(1)])
     else:
         moments = torch.cat([own.sum(1)] * 2)
+    x.grid.note(statistics_bill, moments.nbytes, group.world_size * moments.nbytes, own, group.world_size)
     every = copy_to_ranks(gather_from_ranks(moments[None], [1] * group.world_size, 0, group), group)
     total, mean, squares = combined(torch.cat([counts.to(own)[:, None], every], 1))
-    variance = squares / total
-    normal = ((own - mean[:, None]) * (variance + eps).rsqrt()[:, None]).to(dtype)
-    return Normalised(normal, mean.to(dtype), variance.to(dtype), float(counts.sum()))
+    return ((own - mean[:, None]) * (squares / total + eps).rsqrt()[:, None]).to(dtype)
 
 
 def of_maps(call: Call, normal: Tensor, weight: Tensor | None, bias: Tensor | None) -> DistributedArray:
@@ -59,16 +51,15 @@ def batch_norm(call: Call) -> Any:
     )
     if call.maps() is None:
         return NotImplemented
+    weight, bias = call.copied(weight), call.copied(bias)
     if not training:
-        normal = F.batch_norm(x.local, mean, variance, None, None, False, momentum, eps)
-        return of_maps(call, normal, weight, bias)
-    own = x.local.transpose(0, 1)
-    found = normalised(x, own.reshape(len(own), -1), len(x.local), eps)
-    if mean is not None:
-        with torch.no_grad():
-            mean.lerp_(found.mean, momentum)
-            variance.lerp_(found.variance * found.count / (found.count - 1), momentum)
-    return of_maps(call, found.values.view_as(own).transpose(0, 1), weight, bias)
+        return x.with_local(F.batch_norm(x.local, mean, variance, weight, bias, False, momentum, eps))
+    forward, backward = exchanged_doubles(x.shape[1])
+    x.grid.note(statistics_bill, forward, backward, x.local, x.grid.group.world_size)
+    if x.local.is_meta:
+        return x.with_local(F.batch_norm(x.local, mean, variance, weight, bias, True, momentum, eps))
+    averages = None if mean is None else (mean, variance, momentum)
+    return x.with_local(normalised_by(OverRanks(x.grid.group, [""]), x.local, weight, bias, eps, averages))
 
 
 @rule("group_norm")
@@ -100,7 +91,7 @@ def by_groups(call: Call, groups: int, weight: Tensor | None, bias: Tensor | Non
     """Over the maps of each group of an image."""
     x = call.array
     own = x.local.reshape(len(x) * groups, x.local.numel() // (len(x) * groups))
-    normal = normalised(x, own, x.shape[1] // groups, eps).values
+    normal = normalised(x, own, x.shape[1] // groups, eps)
     return of_maps(call, normal.view_as(x.local), weight, bias)
 
 
@@ -118,8 +109,8 @@ def layer_norm(call: Call) -> Any:
         return NotImplemented
     groups = prod(x.shape[:first])
     own = x.local.reshape(groups, x.local.numel() // groups)
-    normal = normalised(x, own, prod(shape) // prod(x.size_of_maps), eps).values.view_as(x.local)
+    normal = normalised(x, own, prod(shape) // prod(x.size_of_maps), eps).view_as(x.local)
     dims = tuple(dim - first for dim in x.dims)
     if weight is not None:
-        normal = normal * x.grid.take(weight, x.tiles, dims)
-    return x.with_local(normal if bias is None else normal + x.grid.take(bias, x.tiles, dims))
+        normal = normal * call.take(weight, x.tiles, dims)
+    return x.with_local(normal if bias is None else normal + call.take(bias, x.tiles, dims))

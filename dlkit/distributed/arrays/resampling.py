@@ -1,6 +1,7 @@
 """What gives an array of other rows and columns: up-sampling, padding, adaptive pooling, transposed convolutions."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,9 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.utils import _pair
 
-from dlkit.distributed.arrays.core import Call, DistributedArray, rule
+from dlkit.distributed.arrays.bill import largest as largest_bill
+from dlkit.distributed.arrays.core import Call, DistributedArray, is_view_of, rule
 from dlkit.distributed.arrays.tiles import Ranges, Tiles, overlap
 from dlkit.distributed.arrays.windows import nothing
+from dlkit.distributed.autograd import gather_from_ranks
 
 Index = Sequence[int]
 
@@ -139,6 +142,66 @@ def flipped(call: Call) -> Any:
     others = [dim for dim in dims if dim not in x.dims]
     turned = x.with_local(x.local.flip(others)) if others else x
     return indexed(turned, rows, columns)
+
+
+@rule("getitem")
+def taken(call: Call) -> Any:
+    """By numbers and slices; of rows and columns, by slices that leave each rank some."""
+    x, index = call.args
+    index = index if isinstance(index, tuple) else (index,)
+    if not isinstance(x, DistributedArray) or len(call.arrays) > 1:
+        return NotImplemented
+    if not all(each is None or each is Ellipsis or isinstance(each, int | slice) for each in index):
+        return NotImplemented
+    if any(isinstance(each, bool) for each in index):
+        return NotImplemented
+    left = x.ndim - sum(each is not None and each is not Ellipsis for each in index)
+    at = index.index(Ellipsis) if Ellipsis in index else len(index)
+    index = (*index[:at], *[slice(None)] * left, *index[at + 1 :])
+    places = [place for place, each in enumerate(index) if each is not None]  # in the index, of each dimension
+    if any(isinstance(index[places[dim]], int) for dim in x.dims):
+        return NotImplemented
+    lines = [range(length)[index[places[dim]]] for dim, length in zip(x.dims, x.size_of_maps, strict=True)]
+    if lines != [range(length) for length in x.size_of_maps]:
+        if any(len(line) < count for line, count in zip(lines, x.grid.shape, strict=True)):
+            return NotImplemented
+        base, x = x, indexed(x, *lines)
+        cropped = tuple(index[place] if dim in x.dims else slice(None) for dim, place in enumerate(places))
+        if not is_view_of(x.local, base.local):
+            x._base = base.copied_part(x.local, partial(base.__setitem__, cropped, x))
+    others = tuple(slice(None) if place in [places[dim] for dim in x.dims] else each for place, each in enumerate(index))
+    made = [sum(not isinstance(each, int) for each in index[: places[dim]]) for dim in x.dims]
+    return x.with_local(x.local[others], dims=made)
+
+
+@rule("narrow", "select")
+def narrowed(call: Call) -> Any:
+    x, dim = call.array, call.argument(1, "dim") % call.array.ndim
+    if len(call.arrays) > 1 or not isinstance(call.argument(2, "start" if call.name == "narrow" else "index"), int):
+        return NotImplemented
+    if dim not in x.dims:
+        found = call.on(lambda value: x.local)
+        gone = call.name == "select"
+        return x.with_local(found, dims=tuple(each - (gone and dim < each) for each in x.dims))
+    if call.name == "select":
+        return NotImplemented
+    start, length = call.argument(2, "start") % x.shape[dim], call.argument(3, "length")
+    return x[(slice(None),) * dim + (slice(start, start + length),)]
+
+
+@rule("adaptive_max_pool2d")
+def largest(call: Call) -> Any:
+    """The largest value of each map; of several the first, as of a whole one."""
+    x = call.maps()
+    if x is None or tuple(_pair(call.argument(1, "output_size"))) != (1, 1) or call.argument(2, "return_indices"):
+        return NotImplemented
+    if len(x.tiles.columns) > 1:
+        return NotImplemented  # the first in the order of places may lie on any rank
+    counts = [int(tile.area > 0) for tile in x.tiles]
+    shape = (*x.shape[:2], counts[x.grid.group.rank], 1)
+    own = F.adaptive_max_pool2d(x.local, 1) if x.local.numel() else nothing(x.local, shape)
+    x.grid.note(largest_bill, own, len(counts))
+    return F.adaptive_max_pool2d(gather_from_ranks(own, counts, 2, x.grid.group), 1)
 
 
 @rule("conv_transpose2d")

@@ -5,6 +5,8 @@ from math import prod
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from dlkit.distributed.arrays.core import Call, DistributedArray, rule
 
@@ -100,30 +102,43 @@ def parted(call: Call) -> Any:
     return tuple(x.with_local(part, dims=dims) for part in on_tile(call))
 
 
-@rule("getitem")
-def indexed(call: Call) -> Any:
-    """Some of the dimensions before those of rows and columns."""
-    x, index = call.args
-    index = index if isinstance(index, tuple) else (index,)
-    if not isinstance(x, DistributedArray) or len(call.arrays) > 1 or len(index) > min(x.dims):
-        return NotImplemented
-    if not all(isinstance(each, int | slice) for each in index):
-        return NotImplemented
-    gone = sum(isinstance(each, int) for each in index)
-    return x.with_local(x.local[index], dims=tuple(dim - gone for dim in x.dims))
-
-
 @rule("dropout", "dropout2d", "feature_dropout")
 def dropped(call: Call) -> Any:
     """What is drawn is drawn for all places on all ranks, and so is the same however they are split."""
     x, probability, training = call.array, call.argument(1, "p", 0.5), call.argument(2, "training", True)
+    in_place = call.argument(3, "inplace", False) or call.func.__name__.endswith("_")
     if not training or probability == 0:
         return x
     places = x.shape if call.name == "dropout" else (*x.shape[:2], 1, 1)
-    if probability == 1 or (call.name != "dropout" and x.ndim != 4):
+    if probability == 1 or (call.name != "dropout" and (x.ndim != 4 or x.dims != (2, 3))):
         return NotImplemented
-    kept = torch.empty(places, dtype=x.dtype, device=x.device).bernoulli_(1 - probability)
-    return x * kept.div_(1 - probability)
+    kept = F.dropout(ones_as_of(x.local, places), probability)
+    return x.mul_(kept) if in_place else x * kept
+
+
+@rule("rand_like", "randn_like", "randint_like", "empty_like")
+def drawn(call: Call) -> Any:
+    """New values for all places, of which each rank keeps its own."""
+    x = call.array
+    return x.grid.cut(call.on(lambda value: ones_as_of(x.local, x.shape)), x.dims)
+
+
+@rule("bernoulli", "normal", "uniform", "exponential", "geometric", "cauchy", "log_normal", "random")
+def filled(call: Call) -> Any:
+    """In place, with values that are drawn for all places."""
+    x = call.array
+    if not call.func.__name__.endswith("_") or len(call.arrays) > 1:
+        return NotImplemented
+    whole = call.on(lambda value: ones_as_of(x.local, x.shape) if value is x else value)
+    x.local.copy_(x.grid.cut(whole, x.dims).local)
+    return x
+
+
+def ones_as_of(tile: Tensor, shape: Sequence[int]) -> Tensor:
+    """Ones of this shape in the order in memory of a tile, in which they are drawn."""
+    order = sorted(range(tile.ndim), key=lambda dim: (-tile.stride(dim), dim))
+    made = torch.ones([shape[dim] for dim in order], dtype=tile.dtype, device=tile.device)
+    return made.permute([order.index(dim) for dim in range(tile.ndim)])
 
 
 @rule("view", "reshape")

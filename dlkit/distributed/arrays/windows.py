@@ -180,5 +180,5 @@ def locally_connected(call: Call) -> Any:
 def own_tile(call: Call, outputs: Sequence[int], weight: Tensor) -> Tensor:
     tiles = call.grid.tiles(outputs)
     if tuple(weight.shape[:2]) == tuple(outputs):
-        return call.grid.take(weight, tiles, (0, 1))
+        return call.take(weight, tiles, (0, 1), is_place=True)
     return weight
