@@ -109,7 +109,9 @@ def _part(step: Step) -> str:
         return f"units {' + '.join(map(str, layout.counts))}"
     if step.along == "layer" or counts is None:
         return "all"
-    unit = "rows" if step.along == "rows" else "maps" if _of_maps(step.node, step.layout.dim) else "units"
+    if hasattr(step.layout, "told"):
+        return f"{step.along} {step.layout.told}"
+    unit = "maps" if _of_maps(step.node, step.layout.dim) else "units"
     return f"{unit} {' + '.join(map(str, counts))}"
 
 

@@ -295,7 +295,7 @@ def test_what_is_changed_in_place_is_changed_for_all_that_comes_after(grid):
     before = images.clone()
     for output, gradient, _, found in team(grid[0] * grid[1]).call(net_tried, grid, InPlace, images):
         assert max(output, gradient) < 1e-12
-        assert set(found) == {"setitem", "getitem"} or grid == (1, 1)
+        assert set(found) == {"setitem"} | ({"getitem"} if grid == (1, 2) else set()) or grid == (1, 1)
     assert torch.equal(images, before)
 
 
@@ -321,6 +321,11 @@ class Views(nn.Module):
         last.clamp_(min=-0.1)
         last = last.clone()
         last.transpose_(2, 3).unsqueeze_(1)
+        total = torch.zeros_like(images := torch.zeros(x.shape, dtype=x.dtype))
+        alias = total
+        total += x.detach()
+        torch.add(x.detach(), 1.0, out=images)
+        x = x + alias.mean() * images.std()
         image = x[1:]
         image[:, :, 2, 3] = 0.25
         return x * last.sum()

@@ -8,11 +8,11 @@ from splitting import difference, run
 from torch import nn
 
 from dlkit import Experiment
+from dlkit.distributed.arrays.tile_exchange import Trade, exchange_tiles, gather_tiles
+from dlkit.distributed.arrays.tiles import Tiles
 from dlkit.distributed.autograd import copy_to_ranks, gather_from_ranks, reduce_from_ranks
 from dlkit.distributed.group import Group
 from dlkit.strategies import DataParallel, Hybrid, OneWeirdTrick, Pipeline, SpatialParallel, TensorParallel
-from dlkit.strategies.spatial.bands import rows_of
-from dlkit.strategies.spatial.halo import gather_rows, halo_exchange
 from dlkit.training import Backprop, CrossEntropy
 
 COUNTS = [2, 1]
@@ -69,12 +69,13 @@ def test_what_is_gathered_may_be_changed_in_place(shape):
 def test_second_derivatives_of_borrowed_and_gathered_rows_are_those_of_one_process():
     def split(x):
         group = Group()
-        have, need = rows_of(7, 2), [range(5), range(3, 7)]
-        own = have[group.rank]
+        have, need = (range(4), range(4, 7)), (range(5), range(3, 7))
+        own, wide = have[group.rank], (range(x.shape[3]),)
         mine = x[:, :, own.start : own.stop].clone().requires_grad_()
-        seen = halo_exchange(mine.sin(), group, have, need)
+        seen = exchange_tiles(mine.sin(), Trade(group, Tiles(have, wide), Tiles(need, wide), (2, 3)))
         bands = seen[:, :, :-1] * seen[:, :, 1:]  # of rows r and r + 1; rows 3 and 4 are multiplied on both ranks
-        loss = gather_rows(bands, group, [range(4), range(4, 7)]).square().sum()
+        tiles = Tiles((range(4), range(4, 7)), wide)
+        loss = gather_tiles(bands, Trade(group, tiles, tiles, (2, 3))).square().sum()
         (slope,) = torch.autograd.grad(loss, mine, create_graph=True)
         total = reduce_from_ranks(slope.square().sum(), group)
         return slope.detach(), torch.autograd.grad(total, mine)[0]

@@ -1,5 +1,6 @@
 """What ranks send for an array's exchanges, in bytes: each function gives the bill of one, for all ranks."""
 
+from fractions import Fraction
 from typing import NamedTuple
 
 import torch
@@ -7,18 +8,17 @@ from torch import Tensor
 
 from dlkit.distributed.arrays.tile_exchange import Trade
 from dlkit.distributed.arrays.tiles import halos
-from dlkit.distributed.group import ring_bytes
 
 
 class Bill(NamedTuple):
-    """An exchange: its name, and what each rank sends, forward, and backward if a gradient goes back.
+    """An exchange: its name, and what each rank sends, forward, and backward if a gradient goes back, not rounded.
 
     of_parameters: the names of the parameters that its value is computed of alone.
     """
 
     name: str
-    forward: tuple[int, ...]
-    backward: tuple[int, ...]
+    forward: tuple[Fraction | int, ...]
+    backward: tuple[Fraction | int, ...]
     of_parameters: frozenset[str] = frozenset()
 
 
@@ -47,13 +47,13 @@ def cut(whole: Tensor, trade: Trade) -> Bill:
 
 def copied(value: Tensor, ranks: int, of_parameters: frozenset[str]) -> Bill:
     """What all have, for what each computes of its tile: gradients are summed."""
-    sent = (ring_bytes(value.nbytes, ranks, passes=2),) * ranks
+    sent = (_round_a_ring(value.nbytes, ranks),) * ranks
     return Bill("copied", (0,) * ranks, _if_needed(sent, value), of_parameters)
 
 
 def summed(value: Tensor, ranks: int) -> Bill:
     """What all ranks have is summed."""
-    return Bill("summed", (ring_bytes(value.nbytes, ranks, passes=2),) * ranks, (0,) * ranks)
+    return Bill("summed", (_round_a_ring(value.nbytes, ranks),) * ranks, (0,) * ranks)
 
 
 def largest(found: Tensor, ranks: int) -> Bill:
@@ -63,11 +63,15 @@ def largest(found: Tensor, ranks: int) -> Bill:
 
 def statistics(forward: int, backward: int, x: Tensor, ranks: int) -> Bill:
     """Means and squared deviations are gathered, so many bytes a rank, and their gradients summed."""
-    back = (ring_bytes(backward, ranks, passes=2),) * ranks
+    back = (_round_a_ring(backward, ranks),) * ranks
     return Bill("statistics", ((ranks - 1) * forward,) * ranks, _if_needed(back, x))
 
 
-def _if_needed(sent: tuple[int, ...], x: Tensor) -> tuple[int, ...]:
+def _round_a_ring(size: int, ranks: int) -> Fraction:
+    return Fraction(2 * size * (ranks - 1), ranks)
+
+
+def _if_needed(sent: tuple[Fraction | int, ...], x: Tensor) -> tuple[Fraction | int, ...]:
     return sent if torch.is_grad_enabled() and x.requires_grad else (0,) * len(sent)
 
 

@@ -23,6 +23,7 @@ from dlkit.distributed.group import Group
 
 Rule = Callable[["Call"], Any]  # gives the call's result, or NotImplemented: everything is gathered then
 RULES: dict[str, Rule] = {}
+IN_PLACE_OPERATORS = {"iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor"}
 NUMPY_NAMES = {"dim": "axis", "keepdim": "keepdims"}
 STARTERS = {"conv2d", "conv_transpose2d", "locally_connected"}  # from which on what all have alike is split
 
@@ -52,6 +53,11 @@ class Grid:
     def __repr__(self) -> str:
         return f"Grid({self.shape[0]} x {self.shape[1]}, rank {self.group.rank})"
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """This rank's row and column of the grid."""
+        return divmod(self.group.rank, self.shape[1])
+
     def tiles(self, size: Sequence[int]) -> Tiles:
         return even_tiles(size, self.shape)
 
@@ -74,9 +80,15 @@ class Grid:
         """What all ranks have alike, as an array: it is split where a layer with weights of windows takes it."""
         return DistributedArray(self, None, None, source=whole)
 
-    def parameter(self, name: str, value: Tensor) -> "DistributedArray":
-        """A net's parameter as an array that knows its name, as does what is computed of such alone."""
-        return DistributedArray(self, None, None, source=value, of_parameters=frozenset([name]))
+    def parameter(self, name: str, value: Tensor, tiles: Tiles | None = None) -> "DistributedArray":
+        """A net's parameter as an array that knows its name, as does what is computed of such alone.
+
+        tiles: of its first two dimensions, where `value` is this rank's.
+        """
+        names = frozenset([name])
+        if tiles is None:
+            return DistributedArray(self, None, None, source=value, of_parameters=names)
+        return DistributedArray(self, value, tiles, (0, 1), of_parameters=names)
 
     def cut(self, whole: Tensor, dims: Sequence[int] = (2, 3)) -> "DistributedArray":
         """What all ranks have alike, each of which goes on with a tile of these dimensions."""
@@ -210,6 +222,11 @@ class DistributedArray(Tensor):
         return self.shape[self.dims[0]], self.shape[self.dims[1]]
 
     @property
+    def split(self) -> tuple[int, ...]:
+        """Those of `dims` that are in more than one part."""
+        return tuple(dim for dim, count in zip(self.dims, self.grid.shape, strict=True) if count > 1)
+
+    @property
     def own(self) -> Tile:
         return self.tiles.of(self.grid.group.rank)
 
@@ -220,6 +237,49 @@ class DistributedArray(Tensor):
         if self._base is not None and self._local is not None and is_view_of(local, self._local):
             made._base = self._base
         return made
+
+    def moved(self, local: Tensor, place: Callable[[int], int | None], tiles: Tiles | None = None) -> Any:
+        """Another tensor split likewise. place: of a dimension, in the new one; None if it is gone.
+
+        Where one that is in one part is gone, another takes its place. NotImplemented if one in several parts is.
+        """
+        places = [place(dim) for dim in self.dims]
+        split = [count > 1 for count in self.grid.shape]
+        if any(each is None and is_split for each, is_split in zip(places, split, strict=True)):
+            return NotImplemented
+        for number, each in enumerate(places):
+            if each is None:
+                other = places[1 - number]
+                beside = [] if other is None else [other + (1 if number else -1)]
+                free = (dim for dim in (*beside, *range(local.ndim)) if 0 <= dim < local.ndim and dim not in places)
+                places[number] = next(free, None)
+        if any(each is None for each in places):
+            return NotImplemented if any(split) else local
+        parts = tiles or self.tiles
+        lines = [
+            own if is_split else (range(local.shape[dim]),)
+            for own, is_split, dim in zip((parts.rows, parts.columns), split, places, strict=True)
+        ]
+        return self.with_local(local, Tiles(*lines), places)
+
+    def part_of(self, value: Tensor, offset: int = 0) -> Tensor:
+        """Of a tensor that all ranks have, with dimensions like these, this rank's part. offset: of its dimensions."""
+        for dim, places, length in zip(self.dims, self.own, self.size_of_maps, strict=True):
+            if dim in self.split and dim + offset >= 0 and value.shape[dim + offset] == length:
+                value = value.narrow(dim + offset, places.start if places else 0, len(places))
+        return value
+
+    def alike(self, other: "DistributedArray") -> Tensor | None:
+        """This rank's part of it, split as another array is; None if it cannot be."""
+        shift = self.ndim - other.ndim
+        if self.split == tuple(dim + shift for dim in other.split):
+            lines = (zip(self.grid.shape, (a.rows, a.columns), strict=True) for a in (self.tiles, other.tiles))
+            mine, theirs = ([own for count, own in each if count > 1] for each in lines)
+            if mine == theirs:
+                return self.local
+        if self.dims == tuple(dim + shift for dim in other.dims) and self.size_of_maps == other.size_of_maps:
+            return self.needed(other.tiles)
+        return None
 
     def needed(self, need: Tiles) -> Tensor:
         """The tile that this rank needs, from whoever has it."""
@@ -267,10 +327,11 @@ class DistributedArray(Tensor):
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
         call = Call(func, name, args, kwargs)
-        if name in RULES and (call.arrays or name in STARTERS):
+        if name in RULES and (call.arrays or name in STARTERS) and not call.fills_a_tensor:
             result = RULES[name](call)
             if result is not NotImplemented:
                 return call.finished(result)
+            call.begin_again()
         return call.finished(call.gathered())
 
     @classmethod
@@ -327,7 +388,8 @@ def name_of(func: Any) -> str:
 class Call:
     """A call of one of torch's functions with arrays among its arguments.
 
-    `arrays` are those that are split, `array` the first of them; others stand among the arguments as plain tensors.
+    `arrays` are those that are split, but for parameters, `array` the first of them; what all ranks have alike stands
+    among the arguments as plain tensors.
     """
 
     def __init__(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]):
@@ -337,9 +399,12 @@ class Call:
             array._refuse_foreign()
             array.catch_up()
         self.grid = every[0].grid
-        self.arrays = [array for array in every if array.tiles is not None]
+        split = [array for array in every if array.tiles is not None]
+        self.arrays = [array for array in split if not array.of_parameters]
+        self._split = split
         self._alike = {id(array.source): array for array in every if array.tiles is None}
-        self._taken: set[int] = set()  # of these, those that are taken for a tile
+        self._bills = len(self.grid.bill or ())
+        self.begin_again()
         self._viewed: ViewCopy | None = None
         self.of_parameters: frozenset[str] = frozenset()
         if all(array.of_parameters for array in every):
@@ -351,9 +416,27 @@ class Call:
     def __repr__(self) -> str:
         return f"Call({self.name})"
 
+    def begin_again(self) -> None:
+        """Forget what a rule has noted that then could not split the call."""
+        self._taken: set[int] = set()  # what all ranks have alike that is taken for a tile
+        self._uses: list[tuple[str, Any]] = []  # of parameters
+        del (self.grid.bill or [])[self._bills :]
+
     @property
     def array(self) -> DistributedArray:
         return self.arrays[0]
+
+    @property
+    def fills_a_tensor(self) -> bool:
+        """Does it change a tensor in place that is no array, and so is whole?"""
+        first = self.args[0] if self._is_in_place and self.args else None
+        out = self.kwargs.get("out")
+        return out is not None or (isinstance(first, Tensor) and not isinstance(first, DistributedArray))
+
+    @property
+    def _is_in_place(self) -> bool:
+        own = getattr(self.func, "__name__", "")
+        return own.strip("_") in IN_PLACE_OPERATORS if own.startswith("__") else own.endswith("_")
 
     def argument(self, place: int, name: str, default: Any = None) -> Any:
         """An argument by its place, or by its name, which may be NumPy's."""
@@ -378,13 +461,13 @@ class Call:
 
     def gathered(self) -> Any:
         """Of all of each array."""
-        if not self.arrays:
+        if not self._split:
             return self.func(*self.args, **self.kwargs)
         self.grid.gathered[self.name] = self.grid.gathered.get(self.name, 0) + 1
-        wholes = {id(array): array.whole() for array in self.arrays}
-        before = {id(array): wholes[id(array)]._version for array in self.arrays}
+        wholes = {id(array): array.whole() for array in self._split}
+        before = {id(array): wholes[id(array)]._version for array in self._split}
         result = self.on(lambda value: wholes[id(value)] if isinstance(value, DistributedArray) else value)
-        for array in self.arrays:
+        for array in self._split:
             whole = wholes[id(array)]
             if whole._version != before[id(array)]:
                 array.take_over(whole)
@@ -417,15 +500,13 @@ class Call:
         self._taken.add(id(value))
         if use != "tile" and not (len(names) == 1 and value.is_leaf):
             use = "tile"
-        for name in names:
-            self.grid.uses[name].add(use)
+        self._uses += [(name, use) for name in names]
         return bool(names) and names <= self.grid.added_up
 
     def finished(self, result: Any) -> Any:
         """What the caller gets: of a function in place, what it was given."""
         result, first = self.wrapped(result), next(iter(self._given), None)
-        is_in_place = getattr(self.func, "__name__", "").rstrip("_") + "_" == getattr(self.func, "__name__", "")
-        if is_in_place and isinstance(first, DistributedArray) and isinstance(result, DistributedArray):
+        if self._is_in_place and isinstance(first, DistributedArray) and isinstance(result, DistributedArray):
             if result is not first:
                 first._became = result
             return first
@@ -433,6 +514,8 @@ class Call:
 
     def wrapped(self, result: Any) -> Any:
         """Tensors as arrays that all ranks have alike; those that were changed in place stay what they were."""
+        for name, use in self._uses:
+            self.grid.uses[name].add(use)
         if not self.of_parameters:
             for array in self._alike.values():
                 if array.of_parameters and id(array.source) not in self._taken:

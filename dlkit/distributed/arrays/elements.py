@@ -34,28 +34,22 @@ def elementwise(call: Call) -> Any:
     shapes = [tuple(value.shape) for value in found(Tensor, (call.args, call.kwargs))]
     shape = torch.broadcast_shapes(*shapes)
     first = max(call.arrays, key=lambda array: (array.ndim, array.numel()))
-    after = tuple(dim - first.ndim for dim in first.dims)  # from the end
-    if any(shape[dim] != first.shape[dim] for dim in after):
+    more = len(shape) - first.ndim
+    if any(shape[dim + more] != first.shape[dim] for dim in first.split):
         return NotImplemented
-    own = first.own
 
     def part(value: Any) -> Any:
         if isinstance(value, DistributedArray):
-            if tuple(dim - value.ndim for dim in value.dims) != after or value.size_of_maps != first.size_of_maps:
-                return call.copied(value.whole())
-            return value.needed(first.tiles)
-        value = call.copied(value)
-        for dim, places, length in zip(after, own, first.size_of_maps, strict=True):
-            if value.ndim >= -dim and value.shape[dim] == length and length > 1:
-                value = value.narrow(dim, places.start, len(places))
-        return value
+            own = value.alike(first) if value.tiles is not None and not value.of_parameters else None
+            return call.copied(value.whole()) if own is None else own
+        return first.part_of(call.copied(value), value.ndim - first.ndim)
 
     result = call.on(part)
     if not isinstance(result, Tensor):
         return NotImplemented
     if result is first.local:
         return first
-    return first.with_local(result, dims=tuple(dim + len(shape) for dim in after))
+    return first.moved(result, lambda dim: dim + more)
 
 
 @rule("requires_grad")
@@ -79,10 +73,10 @@ def summed(call: Call) -> Any:
         return NotImplemented
     dims = list(range(x.ndim)) if dims is None or dims == () else [dims] if isinstance(dims, int) else list(dims)
     dims = sorted({dim % x.ndim for dim in dims})
-    split = [dim for dim in x.dims if dim in dims]
-    if not split:
-        return without(call, x, dims, keepdim)
-    if len(split) == 1:
+    inside = [dim for dim in x.split if dim in dims]
+    if not inside:
+        return without(call, dims)
+    if len(inside) < len(x.split):
         return NotImplemented
     own = x.local.sum(dims, keepdim=keepdim, dtype=dtype)
     x.grid.note(summed_bill, own, x.grid.group.world_size)
@@ -90,13 +84,14 @@ def summed(call: Call) -> Any:
     return total / prod(x.shape[dim] for dim in dims) if call.name == "mean" else total
 
 
-def without(call: Call, x: DistributedArray, dims: Sequence[int], keepdim: bool) -> Any:
-    """The function of other dimensions than those of rows and columns."""
-    result = call.on(lambda value: x.local if value is x else value)
+def without(call: Call, dims: Sequence[int]) -> Any:
+    """The function of dimensions that are not split, which may be gone then."""
+    x = call.array
+    result = call.on(lambda value: x.local if value is x else call.copied(value))
     if not isinstance(result, Tensor):
         return NotImplemented
-    moved = x.dims if keepdim else tuple(dim - sum(other < dim for other in dims) for dim in x.dims)
-    return x.with_local(result, dims=moved)
+    gone = () if result.ndim == x.ndim else dims
+    return x.moved(result, lambda dim: None if dim in gone else dim - sum(other < dim for other in gone))
 
 
 @rule("stack")
@@ -111,14 +106,14 @@ def joined(call: Call) -> Any:
     values, dim = call.argument(0, "tensors"), call.argument(1, "dim", 0)
     first = call.array
     dim %= first.ndim
-    if dim in first.dims or any(value.ndim != first.ndim for value in values):
+    if dim in first.split or any(value.ndim != first.ndim for value in values):
         return NotImplemented
-
-    def part(value: Any) -> Any:
-        if isinstance(value, DistributedArray):
-            return value.needed(first.tiles)
-        return call.take(value, first.tiles, first.dims)
-
-    if any((array.dims, array.size_of_maps) != (first.dims, first.size_of_maps) for array in call.arrays):
+    if any(value.shape[each] != first.shape[each] for value in values for each in first.split):
         return NotImplemented  # torch says what does not fit
-    return first.with_local(torch.cat([part(value) for value in values], dim))
+    parts = []
+    for value in values:
+        own = value.alike(first) if isinstance(value, DistributedArray) else first.part_of(call.copied(value))
+        if own is None:
+            return NotImplemented
+        parts.append(own)
+    return first.moved(torch.cat(parts, dim), lambda each: each)

@@ -159,19 +159,27 @@ def taken(call: Call) -> Any:
     at = index.index(Ellipsis) if Ellipsis in index else len(index)
     index = (*index[:at], *[slice(None)] * left, *index[at + 1 :])
     places = [place for place, each in enumerate(index) if each is not None]  # in the index, of each dimension
-    if any(isinstance(index[places[dim]], int) for dim in x.dims):
+    if any(isinstance(index[places[dim]], int) for dim in x.split):
         return NotImplemented
-    lines = [range(length)[index[places[dim]]] for dim, length in zip(x.dims, x.size_of_maps, strict=True)]
+    cut = [dim for dim in x.dims if not isinstance(index[places[dim]], int)]
+    lines = [
+        range(length)[index[places[dim]]] if dim in cut else range(length)
+        for dim, length in zip(x.dims, x.size_of_maps, strict=True)
+    ]
     if lines != [range(length) for length in x.size_of_maps]:
         if any(len(line) < count for line, count in zip(lines, x.grid.shape, strict=True)):
             return NotImplemented
         base, x = x, indexed(x, *lines)
-        cropped = tuple(index[place] if dim in x.dims else slice(None) for dim, place in enumerate(places))
+        cropped = tuple(index[place] if dim in cut else slice(None) for dim, place in enumerate(places))
         if not is_view_of(x.local, base.local):
             x._base = base.copied_part(x.local, partial(base.__setitem__, cropped, x))
-    others = tuple(slice(None) if place in [places[dim] for dim in x.dims] else each for place, each in enumerate(index))
-    made = [sum(not isinstance(each, int) for each in index[: places[dim]]) for dim in x.dims]
-    return x.with_local(x.local[others], dims=made)
+    whole_lines = [places[dim] for dim in cut]
+    others = tuple(slice(None) if place in whole_lines else each for place, each in enumerate(index))
+
+    def place(dim: int) -> int | None:
+        return sum(not isinstance(each, int) for each in index[: places[dim]]) if dim in cut else None
+
+    return x.moved(x.local[others], place)
 
 
 @rule("narrow", "select")
@@ -179,12 +187,8 @@ def narrowed(call: Call) -> Any:
     x, dim = call.array, call.argument(1, "dim") % call.array.ndim
     if len(call.arrays) > 1 or not isinstance(call.argument(2, "start" if call.name == "narrow" else "index"), int):
         return NotImplemented
-    if dim not in x.dims:
-        found = call.on(lambda value: x.local)
-        gone = call.name == "select"
-        return x.with_local(found, dims=tuple(each - (gone and dim < each) for each in x.dims))
     if call.name == "select":
-        return NotImplemented
+        return x[(slice(None),) * dim + (call.argument(2, "index"),)]
     start, length = call.argument(2, "start") % x.shape[dim], call.argument(3, "length")
     return x[(slice(None),) * dim + (slice(start, start + length),)]
 

@@ -9,12 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dlkit.distributed.arrays.core import Call, DistributedArray, rule
-
-
-def moved(call: Call, tile: Any, order: list[int]) -> Any:
-    """`order`: of the input's dimensions, in the output."""
-    x = call.array
-    return x.with_local(tile, dims=(order.index(x.dims[0]), order.index(x.dims[1])))
+from dlkit.distributed.arrays.elements import without
+from dlkit.distributed.arrays.tiles import Tiles
 
 
 def on_tile(call: Call) -> Any:
@@ -27,14 +23,15 @@ def permuted(call: Call) -> Any:
     x = call.array
     marked = torch.empty(tuple(range(2, 2 + x.ndim)), device="meta")
     found = call.on(lambda value: marked)
-    return moved(call, on_tile(call), [length - 2 for length in found.shape])
+    order = [length - 2 for length in found.shape]
+    return x.moved(on_tile(call), order.index)
 
 
 @rule("unsqueeze")
 def unsqueezed(call: Call) -> Any:
     x, dim = call.array, call.argument(1, "dim")
     dim %= x.ndim + 1
-    return x.with_local(on_tile(call), dims=tuple(each + (dim <= each) for each in x.dims))
+    return x.moved(on_tile(call), lambda each: each + (dim <= each))
 
 
 @rule("squeeze")
@@ -42,12 +39,12 @@ def squeezed(call: Call) -> Any:
     x, dims = call.array, call.argument(1, "dim")
     dims = range(x.ndim) if dims is None else [dims] if isinstance(dims, int) else dims
     gone = sorted({dim % x.ndim for dim in dims if x.shape[dim] == 1})
-    if any(dim in x.dims for dim in gone):
+    if any(dim in x.split for dim in gone):
         return NotImplemented
     tile = x.local
     for dim in reversed(gone):
         tile = tile.squeeze(dim)
-    return x.with_local(tile, dims=tuple(dim - sum(other < dim for other in gone) for dim in x.dims))
+    return x.moved(tile, lambda each: None if each in gone else each - sum(other < each for other in gone))
 
 
 @rule("amax", "amin", "prod", "std", "var", "logsumexp")
@@ -56,11 +53,7 @@ def reduced(call: Call) -> Any:
     if len(call.arrays) > 1 or dims is None or isinstance(dims, bool) or call.kwargs.get("out") is not None:
         return NotImplemented
     dims = sorted({dim % x.ndim for dim in ([dims] if isinstance(dims, int) else dims)})
-    if any(dim in x.dims for dim in dims):
-        return NotImplemented
-    found = on_tile(call)
-    kept = found.ndim == x.ndim
-    return x.with_local(found, dims=tuple(dim - (0 if kept else sum(other < dim for other in dims)) for dim in x.dims))
+    return NotImplemented if any(dim in x.split for dim in dims) else without(call, dims)
 
 
 @rule("softmax", "log_softmax", "cumsum", "normalize")
@@ -69,7 +62,7 @@ def along(call: Call) -> Any:
     x = call.array
     place, default = (2, 1) if call.name == "normalize" else (1, None)
     dim = call.argument(place, "dim", default)
-    if len(call.arrays) > 1 or not isinstance(dim, int) or dim % x.ndim in x.dims:
+    if len(call.arrays) > 1 or not isinstance(dim, int) or dim % x.ndim in x.split:
         return NotImplemented
     return x.with_local(on_tile(call))
 
@@ -78,9 +71,9 @@ def along(call: Call) -> Any:
 def product(call: Call) -> Any:
     """With a matrix, over the last dimension."""
     x, weight = call.args[:2]
-    if not isinstance(x, DistributedArray) or len(call.arrays) > 1 or weight.ndim != 2 or x.ndim - 1 in x.dims:
+    if not isinstance(x, DistributedArray) or len(call.arrays) > 1 or weight.ndim != 2 or x.ndim - 1 in x.split:
         return NotImplemented
-    return x.with_local(on_tile(call))
+    return x.moved(on_tile(call), lambda dim: dim)
 
 
 @rule("prelu", "channel_shuffle")
@@ -95,11 +88,14 @@ def parted(call: Call) -> Any:
     """Several values, each some of another dimension."""
     x = call.array
     dim = call.argument(1 if call.name == "unbind" else 2, "dim", 0) % x.ndim
-    if dim in x.dims:
+    if dim in x.split:
         return NotImplemented
-    gone = [dim] if call.name == "unbind" else []
-    dims = tuple(each - sum(other < each for other in gone) for each in x.dims)
-    return tuple(x.with_local(part, dims=dims) for part in on_tile(call))
+    gone = dim if call.name == "unbind" else None
+
+    def place(each: int) -> int | None:
+        return None if each == gone else each - (gone is not None and gone < each)
+
+    return tuple(x.moved(part, place) for part in on_tile(call))
 
 
 @rule("dropout", "dropout2d", "feature_dropout")
@@ -141,51 +137,42 @@ def ones_as_of(tile: Tensor, shape: Sequence[int]) -> Tensor:
     return made.permute([order.index(dim) for dim in range(tile.ndim)])
 
 
-@rule("view", "reshape")
-def viewed(call: Call) -> Any:
-    """Other dimensions, where those of rows and columns stay as they are."""
+@rule("view", "reshape", "flatten", "unflatten", "view_as", "reshape_as")
+def reshaped(call: Call) -> Any:
+    """Other dimensions, in which those that are split stay, or are the first part of one, or have a part taken off."""
     x = call.array
-    shape = call.args[1:] if len(call.args) > 2 else call.argument(1, "shape")
-    if len(call.arrays) > 1 or isinstance(shape, torch.dtype):
+    if x is not call.args[0] or isinstance(call.argument(1, "dtype"), torch.dtype):
         return NotImplemented
-    shape = (shape,) if isinstance(shape, int) else tuple(shape)
-    known = prod(length for length in shape if length != -1)
-    shape = tuple(x.numel() // known if length == -1 else length for length in shape)
-    places = places_of(x, shape)
-    if places is None:
-        return NotImplemented
+    shape = call.on(lambda value: torch.empty(value.shape, device="meta")).shape
+    found = {dim: place_of(x.shape, dim, shape) for dim in x.split}
+    lines = [x.tiles.rows, x.tiles.columns]
     own = list(shape)
-    for place, length in zip(places, x.own.size, strict=True):
-        own[place] = length
-    return x.with_local(x.local.reshape(own), dims=places)
-
-
-def places_of(x: DistributedArray, shape: Sequence[int]) -> list[int] | None:
-    """Where the dimensions of rows and columns are in another shape of these values; None if one is cut or joined."""
-    found: dict[int, int] = {}
-    for dim in sorted(x.dims):
-        first = max(found.values(), default=-1) + 1
-        places = (
-            place
-            for place in range(first, len(shape))
-            if shape[place] == x.shape[dim] and prod(shape[:place]) == prod(x.shape[:dim])
-        )
-        place = next(places, None)
-        if place is None:
-            return None
-        found[dim] = place
-    return [found[dim] for dim in x.dims]
-
-
-@rule("flatten")
-def flattened(call: Call) -> Any:
-    """Of dimensions behind those of rows and columns; what mixes those is gathered."""
-    x = call.array
-    start, end = (
-        call.argument(place, name, default) % x.ndim
-        for place, name, default in ((1, "start_dim", 0), (2, "end_dim", -1))
-    )
-    if any(start <= dim <= end for dim in x.dims):
+    for number, dim in enumerate(x.dims):
+        if dim not in x.split:
+            continue
+        if found[dim] is None:
+            return NotImplemented
+        place, times, divided = found[dim]
+        if any(part and (part.start % divided or part.stop % divided) for part in lines[number]):
+            return NotImplemented
+        lines[number] = tuple(range(times * p.start // divided, times * p.stop // divided) for p in lines[number])
+        own[place] = len(lines[number][x.grid.place[number]])
+    if len({each[0] for each in found.values()}) < len(found):
         return NotImplemented
-    gone = end - start
-    return x.with_local(on_tile(call), dims=tuple(dim - gone if dim > end else dim for dim in x.dims))
+    in_one_part = {
+        dim: dim for dim in x.dims if dim not in x.split and dim < len(shape) and shape[: dim + 1] == x.shape[: dim + 1]
+    }
+    return x.moved(
+        x.local.reshape(own), lambda dim: found[dim][0] if dim in found else in_one_part.get(dim), Tiles(*lines)
+    )
+
+
+def place_of(shape: Sequence[int], dim: int, other: Sequence[int]) -> tuple[int, int, int] | None:
+    """Where a dimension of these values is in another shape, and how many places are one there, or one of them has."""
+    length, before = shape[dim], prod(shape[:dim])
+    for place, size in enumerate(other):
+        if prod(other[:place]) == before and prod(shape) and (size > 1 or length == 1):
+            if size % length == 0:
+                return place, size // length, 1
+            return (place, 1, length // size) if length % size == 0 else None
+    return None

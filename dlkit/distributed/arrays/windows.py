@@ -165,7 +165,7 @@ def inside(count: int, length: int, window: Window, counted: int) -> Tensor:
 
 @rule("locally_connected")
 def locally_connected(call: Call) -> Any:
-    """Weights of each position: (high, wide, ...), whole or this rank's tile of them."""
+    """Weights of each position: (high, wide, ...)."""
     _, weight, bias, size, stride = call.args
     if (x := call.maps()) is None:
         return NotImplemented
@@ -179,6 +179,6 @@ def locally_connected(call: Call) -> Any:
 
 def own_tile(call: Call, outputs: Sequence[int], weight: Tensor) -> Tensor:
     tiles = call.grid.tiles(outputs)
-    if tuple(weight.shape[:2]) == tuple(outputs):
-        return call.take(weight, tiles, (0, 1), is_place=True)
-    return weight
+    if isinstance(weight, DistributedArray) and weight.tiles == tiles:
+        return weight.local
+    return call.take(weight, tiles, (0, 1), is_place=True)

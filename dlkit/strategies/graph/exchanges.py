@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dlkit.core.slices import slice_of
+from dlkit.distributed.arrays.bill import Bill
 from dlkit.distributed.autograd import copy_to_ranks, reduce_from_ranks, scatter_to_ranks
 from dlkit.distributed.autograd import gather_from_ranks as gather
 from dlkit.distributed.group import Group, ring_bytes
@@ -36,6 +37,18 @@ class Layout:
     def in_order(self) -> bool:
         """Are the parts, one after another, the whole?"""
         return [index for part in self.parts for index in part] == list(range(self.whole))
+
+    def part_of(self, whole: Tensor, rank: int) -> Tensor:
+        """A rank's part, in memory of its own."""
+        return whole.index_select(self.dim, torch.tensor(self.parts[rank], dtype=torch.long, device=whole.device))
+
+    def whole_of(self, part: Tensor, group: Group) -> Tensor:
+        """All ranks' parts in their places, without autograd: of a parameter, or of what is kept beside it."""
+        gathered = group.all_gather(part, self.counts, self.dim)
+        if self.in_order:
+            return gathered
+        order = torch.tensor([index for rank in self.parts for index in rank], device=part.device)
+        return gathered.index_select(self.dim, order.argsort())
 
     def repeated(self, times: int, dim: int) -> "Layout":
         """That of a tensor which has `times` values, one after another, for each index of this one."""
@@ -71,6 +84,26 @@ class Exchange(Protocol):
     def sent(self, size: int, rank: int, world_size: int) -> tuple[int, int]:
         """Bytes that a rank sends, forward and backward, for a value of `size` bytes in all."""
         ...
+
+
+@dataclass(frozen=True)
+class Noted:
+    """An exchange that was noted in passes on paper: its bills for two images and for three, which are on a line."""
+
+    two: Bill
+    three: Bill
+
+    @property
+    def name(self) -> str:
+        return self.two.name
+
+    def bytes_of(self, rank: int, images: int) -> tuple[int, int]:
+        """Bytes that a rank sends, forward and backward, for so many images."""
+        forward, backward = (
+            int(two[rank] + (images - 2) * (three[rank] - two[rank]))
+            for two, three in ((self.two.forward, self.three.forward), (self.two.backward, self.three.backward))
+        )
+        return forward, backward
 
 
 @dataclass(frozen=True)
@@ -174,18 +207,3 @@ def take_part(x: Tensor, layout: Layout, group: Group) -> Tensor:
         x = x.index_select(layout.dim, torch.tensor(order, device=x.device))
     part = scatter_to_ranks(x, layout.counts, layout.dim, group)
     return part if x.requires_grad else part.contiguous()  # no view, which a function may change in place
-
-
-def part_of(whole: Tensor, layout: Layout, rank: int) -> Tensor:
-    """A rank's part, in memory of its own."""
-    own = torch.tensor(layout.parts[rank], dtype=torch.long, device=whole.device)
-    return whole.index_select(layout.dim, own)
-
-
-def whole_of(part: Tensor, layout: Layout, group: Group) -> Tensor:
-    """All ranks' parts in their places, without autograd: of a parameter, or of what is kept beside it."""
-    gathered = group.all_gather(part, layout.counts, layout.dim)
-    if layout.in_order:
-        return gathered
-    order = torch.tensor([index for rank in layout.parts for index in rank], device=part.device)
-    return gathered.index_select(layout.dim, order.argsort())

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from dlkit.distributed.group import Group
 from dlkit.models.graph import Node, map_nodes
 from dlkit.models.program import GraphForward
-from dlkit.strategies.graph.exchanges import Layout, part_of, whole_of
 from dlkit.strategies.graph.plan import Bound, Plan
 
-Layouts = dict[str, Layout]  # by the path of a parameter or buffer
+Layouts = dict[str, Any]  # by the path of a parameter or buffer: a Layout, or what has its part_of and whole_of
 
 
 def on_rank(plan: Plan, group: Group) -> Layouts:
@@ -44,12 +43,12 @@ def bound(program: list[Node], net: nn.Module, group: Group) -> list[Node]:
     return list(made.values())
 
 
-def keep_part(net: nn.Module, path: str, layout: Layout, group: Group) -> None:
+def keep_part(net: nn.Module, path: str, layout: Any, group: Group) -> None:
     """Leave the net this rank's part of a parameter or buffer."""
     owner, _, name = path.rpartition(".")
     module = net.get_submodule(owner)
     whole = getattr(module, name)
-    part = part_of(whole.detach(), layout, group.rank)
+    part = layout.part_of(whole.detach(), group.rank)
     if isinstance(whole, nn.Parameter):
         part = nn.Parameter(part, requires_grad=whole.requires_grad)
     setattr(module, name, part)
@@ -85,9 +84,9 @@ def skeleton(net: nn.Module) -> nn.Module:
 
 def gather_part(name: str, part: Tensor, layouts: Layouts, group: Group) -> Tensor:
     """The whole parameter, or what is kept beside it, of which each rank of the group has a part."""
-    return whole_of(part, layouts[name], group) if name in layouts else part
+    return layouts[name].whole_of(part, group) if name in layouts else part
 
 
 def scatter_whole(name: str, whole: Tensor, layouts: Layouts, group: Group) -> Tensor:
     """This rank's part of a whole parameter, or of what is kept beside it."""
-    return part_of(whole, layouts[name], group.rank) if name in layouts else whole
+    return layouts[name].part_of(whole, group.rank) if name in layouts else whole

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dlkit.distributed.group import Group
 from dlkit.models.graph import NetGraph, Node, map_nodes
-from dlkit.strategies.graph.exchanges import Copy, Exchange, Gather, Layout, Take
+from dlkit.strategies.graph.exchanges import Copy, Exchange, Gather, Layout, Noted, Take
 from dlkit.strategies.graph.in_place import changed_input, changed_through_views
 
 Narrow = Callable[[nn.Module, int], None]  # of a module and a rank
@@ -24,7 +24,7 @@ class Made:
     """An exchange that a plan makes of the value of `node`, or of the one of its tensors with this index."""
 
     node: Node
-    exchange: Exchange
+    exchange: Exchange | Noted
     index: int | None = None
 
 

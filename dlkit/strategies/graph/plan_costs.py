@@ -13,7 +13,7 @@ from dlkit.distributed.batch_norm import batch_norms, exchanged_bytes
 from dlkit.distributed.group import ring_bytes
 from dlkit.models.graph import Node
 from dlkit.models.layer_kinds import kind_of
-from dlkit.strategies.graph.exchanges import Layout
+from dlkit.strategies.graph.exchanges import Noted
 from dlkit.strategies.graph.plan import Made, Plan, Step
 from dlkit.strategies.layer_cost import LayerCost
 
@@ -143,6 +143,8 @@ def step_cost(plan: Plan, step: Step, parameters: dict[str, nn.Parameter], rank:
 
 def made_bytes(made: Made, rank: int, world_size: int, batch_size: int) -> tuple[int, int]:
     """Bytes that a rank sends for an exchange, forward and, where a gradient goes back through its value, backward."""
+    if isinstance(made.exchange, Noted):
+        return made.exchange.bytes_of(rank, batch_size)
     value = made.node.value if made.index is None else made.node.value[made.index]
     size = tensor_bytes(value, made.node, batch_size)
     forward, backward = made.exchange.sent(size, rank, world_size)
@@ -160,12 +162,12 @@ def tensor_bytes(value: Any, node: Node, batch_size: int) -> int:
     return size if node.images_dim is None else size * batch_size // 2  # the graph's values are for two images
 
 
-def split_of(step: Step) -> Layout | None:
+def split_of(step: Step) -> Any:
     layout = getattr(step.layout, "layout", step.layout)  # of several tensors, that of each
-    return layout if isinstance(layout, Layout) else None
+    return layout if hasattr(layout, "counts") else None
 
 
-def part_bytes(size: int, layout: Layout | None, rank: int) -> int:
+def part_bytes(size: int, layout: Any, rank: int) -> int:
     return size if layout is None else size // layout.whole * layout.counts[rank]
 
 

@@ -6,17 +6,17 @@ from torch.utils import _pytree as pytree
 
 from dlkit.distributed.group import Group
 from dlkit.models.graph_check import graph_of
-from dlkit.strategies.graph.on_rank import on_rank
-from dlkit.strategies.spatial.spatial_parallel import SpatialParallel, SpatialShard
+from dlkit.strategies.spatial.spatial_parallel import SpatialParallel, SpatialShard, split_over_grid
 
 
-def split_by_rows(net, images, group=None):
-    """Leaves the net this rank's rows; gives what a shard has to gather and to sum by."""
-    group = group or Group()
-    plan = SpatialParallel().plan(graph_of(net, images), group.world_size)
+def split_by_rows(net, images, group=None, grid=None):
+    """Leaves the net this rank's rows, or tile; gives what a shard has to gather and to sum by."""
+    group, strategy = group or Group(), SpatialParallel(grid)
+    plan = strategy.plan(graph_of(net, images), group.world_size)
     shard = SpatialShard.__new__(SpatialShard)
     shard.model, shard.group, shard.splits_layers = net, group, group
-    shard.layouts, shard.summed = on_rank(plan, group), plan.summed
+    shard.layouts = split_over_grid(plan, strategy.shape(group.world_size), group)
+    shard.summed = plan.summed
     return shard
 
 
@@ -32,8 +32,8 @@ def answer_and_gradients(net, images, finish=lambda: None):
     return found | {name: p.grad for name, p in net.named_parameters() if p.requires_grad}
 
 
-def split_pass(net, images, group=None):
+def split_pass(net, images, group=None, grid=None):
     """On each rank: the answer, and the whole's gradients."""
-    shard = split_by_rows(net, images, group)
+    shard = split_by_rows(net, images, group, grid)
     found = answer_and_gradients(net, images, shard.reduce_gradients)
     return {name: value if value is None else shard.gather(name, value) for name, value in found.items()}

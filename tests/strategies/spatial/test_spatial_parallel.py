@@ -13,13 +13,13 @@ from splitting import STEPS, difference, digits, experiments, run, same_bits
 from torch import nn
 
 from dlkit import Experiment
+from dlkit.distributed.arrays.tile_exchange import Trade, exchange_tiles
+from dlkit.distributed.arrays.tiles import Tiles, even_parts
 from dlkit.distributed.group import Group
 from dlkit.models import ConvNet, LeNet5
 from dlkit.models.convolution import SparseConv2d, Subsample
 from dlkit.models.joined_traces import trace
 from dlkit.models.locally_connected import L2Pool, LocallyConnected2d, LocalNet
-from dlkit.strategies.spatial.bands import rows_of
-from dlkit.strategies.spatial.halo import halo_exchange
 from dlkit.strategies.spatial.spatial_parallel import SpatialParallel
 from dlkit.training import CrossEntropy, Reconstruction
 from dlkit.training.fine_tuning import LineSearches
@@ -189,9 +189,10 @@ def test_windows_are_the_rows_that_gradients_come_from(name):
 def test_rows_are_borrowed_from_whoever_has_them_and_their_gradients_go_back():
     def borrowed(x, weights):
         group = Group()
-        have, need = rows_of(7, 4), [range(7), range(0), range(5, 7), range(2, 6)]
+        have, need = even_parts(7, 4), (range(7), range(0), range(5, 7), range(2, 6))
+        wide = (range(x.shape[3]),)
         mine = x[:, :, have[group.rank].start : have[group.rank].stop].clone().requires_grad_()
-        found = halo_exchange(mine, group, have, need)
+        found = exchange_tiles(mine, Trade(group, Tiles(have, wide), Tiles(need, wide), (2, 3)))
         (found * weights[group.rank][:, :, : len(need[group.rank])]).sum().backward()
         return found.detach(), mine.grad, group.recorder.bytes_sent
 
@@ -405,12 +406,9 @@ REFUSED = {
     "an RBM": (experiments()["CD"], "CD has no net that images go through layer by layer"),
     "no places": (FLAT, "Sequential has no layer with maps and weights"),
     "branches without places": (Branches, "Branches has no layer with maps and weights"),
-    "a padding that is not known": (
-        lambda: nn.Sequential(
-            *(nn.Unflatten(1, (1, 28)), nn.Conv2d(1, 2, 3, padding=1, padding_mode="reflect")),
-            *(nn.Flatten(), nn.Linear(1568, 10)),
-        ),
-        "Sequential has no layer over maps that SpatialParallel knows how to split by rows",
+    "maps of one place": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Unflatten(1, (784, 1, 1)), nn.ConvTranspose2d(784, 1, 5), nn.Flatten()),
+        "Sequential has no layer over maps that SpatialParallel knows how to split: use DataParallel.",
     ),
     "few rows": (
         lambda: nn.Sequential(MAPS[0], nn.Conv2d(1, 2, 27), nn.Flatten(), nn.Linear(8, 10)),
