@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, has_torch_function_unary
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dlkit.core.draw_plan import BY_SHAPE, IN_PLACE, RRELU, DrawPlan, aten, draws_globally, strides_like
@@ -224,7 +224,7 @@ def _dropout(
     draws: ShardedDraws, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Tensor | None:
     """As torch's own, `x * bernoulli(1 - p) / (1 - p)`, but in fewer calls; None where it is not the usual case."""
-    if not training or not 0 < p < 1 or x.device.type != "cpu":
+    if not training or not 0 < p < 1 or x.device.type != "cpu" or has_torch_function_unary(x):
         return None
     mask = draws.make(aten.bernoulli_.float, (torch.empty_like(x), 1 - p), {}).div_(1 - p)
     return x.mul_(mask) if inplace else x * mask

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from ranks import team
 from torch import nn
 
-from dlkit.distributed.array import Grid
+from dlkit.distributed.array import DistributedArray, Grid
 from dlkit.distributed.arrays.core import Call
 from dlkit.distributed.arrays.tile_exchange import Trade, exchange_tiles, gather_tiles
 from dlkit.distributed.arrays.tiles import Tiles
@@ -248,7 +248,7 @@ class Everything(nn.Module):
     def forward(self, x):
         x = self.prelu(self.norm(self.conv(x)))
         x = x - x.mean((2, 3), keepdim=True) + x.amax(1, keepdim=True) * torch.linspace(0, 1, 11, dtype=x.dtype)
-        a, b = x.chunk(2, 1)
+        a, b = x.split(2, 1)
         x = torch.cat([a.sigmoid() * b, F.pad(x[:, 1:3], (2, 0, 1, 1), "reflect")[:, :, :-2, :-2]], 1)
         x = self.instance(x).softmax(1)
         x = x + F.interpolate(F.avg_pool2d(x, 2, 2, ceil_mode=True), x.shape[2:], mode="bilinear")
@@ -468,6 +468,11 @@ def test_gradients_of_gradients_come_out_right_too():
 
 
 # What is refused, and what is said.
+
+
+def test_an_array_s_own_names_hide_none_of_a_tensor_s():
+    own = {name for name in vars(DistributedArray) if not name.startswith("__")}
+    assert not own & set(dir(torch.Tensor))
 
 
 def refused(shape, size):

@@ -130,7 +130,7 @@ class DistributedArray(Tensor):
     _local: Tensor | None
     _version_cut = 0
     _copies: list["ViewCopy"]  # of parts of it, which torch would give views of
-    _base: "ViewCopy | None" = None  # where it is one of these itself
+    _part_of: "ViewCopy | None" = None  # where it is one of these itself
     _became: "DistributedArray | None" = None  # of another shape, in place
 
     @staticmethod
@@ -198,7 +198,7 @@ class DistributedArray(Tensor):
                 copy.write_back()
                 copy.version, copy.base_version = copy.tensor._version, self.version
         self._copies += copies
-        part = self._base
+        part = self._part_of
         if part is not None and part.base.version != part.base_version:
             raise RuntimeError(
                 "an array was changed in place after a part of it was taken, which a view would show and this part "
@@ -222,7 +222,7 @@ class DistributedArray(Tensor):
         return self.shape[self.dims[0]], self.shape[self.dims[1]]
 
     @property
-    def split(self) -> tuple[int, ...]:
+    def split_dims(self) -> tuple[int, ...]:
         """Those of `dims` that are in more than one part."""
         return tuple(dim for dim, count in zip(self.dims, self.grid.shape, strict=True) if count > 1)
 
@@ -234,8 +234,8 @@ class DistributedArray(Tensor):
         self, local: Tensor, tiles: Tiles | None = None, dims: Sequence[int] | None = None
     ) -> "DistributedArray":
         made = DistributedArray(self.grid, local, tiles or self.tiles, dims or self.dims)
-        if self._base is not None and self._local is not None and is_view_of(local, self._local):
-            made._base = self._base
+        if self._part_of is not None and self._local is not None and is_view_of(local, self._local):
+            made._part_of = self._part_of
         return made
 
     def moved(self, local: Tensor, place: Callable[[int], int | None], tiles: Tiles | None = None) -> Any:
@@ -243,7 +243,7 @@ class DistributedArray(Tensor):
 
         Where one that is in one part is gone, another takes its place. NotImplemented if one in several parts is.
         """
-        places = [place(dim) for dim in self.dims]
+        places: list[Any] = [place(dim) for dim in self.dims]
         split = [count > 1 for count in self.grid.shape]
         if any(each is None and is_split for each, is_split in zip(places, split, strict=True)):
             return NotImplemented
@@ -265,14 +265,14 @@ class DistributedArray(Tensor):
     def part_of(self, value: Tensor, offset: int = 0) -> Tensor:
         """Of a tensor that all ranks have, with dimensions like these, this rank's part. offset: of its dimensions."""
         for dim, places, length in zip(self.dims, self.own, self.size_of_maps, strict=True):
-            if dim in self.split and dim + offset >= 0 and value.shape[dim + offset] == length:
+            if dim in self.split_dims and dim + offset >= 0 and value.shape[dim + offset] == length:
                 value = value.narrow(dim + offset, places.start if places else 0, len(places))
         return value
 
     def alike(self, other: "DistributedArray") -> Tensor | None:
         """This rank's part of it, split as another array is; None if it cannot be."""
         shift = self.ndim - other.ndim
-        if self.split == tuple(dim + shift for dim in other.split):
+        if self.split_dims == tuple(dim + shift for dim in other.split_dims):
             lines = (zip(self.grid.shape, (a.rows, a.columns), strict=True) for a in (self.tiles, other.tiles))
             mine, theirs = ([own for count, own in each if count > 1] for each in lines)
             if mine == theirs:
@@ -527,7 +527,7 @@ class Call:
             if id(value) in self._alike:
                 return self._alike[id(value)]
             made = DistributedArray(self.grid, None, None, source=value, of_parameters=self.of_parameters)
-            made._base = self._viewed
+            made._part_of = self._viewed
             return made
 
         return replaced(result, as_array)

@@ -35,7 +35,7 @@ def elementwise(call: Call) -> Any:
     shape = torch.broadcast_shapes(*shapes)
     first = max(call.arrays, key=lambda array: (array.ndim, array.numel()))
     more = len(shape) - first.ndim
-    if any(shape[dim + more] != first.shape[dim] for dim in first.split):
+    if any(shape[dim + more] != first.shape[dim] for dim in first.split_dims):
         return NotImplemented
 
     def part(value: Any) -> Any:
@@ -73,10 +73,10 @@ def summed(call: Call) -> Any:
         return NotImplemented
     dims = list(range(x.ndim)) if dims is None or dims == () else [dims] if isinstance(dims, int) else list(dims)
     dims = sorted({dim % x.ndim for dim in dims})
-    inside = [dim for dim in x.split if dim in dims]
+    inside = [dim for dim in x.split_dims if dim in dims]
     if not inside:
         return without(call, dims)
-    if len(inside) < len(x.split):
+    if len(inside) < len(x.split_dims):
         return NotImplemented
     own = x.local.sum(dims, keepdim=keepdim, dtype=dtype)
     x.grid.note(summed_bill, own, x.grid.group.world_size)
@@ -106,9 +106,9 @@ def joined(call: Call) -> Any:
     values, dim = call.argument(0, "tensors"), call.argument(1, "dim", 0)
     first = call.array
     dim %= first.ndim
-    if dim in first.split or any(value.ndim != first.ndim for value in values):
+    if dim in first.split_dims or any(value.ndim != first.ndim for value in values):
         return NotImplemented
-    if any(value.shape[each] != first.shape[each] for value in values for each in first.split):
+    if any(value.shape[each] != first.shape[each] for value in values for each in first.split_dims):
         return NotImplemented  # torch says what does not fit
     parts = []
     for value in values:

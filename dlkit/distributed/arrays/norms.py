@@ -103,7 +103,7 @@ def layer_norm(call: Call) -> Any:
     first = x.ndim - len(shape)
     if len(call.arrays) > 1 or x.shape[first:] != shape:
         return NotImplemented
-    if max(x.split, default=-1) < first:
+    if max(x.split_dims, default=-1) < first:
         return x.with_local(F.layer_norm(x.local, shape, call.copied(weight), call.copied(bias), eps))
     if min(x.dims) < first:
         return NotImplemented

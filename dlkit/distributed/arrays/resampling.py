@@ -159,7 +159,7 @@ def taken(call: Call) -> Any:
     at = index.index(Ellipsis) if Ellipsis in index else len(index)
     index = (*index[:at], *[slice(None)] * left, *index[at + 1 :])
     places = [place for place, each in enumerate(index) if each is not None]  # in the index, of each dimension
-    if any(isinstance(index[places[dim]], int) for dim in x.split):
+    if any(isinstance(index[places[dim]], int) for dim in x.split_dims):
         return NotImplemented
     cut = [dim for dim in x.dims if not isinstance(index[places[dim]], int)]
     lines = [
@@ -169,10 +169,10 @@ def taken(call: Call) -> Any:
     if lines != [range(length) for length in x.size_of_maps]:
         if any(len(line) < count for line, count in zip(lines, x.grid.shape, strict=True)):
             return NotImplemented
-        base, x = x, indexed(x, *lines)
+        base, x = x, indexed(x, lines[0], lines[1])
         cropped = tuple(index[place] if dim in cut else slice(None) for dim, place in enumerate(places))
         if not is_view_of(x.local, base.local):
-            x._base = base.copied_part(x.local, partial(base.__setitem__, cropped, x))
+            x._part_of = base.copied_part(x.local, partial(base.__setitem__, cropped, x))
     whole_lines = [places[dim] for dim in cut]
     others = tuple(slice(None) if place in whole_lines else each for place, each in enumerate(index))
 

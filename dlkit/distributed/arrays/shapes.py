@@ -39,7 +39,7 @@ def squeezed(call: Call) -> Any:
     x, dims = call.array, call.argument(1, "dim")
     dims = range(x.ndim) if dims is None else [dims] if isinstance(dims, int) else dims
     gone = sorted({dim % x.ndim for dim in dims if x.shape[dim] == 1})
-    if any(dim in x.split for dim in gone):
+    if any(dim in x.split_dims for dim in gone):
         return NotImplemented
     tile = x.local
     for dim in reversed(gone):
@@ -53,7 +53,7 @@ def reduced(call: Call) -> Any:
     if len(call.arrays) > 1 or dims is None or isinstance(dims, bool) or call.kwargs.get("out") is not None:
         return NotImplemented
     dims = sorted({dim % x.ndim for dim in ([dims] if isinstance(dims, int) else dims)})
-    return NotImplemented if any(dim in x.split for dim in dims) else without(call, dims)
+    return NotImplemented if any(dim in x.split_dims for dim in dims) else without(call, dims)
 
 
 @rule("softmax", "log_softmax", "cumsum", "normalize")
@@ -62,7 +62,7 @@ def along(call: Call) -> Any:
     x = call.array
     place, default = (2, 1) if call.name == "normalize" else (1, None)
     dim = call.argument(place, "dim", default)
-    if len(call.arrays) > 1 or not isinstance(dim, int) or dim % x.ndim in x.split:
+    if len(call.arrays) > 1 or not isinstance(dim, int) or dim % x.ndim in x.split_dims:
         return NotImplemented
     return x.with_local(on_tile(call))
 
@@ -71,7 +71,7 @@ def along(call: Call) -> Any:
 def product(call: Call) -> Any:
     """With a matrix, over the last dimension."""
     x, weight = call.args[:2]
-    if not isinstance(x, DistributedArray) or len(call.arrays) > 1 or weight.ndim != 2 or x.ndim - 1 in x.split:
+    if not isinstance(x, DistributedArray) or len(call.arrays) > 1 or weight.ndim != 2 or x.ndim - 1 in x.split_dims:
         return NotImplemented
     return x.moved(on_tile(call), lambda dim: dim)
 
@@ -88,7 +88,7 @@ def parted(call: Call) -> Any:
     """Several values, each some of another dimension."""
     x = call.array
     dim = call.argument(1 if call.name == "unbind" else 2, "dim", 0) % x.ndim
-    if dim in x.split:
+    if dim in x.split_dims:
         return NotImplemented
     gone = dim if call.name == "unbind" else None
 
@@ -144,27 +144,22 @@ def reshaped(call: Call) -> Any:
     if x is not call.args[0] or isinstance(call.argument(1, "dtype"), torch.dtype):
         return NotImplemented
     shape = call.on(lambda value: torch.empty(value.shape, device="meta")).shape
-    found = {dim: place_of(x.shape, dim, shape) for dim in x.split}
-    lines = [x.tiles.rows, x.tiles.columns]
-    own = list(shape)
+    places: dict[int, int] = {}
+    lines, own = [x.tiles.rows, x.tiles.columns], list(shape)
     for number, dim in enumerate(x.dims):
-        if dim not in x.split:
+        if dim not in x.split_dims:
             continue
-        if found[dim] is None:
+        if (found := place_of(x.shape, dim, shape)) is None or found[0] in places.values():
             return NotImplemented
-        place, times, divided = found[dim]
+        places[dim], times, divided = found
         if any(part and (part.start % divided or part.stop % divided) for part in lines[number]):
             return NotImplemented
         lines[number] = tuple(range(times * p.start // divided, times * p.stop // divided) for p in lines[number])
-        own[place] = len(lines[number][x.grid.place[number]])
-    if len({each[0] for each in found.values()}) < len(found):
-        return NotImplemented
-    in_one_part = {
-        dim: dim for dim in x.dims if dim not in x.split and dim < len(shape) and shape[: dim + 1] == x.shape[: dim + 1]
-    }
-    return x.moved(
-        x.local.reshape(own), lambda dim: found[dim][0] if dim in found else in_one_part.get(dim), Tiles(*lines)
-    )
+        own[places[dim]] = len(lines[number][x.grid.place[number]])
+    for dim in x.dims:  # what is in one part may be anywhere: at its place, if it still has one
+        if dim not in x.split_dims and dim < len(shape) and shape[: dim + 1] == x.shape[: dim + 1]:
+            places[dim] = dim
+    return x.moved(x.local.reshape(own), places.get, Tiles(*lines))
 
 
 def place_of(shape: Sequence[int], dim: int, other: Sequence[int]) -> tuple[int, int, int] | None:

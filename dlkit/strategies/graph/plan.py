@@ -47,7 +47,7 @@ class Step:
     along: str = "layer"
     why: str = ""
     made: list[Made] = field(default_factory=list)
-    parameters: dict[str, Layout] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
     summed: tuple[str, ...] = ()
     narrow: Narrow | None = None
     replicas: int = 1
@@ -73,7 +73,7 @@ class Plan:
     program: list[Node]
 
     @property
-    def parameters(self) -> dict[str, Layout]:
+    def parameters(self) -> dict[str, Any]:
         """How each parameter or buffer that is cut is cut, by its path."""
         return {path: layout for step in self.steps for path, layout in step.parameters.items()}
 

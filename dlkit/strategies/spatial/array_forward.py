@@ -9,13 +9,12 @@ from torch import Tensor, nn
 
 from dlkit.distributed.array import DistributedArray, Grid
 from dlkit.distributed.arrays.core import functions_of_the_whole, replaced
-from dlkit.strategies.spatial.tile_layout import TileLayout
 
 
 class ArrayForward:
     """Takes the place of a net's forward on one rank of `grid`: `net.forward = ArrayForward(...)`.
 
-    layouts: how parameters are split. A copy of the net has its own.
+    layouts: how parameters are split, each a TileLayout. A copy of the net has its own.
     ValueError for images of another shape than those it was split for, whose sizes
     weights that are split may have.
     """
@@ -26,7 +25,7 @@ class ArrayForward:
         grid: Grid,
         image_shape: tuple[int, ...],
         forward: Callable[..., Any],
-        layouts: dict[str, TileLayout],
+        layouts: Mapping[str, Any],
     ):
         self.net, self.grid, self.image_shape = net, grid, image_shape
         self.forward, self.layouts = forward, layouts
@@ -71,9 +70,11 @@ class _Applied(nn.Module):
 
 
 def with_arrays(
-    net: nn.Module, grid: Grid, function: Callable[[], Any], layouts: Mapping[str, TileLayout] | None = None
+    net: nn.Module, grid: Grid, function: Callable[[], Any], layouts: Mapping[str, Any] | None = None
 ) -> Any:
     """What the function gives while the net's parameters are arrays that know their names."""
     tiles = {name: layout.tiles for name, layout in (layouts or {}).items()}
-    arrays = {f"net.{name}": grid.parameter(name, p, tiles.get(name)) for name, p in net.named_parameters()}
+    arrays: dict[str, Tensor] = {
+        f"net.{name}": grid.parameter(name, p, tiles.get(name)) for name, p in net.named_parameters()
+    }
     return torch.func.functional_call(_Applied(net, function), arrays, ())

@@ -135,8 +135,9 @@ class SpatialShard(DistributedShard):
 
     model_is_whole = False
 
-    def __init__(self, run: Any, strategy: SpatialParallel):
+    def __init__(self, run: Any, strategy: SpatialParallel | None = None):
         super().__init__(run.model, run.learner)
+        strategy = strategy or SpatialParallel()
         self.splits_layers = self.group
         plan = strategy.plan(graph_of_run(run), self.world_size)
         if plan.parameters:
