@@ -1,4 +1,4 @@
-"""Each rule of a split by rows, against one process in float64: outputs, gradients and buffers of small nets."""
+"""Each rule of a split by rows, columns or tiles, in float64: outputs, gradients and buffers are one process's."""
 
 import copy
 
@@ -249,19 +249,19 @@ def computed(net, images, finish=lambda: None):
     }
 
 
-def all_split():
+def all_split(grid):
     found = {}
     for name in CASES:
         net, images = made(name)
-        shard = split_by_rows(net, images)
+        shard = split_by_rows(net, images, grid=grid)
         parts = computed(net, images, shard.reduce_gradients)
         found[name] = {key: shard.gather(key, value) for key, value in parts.items()}
     return found
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[(2, 1), (3, 1), (1, 2), (2, 2)], ids=lambda grid: f"{grid[0]}x{grid[1]}")
 def found(request):
-    return team(request.param).call(all_split)
+    return team(request.param[0] * request.param[1]).call(all_split, request.param)
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
@@ -323,7 +323,7 @@ class UNet(nn.Module):
         return self.out(self.norm(self.high(torch.cat([self.up(low), high], 1))).mean((2, 3)))
 
 
-def bytes_of_a_step(make):
+def bytes_of_a_step(make, grid):
     images, labels = digits(120)
     sent = []
 
@@ -331,13 +331,14 @@ def bytes_of_a_step(make):
         sent.append(run.shard.recorder.bytes_sent)
 
     experiment = Experiment(make, (images, labels), CrossEntropy(), batch_size=60)
-    experiment.run(strategy=SpatialParallel(), steps=2, device="cpu", progress=False, on_step=look)
+    experiment.run(strategy=SpatialParallel(grid), steps=2, device="cpu", progress=False, on_step=look)
     return sent[1] - sent[0]
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("grid", [(2, 1), (3, 1), (1, 2), (2, 2)], ids=lambda grid: f"{grid[0]}x{grid[1]}")
 @pytest.mark.parametrize("make", [Block, UNet])
-def test_a_step_sends_what_the_plan_costs(make, ranks):
-    bill = cost(make(), (28, 28), 60, ranks, SpatialParallel())
-    for rank, sent in enumerate(team(ranks).call(bytes_of_a_step, make)):
+def test_a_step_sends_what_the_plan_costs(make, grid):
+    ranks = grid[0] * grid[1]
+    bill = cost(make(), (28, 28), 60, ranks, SpatialParallel(grid))
+    for rank, sent in enumerate(team(ranks).call(bytes_of_a_step, make, grid)):
         assert 0 <= sent - bill.bytes_sent(rank) <= ranks * len(bill.layers[rank])  # which are rounded down

@@ -104,12 +104,12 @@ def made(name, dtype=torch.float64):
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-@pytest.mark.parametrize("ranks", [2, 3, 4])
+@pytest.mark.parametrize("grid", [(2, 1), (3, 1), (4, 1), (1, 3), (2, 2)], ids=lambda grid: f"{grid[0]}x{grid[1]}")
 @pytest.mark.parametrize("name", NETS)
-def test_answers_and_all_gradients_are_the_whole_nets(name, ranks):
+def test_answers_and_all_gradients_are_the_whole_nets(name, grid):
     net, images = made(name)
     wanted = answer_and_gradients(copy.deepcopy(net), images)
-    for found in team(ranks).call(split_pass, net, images):
+    for found in team(grid[0] * grid[1]).call(split_pass, net, images, None, grid):
         assert found.keys() == wanted.keys()
         for each in wanted:
             torch.testing.assert_close(found[each], wanted[each], msg=lambda text, each=each: f"{each}: {text}")
@@ -275,11 +275,19 @@ def test_a_split_run_gives_what_one_process_gives(name, ranks, alone):
         assert mine["loss"] > 0
 
 
+@pytest.mark.parametrize("grid", [(1, 4), (2, 2)])
+@pytest.mark.parametrize("name", ["LeNet-5", "LocalNet"])
+def test_a_run_on_tiles_gives_what_one_process_gives(name, grid, alone):
+    outcomes = team(4).call(run, EXPERIMENTS[name], SpatialParallel(grid=grid))
+    assert difference(alone(name).model, outcomes[0].model) < 1e-5
+    assert all(same_bits(outcomes[0].model, other.model) for other in outcomes[1:])
+
+
 @pytest.mark.parametrize("name", ["LocalNet", "few rows, Adam"])
 def test_a_run_goes_on_split_or_alone_from_the_same_checkpoint(name, tmp_path, alone):
     experiment = EXPERIMENTS[name]
     folder = str(tmp_path / "split")
-    team(3).call(run, experiment, SpatialParallel(), steps=10, checkpoint=folder)
+    team(4).call(run, experiment, SpatialParallel(grid=(2, 2)), steps=10, checkpoint=folder)
     assert difference(alone(name).model, run(experiment, checkpoint=folder, resume=True).model) < 1e-5
 
     folder = str(tmp_path / "alone")
@@ -375,10 +383,10 @@ def test_untied_weights_are_not_sent():
 # What is refused
 
 
-def refused(experiment):
+def refused(experiment, grid=None):
     """The sentence, on each rank; all refuse alike, so that the ranks are still in step after it."""
     with pytest.raises(ValueError, match=r"\.$") as caught:
-        run(experiment, SpatialParallel())
+        run(experiment, SpatialParallel(grid))
     return str(caught.value)
 
 
@@ -426,6 +434,25 @@ def test_what_cannot_be_split_is_refused_with_the_reason(name):
     net, sentence = REFUSED[name]
     experiment = net if isinstance(net, Experiment) else Experiment(net, (images, labels), CrossEntropy())
     for found in team(3).call(refused, experiment):
+        assert found.startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("net", "grid", "sentence"),
+    [
+        (LeNet5, (2, 1), "SpatialParallel(grid=(2, 1)) needs as many ranks as its rows times its columns, and there "),
+        (LeNet5, (3, 0), "SpatialParallel(grid=(3, 0)) needs as many ranks"),
+        (
+            lambda: nn.Sequential(MAPS[0], nn.Conv2d(1, 2, (3, 27)), nn.Flatten(), nn.Linear(104, 10)),
+            (1, 3),
+            "the maps of 1 are 26x2, too small for a grid of 1 x 3, which would leave a rank nothing: use a grid of at",
+        ),
+    ],
+    ids=["ranks", "nothing", "columns"],
+)
+def test_grids_that_do_not_fit_are_refused(net, grid, sentence):
+    experiment = Experiment(net, (images, labels), CrossEntropy())
+    for found in team(3).call(refused, experiment, grid):
         assert found.startswith(sentence)
 
 
