@@ -63,7 +63,13 @@ class FastLinear(TorchFunctionMode):
     """Context in which every nn.Linear computes its products, forward and backward, by `matmul`."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func is F.linear and not kwargs and len(args) == 3 and args[2] is not None:
+        if func is not F.linear:
+            return func(*args, **(kwargs or {}))
+        for kind in types:  # of tensors with functions of their own, which may compute products of plain ones
+            if "__torch_function__" in vars(kind):
+                with self:
+                    return kind.__torch_function__(func, types, args, kwargs or {})
+        if not kwargs and len(args) == 3 and args[2] is not None:
             x, weight, bias = args
             with torch.no_grad():
                 fits = x.ndim == 2 and _one_dnn is not None and _fits_one_dnn(x, weight.T)

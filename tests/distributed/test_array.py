@@ -472,7 +472,7 @@ def test_gradients_of_gradients_come_out_right_too():
 
 def test_an_array_s_own_names_hide_none_of_a_tensor_s():
     own = {name for name in vars(DistributedArray) if not name.startswith("__")}
-    assert not own & set(dir(torch.Tensor))
+    assert own & set(dir(torch.Tensor)) == {"shape", "ndim"}  # which are the same
 
 
 def refused(shape, size):

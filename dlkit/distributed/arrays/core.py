@@ -5,10 +5,10 @@ Source: Coates, Huval, Wang, Wu, Catanzaro, Ng 2013, Deep learning with COTS HPC
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 from unittest.mock import patch
 
@@ -23,7 +23,10 @@ from dlkit.distributed.group import Group
 
 Rule = Callable[["Call"], Any]  # gives the call's result, or NotImplemented: everything is gathered then
 RULES: dict[str, Rule] = {}
+QUICK: set[str] = set()  # names of functions of each element
+NO_NAMES: frozenset[str] = frozenset()
 IN_PLACE_OPERATORS = {"iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor"}
+PLAIN = frozenset([int, float, bool, str, type(None), torch.dtype, torch.Size])
 NUMPY_NAMES = {"dim": "axis", "keepdim": "keepdims"}
 STARTERS = {"conv2d", "conv_transpose2d", "locally_connected"}  # from which on what all have alike is split
 
@@ -127,11 +130,13 @@ class DistributedArray(Tensor):
     dims: tuple[int, int]
     source: Tensor | None
     of_parameters: frozenset[str]
+    _size: torch.Size
     _local: Tensor | None
     _version_cut = 0
     _copies: list["ViewCopy"]  # of parts of it, which torch would give views of
     _part_of: "ViewCopy | None" = None  # where it is one of these itself
     _became: "DistributedArray | None" = None  # of another shape, in place
+    _some_became = False  # has any array?
 
     @staticmethod
     def __new__(
@@ -141,7 +146,7 @@ class DistributedArray(Tensor):
         tiles: Tiles | None,
         dims: Sequence[int] = (2, 3),
         source: Tensor | None = None,
-        of_parameters: frozenset[str] = frozenset(),
+        of_parameters: frozenset[str] = NO_NAMES,
     ) -> "DistributedArray":
         given = source if local is None else local
         assert given is not None
@@ -153,6 +158,7 @@ class DistributedArray(Tensor):
         made = Tensor._make_wrapper_subclass(
             cls, torch.Size(shape), dtype=given.dtype, device=given.device, requires_grad=grad
         )
+        made._size = torch.Size(shape)
         made.grid, made.tiles, made.dims = grid, tiles, (dims[0], dims[1])
         made.source, made._local, made.of_parameters = source, local, of_parameters
         made._copies = []
@@ -164,6 +170,15 @@ class DistributedArray(Tensor):
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         has = "all" if self.tiles is None else f"{tuple(self.local.shape)}"
         return f"DistributedArray(shape {tuple(self.shape)}, of which this rank has {has})"
+
+    @property
+    def shape(self) -> torch.Size:  # pyrefly: ignore[bad-override]
+        """As a tensor's, without the way through torch, as rules ask for it again and again."""
+        return self._size
+
+    @property
+    def ndim(self) -> int:  # pyrefly: ignore[bad-override]
+        return len(self._size)
 
     @property
     def local(self) -> Tensor:
@@ -192,6 +207,8 @@ class DistributedArray(Tensor):
 
         RuntimeError if it is such a copy, and what it is of has been changed.
         """
+        if not self._copies and self._part_of is None:
+            return
         copies, self._copies = self._copies, []
         for copy in copies:
             if copy.tensor._version != copy.version:
@@ -236,6 +253,19 @@ class DistributedArray(Tensor):
         made = DistributedArray(self.grid, local, tiles or self.tiles, dims or self.dims)
         if self._part_of is not None and self._local is not None and is_view_of(local, self._local):
             made._part_of = self._part_of
+        return made
+
+    def like(self, local: Tensor) -> "DistributedArray":
+        """With other numbers in the same places."""
+        made = Tensor._make_wrapper_subclass(
+            DistributedArray,
+            self._size,
+            dtype=local.dtype,
+            device=local.device,
+            requires_grad=local.requires_grad and torch.is_grad_enabled(),
+        )
+        made._size, made.grid, made.tiles, made.dims = self._size, self.grid, self.tiles, self.dims
+        made.source, made._local, made.of_parameters, made._copies = None, local, NO_NAMES, []
         return made
 
     def moved(self, local: Tensor, place: Callable[[int], int | None], tiles: Tiles | None = None) -> Any:
@@ -306,7 +336,7 @@ class DistributedArray(Tensor):
 
     def _refuse_foreign(self) -> None:
         """RuntimeError if a function that torch does not tell of arrays has made it: its gradient would be lost."""
-        with torch._C.DisableTorchFunctionSubclass():
+        with torch._C.DisableTorchFunction():
             made_by = self.grad_fn
         if made_by is not None:
             raise RuntimeError(
@@ -322,9 +352,12 @@ class DistributedArray(Tensor):
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name, kwargs = name_of(func), kwargs or {}
-        args, kwargs = replaced(args, latest), replaced(kwargs, latest)
+        if name in QUICK and (result := quickly(func, args, kwargs)) is not None:
+            return result
+        if cls._some_became:
+            args, kwargs = replaced(args, latest), replaced(kwargs, latest)
         if name in METADATA:
-            with torch._C.DisableTorchFunctionSubclass():
+            with torch._C.DisableTorchFunction():
                 return func(*args, **kwargs)
         call = Call(func, name, args, kwargs)
         if name in RULES and (call.arrays or name in STARTERS) and not call.fills_a_tensor:
@@ -337,6 +370,29 @@ class DistributedArray(Tensor):
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # pyrefly: ignore[bad-override]
         raise NotImplementedError(f"{func} has come to an array below torch's functions: take its .whole().")
+
+
+def quickly(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> DistributedArray | None:
+    """A function of each element, of arrays that are split alike and of numbers; None where there is more to it."""
+    first, given = None, []
+    for value in args:
+        if type(value) in PLAIN:
+            given.append(value)
+            continue
+        if type(value) is not DistributedArray or value._local is None or value.source is not None:
+            return None
+        if value._copies or value._part_of is not None or value._became is not None or value.of_parameters:
+            return None
+        if first is None:
+            first = value
+        elif value._size != first._size or value.dims != first.dims or value.tiles != first.tiles:
+            return None
+        value._refuse_foreign()
+        given.append(value._local)
+    if first is None or any(type(value) not in PLAIN for value in kwargs.values()):
+        return None
+    result = func(*given, **kwargs)
+    return first if result is first._local else first.like(result)
 
 
 @dataclass(eq=False)
@@ -358,7 +414,7 @@ def functions_of_the_whole() -> AbstractContextManager[Any]:
 
     def apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
         function = APPLY.__get__(None, cls)
-        if next(found(DistributedArray, (args, kwargs)), None) is None:
+        if not found(DistributedArray, (args, kwargs)):
             return function(*args, **kwargs)
         call = Call(function, cls.__name__, args, kwargs)
         return call.finished(call.gathered())
@@ -373,6 +429,7 @@ OF_THE_WHOLE = """
 METADATA = frozenset(OF_THE_WHOLE.split())
 
 
+@lru_cache(maxsize=4096)
 def name_of(func: Any) -> str:
     """That of a function or a method, or of an attribute that is read; operators and methods in place without their
     underscores.
@@ -385,6 +442,12 @@ def name_of(func: Any) -> str:
     return name.strip("_") if name.startswith("__") else name.removesuffix("_")
 
 
+@lru_cache(maxsize=4096)
+def is_in_place(func: Any) -> bool:
+    own = getattr(func, "__name__", "")
+    return own.strip("_") in IN_PLACE_OPERATORS if own.startswith("__") else own.endswith("_")
+
+
 class Call:
     """A call of one of torch's functions with arrays among its arguments.
 
@@ -394,24 +457,31 @@ class Call:
 
     def __init__(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]):
         self.func, self.name, self._given = func, name, args
-        every: list[DistributedArray] = list(found(DistributedArray, (args, kwargs)))
+        every: list[DistributedArray] = found(DistributedArray, args)
+        if kwargs:
+            every += found(DistributedArray, kwargs)
+        self.grid = every[0].grid
+        self.arrays: list[DistributedArray] = []
+        self._split: list[DistributedArray] = []
+        self._alike: dict[int, DistributedArray] = {}
+        names = every[0].of_parameters
         for array in every:
             array._refuse_foreign()
             array.catch_up()
-        self.grid = every[0].grid
-        split = [array for array in every if array.tiles is not None]
-        self.arrays = [array for array in split if not array.of_parameters]
-        self._split = split
-        self._alike = {id(array.source): array for array in every if array.tiles is None}
+            if array.tiles is None:
+                self._alike[id(array.source)] = array
+            else:
+                self._split.append(array)
+                if not array.of_parameters:
+                    self.arrays.append(array)
+            names = names | array.of_parameters if names and array.of_parameters else NO_NAMES
+        self.of_parameters = names
         self._bills = len(self.grid.bill or ())
         self.begin_again()
         self._viewed: ViewCopy | None = None
-        self.of_parameters: frozenset[str] = frozenset()
-        if all(array.of_parameters for array in every):
-            self.of_parameters = frozenset().union(*(array.of_parameters for array in every))
-        self.args, self.kwargs = (
-            (replaced(values, as_plain) for values in (args, kwargs)) if self._alike else (args, kwargs)
-        )
+        if self._alike:
+            args, kwargs = replaced(args, as_plain), replaced(kwargs, as_plain)
+        self.args, self.kwargs = args, kwargs
 
     def __repr__(self) -> str:
         return f"Call({self.name})"
@@ -420,7 +490,8 @@ class Call:
         """Forget what a rule has noted that then could not split the call."""
         self._taken: set[int] = set()  # what all ranks have alike that is taken for a tile
         self._uses: list[tuple[str, Any]] = []  # of parameters
-        del (self.grid.bill or [])[self._bills :]
+        if self.grid.bill:
+            del self.grid.bill[self._bills :]
 
     @property
     def array(self) -> DistributedArray:
@@ -435,8 +506,7 @@ class Call:
 
     @property
     def _is_in_place(self) -> bool:
-        own = getattr(self.func, "__name__", "")
-        return own.strip("_") in IN_PLACE_OPERATORS if own.startswith("__") else own.endswith("_")
+        return is_in_place(self.func)
 
     def argument(self, place: int, name: str, default: Any = None) -> Any:
         """An argument by its place, or by its name, which may be NumPy's."""
@@ -508,7 +578,7 @@ class Call:
         result, first = self.wrapped(result), next(iter(self._given), None)
         if self._is_in_place and isinstance(first, DistributedArray) and isinstance(result, DistributedArray):
             if result is not first:
-                first._became = result
+                first._became, DistributedArray._some_became = result, True
             return first
         return result
 
@@ -549,33 +619,39 @@ def as_plain(value: Tensor) -> Tensor:
     return value.source if isinstance(value, DistributedArray) and value.tiles is None else value  # type: ignore[return-value]
 
 
-def found(kind: type, values: Any) -> Iterator[Any]:
+def found(kind: type, values: Any) -> list[Any]:
+    """All of this kind among these values."""
     if isinstance(values, kind):
-        yield values
-    elif isinstance(values, dict):
-        yield from found(kind, list(values.values()))
-    elif isinstance(values, list | tuple):
-        for value in values:
-            yield from found(kind, value)
+        return [values]
+    if type(values) in PLAIN:
+        return []
+    if isinstance(values, dict):
+        values = list(values.values())
+    if isinstance(values, list | tuple):
+        return [each for value in values if type(value) not in PLAIN for each in found(kind, value)]
+    return []
 
 
 def replaced(values: Any, change: Callable[[Any], Any]) -> Any:
     """The same, each tensor changed."""
+    if type(values) in PLAIN:
+        return values
     if isinstance(values, Tensor):
         return change(values)
     if isinstance(values, dict):
-        return {key: replaced(value, change) for key, value in values.items()}
+        return {key: replaced(value, change) for key, value in values.items()} if values else values
     if isinstance(values, list | tuple):
-        items = [replaced(value, change) for value in values]
+        items = [value if type(value) in PLAIN else replaced(value, change) for value in values]
         return type(values)(*items) if hasattr(values, "_fields") else type(values)(items)
     return values
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Let a rule stand for functions of these names."""
+def rule(*names: str, quick: bool = False) -> Callable[[Rule], Rule]:
+    """Let a rule stand for functions of these names. quick: are these of each element?"""
 
     def register(function: Rule) -> Rule:
         RULES.update(dict.fromkeys(names, function))
+        QUICK.update(names if quick else ())
         return function
 
     return register

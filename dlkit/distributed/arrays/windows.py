@@ -1,6 +1,7 @@
 """Layers whose outputs see windows of their input, over arrays: convolutions, pooling, what has no shared weights."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -94,8 +95,8 @@ class Pooling(NamedTuple):
     size: Pair
     stride: Pair
     padding: Pair
-    windows: Sequence[Window]
-    outputs: list[int]
+    windows: tuple[Window, ...]
+    outputs: Pair
 
 
 def pooling(x: DistributedArray, size: Any, stride: Any, padding: Any, dilation: Any, ceil: bool) -> Pooling:
@@ -111,7 +112,7 @@ def pooling(x: DistributedArray, size: Any, stride: Any, padding: Any, dilation:
         if ceil and (count - 1) * window.stride >= length + window.before:
             count -= 1  # a window that begins beyond the image and its edge is none
         outputs.append(count)
-    return Pooling(size, stride, padding, windows, outputs)
+    return Pooling(tuple(size), tuple(stride), tuple(padding), windows, (outputs[0], outputs[1]))
 
 
 @rule("max_pool2d", "boolean_dispatch", "max_pool2d_with_indices")
@@ -141,12 +142,7 @@ def avg_pool2d(call: Call) -> Any:
     pool = pooling(x, size, stride, padding, 1, ceil)
     areas = None
     if divisor is None:
-        lengths = [
-            inside(count, length, window, window.before if counts_edges else 0)
-            for count, length, window in zip(pool.outputs, x.size_of_maps, pool.windows, strict=True)
-        ]
-        areas, divisor = torch.outer(*lengths), pool.size[0] * pool.size[1]
-        areas = None if (areas == divisor).all() else areas
+        areas, divisor = areas_of(pool, x.size_of_maps, bool(counts_edges)), pool.size[0] * pool.size[1]
 
     def compute(seen: Tensor, own: Tile) -> Tensor:
         if areas is None:
@@ -155,6 +151,17 @@ def avg_pool2d(call: Call) -> Any:
         return sums / areas[own.rows.start : own.rows.stop, own.columns.start : own.columns.stop].to(sums)
 
     return apply(x, Layer(pool.windows, pool.outputs, x.shape[1], compute))
+
+
+@lru_cache(maxsize=256)
+def areas_of(pool: Pooling, size: Pair, counts_edges: bool) -> Tensor | None:
+    """Over how many places each window averages, (rows, columns); None if over as many as it has."""
+    lengths = [
+        inside(count, length, window, window.before if counts_edges else 0)
+        for count, length, window in zip(pool.outputs, size, pool.windows, strict=True)
+    ]
+    areas = torch.outer(*lengths)
+    return None if (areas == pool.size[0] * pool.size[1]).all() else areas
 
 
 def inside(count: int, length: int, window: Window, counted: int) -> Tensor:

@@ -1,10 +1,9 @@
 """A net's own forward over arrays: images come whole, tiles go through the layers, and what comes out is whole."""
 
 import copy
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from dlkit.distributed.array import DistributedArray, Grid
@@ -29,6 +28,7 @@ class ArrayForward:
     ):
         self.net, self.grid, self.image_shape = net, grid, image_shape
         self.forward, self.layouts = forward, layouts
+        self._slots: list[Slot] | None = None  # found when the net has all its parts
 
     def __repr__(self) -> str:
         return f"ArrayForward({type(self.net).__name__}, {self.grid})"
@@ -39,8 +39,14 @@ class ArrayForward:
                 f"images of {tuple(images.shape[1:])} for a net that was split for images of {self.image_shape}: give "
                 "all batches one shape."
             )
+        if self.grid.group.world_size == 1:
+            return self.forward(images)
         with functions_of_the_whole():
-            found = with_arrays(self.net, self.grid, lambda: self.forward(self.grid.everywhere(images)), self.layouts)
+            if self._slots is None:
+                self._slots = slots_of(self.net)
+            found = with_arrays(
+                self._slots, self.grid, lambda: self.forward(self.grid.everywhere(images)), self.layouts
+            )
             return replaced(found, lambda value: value.whole() if isinstance(value, DistributedArray) else value)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ArrayForward":
@@ -58,23 +64,37 @@ def is_method(forward: Any) -> bool:
     return hasattr(forward, "__self__")
 
 
-class _Applied(nn.Module):
-    """A function beside a net, whose parameters torch can replace for a call."""
+class Slot(NamedTuple):
+    """Where a module has a parameter: in `parameters`, its own, under `name`; `path`: its first in the net."""
 
-    def __init__(self, net: nn.Module, function: Callable[[], Any]):
-        super().__init__()
-        self.net, self.function = net, function
+    parameters: dict[str, Any]
+    name: str
+    path: str
 
-    def forward(self) -> Any:
-        return self.function()
+
+def slots_of(net: nn.Module) -> list[Slot]:
+    paths = {id(parameter): path for path, parameter in net.named_parameters()}
+    return [
+        Slot(module._parameters, name, paths[id(parameter)])
+        for module in net.modules()
+        for name, parameter in module._parameters.items()
+        if parameter is not None
+    ]
 
 
 def with_arrays(
-    net: nn.Module, grid: Grid, function: Callable[[], Any], layouts: Mapping[str, Any] | None = None
+    slots: Sequence[Slot], grid: Grid, function: Callable[[], Any], layouts: Mapping[str, Any] | None = None
 ) -> Any:
-    """What the function gives while the net's parameters are arrays that know their names."""
-    tiles = {name: layout.tiles for name, layout in (layouts or {}).items()}
-    arrays: dict[str, Tensor] = {
-        f"net.{name}": grid.parameter(name, p, tiles.get(name)) for name, p in net.named_parameters()
-    }
-    return torch.func.functional_call(_Applied(net, function), arrays, ())
+    """What the function gives while the parameters in these slots are arrays that know their names."""
+    own = [slot.parameters[slot.name] for slot in slots]
+    arrays: dict[str, DistributedArray] = {}
+    try:
+        for slot, value in zip(slots, own, strict=True):
+            if slot.path not in arrays:
+                layout = (layouts or {}).get(slot.path)
+                arrays[slot.path] = grid.parameter(slot.path, value, None if layout is None else layout.tiles)
+            slot.parameters[slot.name] = arrays[slot.path]
+        return function()
+    finally:
+        for slot, value in zip(slots, own, strict=True):
+            slot.parameters[slot.name] = value

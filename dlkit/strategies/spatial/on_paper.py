@@ -18,7 +18,7 @@ from dlkit.models.graph import ByMode, ImageRows, NetGraph, Node, map_nodes
 from dlkit.strategies.graph.exchanges import Noted
 from dlkit.strategies.graph.on_rank import skeleton
 from dlkit.strategies.graph.plan import Made, Plan, Step
-from dlkit.strategies.spatial.array_forward import with_arrays
+from dlkit.strategies.spatial.array_forward import slots_of, with_arrays
 from dlkit.strategies.spatial.tile_layout import TileLayout
 
 WHY = {
@@ -83,7 +83,7 @@ def walk(graph: NetGraph, shape: tuple[int, int], images: int, added_up: frozens
             visits.append(Visit(node, _layout(values[node]), grid.bill, list(grid.gathered)))
 
     with torch.enable_grad(), functions_of_the_whole():
-        with_arrays(net, grid, forward)
+        with_arrays(slots_of(net), grid, forward)
     return Walked(visits, dict(grid.uses))
 
 
