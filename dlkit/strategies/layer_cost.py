@@ -16,7 +16,8 @@ class LayerCost:
     """One layer on one rank, in bytes; `forward`, `backward` and `exchanged` (gradients) are sent in a step.
 
     `part` is what the rank computes, along `along`: of the "images" of a batch, of the "units" or maps that are the
-    layer's output, of the "inputs" that it sums, of the "rows" of its maps; or of the "layer": all of it or nothing.
+    layer's output, of the "inputs" that it sums, of the "rows", "columns" or "tiles" of its maps; or of the "layer":
+    all of it or nothing. `tile`: of its maps, from where to where its rows reach, and its columns, as parts of all.
     `images`: those of a batch that it computes for, where they are not all.
     `output_shape`: of the whole output for an image. `activations`: what the rank has of that, for the batch.
     `whole`: the parameters of the whole layer, of which `parameters` are on the rank.
@@ -41,6 +42,7 @@ class LayerCost:
     images: Slice | None = None
     is_sum: bool = True
     trained: float = 1.0
+    tile: tuple[tuple[float, float], tuple[float, float]] | None = None
 
     @property
     def gradients(self) -> int:

@@ -138,6 +138,7 @@ def step_cost(plan: Plan, step: Step, parameters: dict[str, nn.Parameter], rank:
         activations=part_bytes(size, layout, rank),
         is_sum=has_sums,
         trained=trained / max(whole, 1),
+        tile=layout.share(rank) if hasattr(layout, "share") else None,
     )
 
 

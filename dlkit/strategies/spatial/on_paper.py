@@ -25,6 +25,7 @@ WHY = {
     **dict.fromkeys(("flatten", "view", "reshape"), "it makes one row of units of all places"),
     **dict.fromkeys(("cat", "concat", "concatenate"), "it joins what is split"),
 }
+WINDOWS = {"conv2d", "locally_connected", "boolean_dispatch", "max_pool2d", "avg_pool2d"}
 IMAGES = (2, 3)  # of two passes: what depends on them is a line through both
 
 
@@ -172,10 +173,18 @@ def plan_over_grid(graph: NetGraph, shape: tuple[int, int]) -> Plan:
         step.parameters = {name: TileLayout(cut[name], (0, 1)) for name in taken if name in cut}
         step.summed = tuple(name for name in taken if name in added_up - cut.keys() and own[name].requires_grad)
         if visit.gathered:
-            what = type(graph.module_of(node)).__name__ if node.op == "module" else node.called
-            step.why = f"{WHY.get(visit.gathered[0], f'no rule splits {what} here')}: it sees all"
+            step.why = f"{_why(graph, visit)}: it sees all"
         steps.append(step)
     return Plan(graph, shape[0] * shape[1], steps, [])
+
+
+def _why(graph: NetGraph, visit: Visit) -> str:
+    """Why something is gathered for a node."""
+    node, name = visit.node, visit.gathered[0]
+    if name in WINDOWS and node.shape is not None and node.shape[2:] == (1, 1):
+        return "its output has one place"
+    what = type(graph.module_of(node)).__name__ if node.op == "module" else node.called
+    return WHY.get(name, f"no rule splits {what} here")
 
 
 def _parameters(graph: NetGraph, node: Node) -> list[nn.Parameter]:

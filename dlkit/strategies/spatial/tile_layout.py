@@ -39,6 +39,13 @@ class TileLayout:
             return " + ".join(map(str, self.counts))
         return " + ".join(f"{high}x{wide}" for high, wide in (tile.size for tile in self.tiles))
 
+    def share(self, rank: int) -> tuple[tuple[float, float], tuple[float, float]]:
+        """From where to where a rank's rows reach, and its columns, as parts of all."""
+        tile = self.tiles.of(rank)
+        lengths = [sum(map(len, parts)) for parts in (self.tiles.rows, self.tiles.columns)]
+        high, wide = ((own.start / n, own.stop / n) for own, n in zip(tile, lengths, strict=True))
+        return high, wide
+
     def part_of(self, whole: Tensor, rank: int) -> Tensor:
         """A rank's part, in memory of its own."""
         part = whole

@@ -19,7 +19,13 @@ MARKS = (  # over the colour, so that ranks are told apart without it
 LEFT, COLUMN, TOP, LANE, BOX = 62, 112, 52, 128, 52  # pixels: of ranks' names, a layer, the head, a rank; of a box
 BAR = 48  # pixels: of all of a layer's weights; beside it their bytes, which end before the arrows
 SQUARES, SIDE, GAP = 6, 24, 4  # maps drawn of a layer, three in a row; pixels of each, between two
-PARTS = {"units": ("unit", "units"), "inputs": ("input", "inputs"), "rows": ("row", "rows")}
+PARTS = {
+    "units": ("unit", "units"),
+    "inputs": ("input", "inputs"),
+    "rows": ("row", "rows"),
+    "columns": ("column", "columns"),
+    "tiles": ("place", "places"),
+}
 
 
 def split_diagram(cost: Cost, split_by: str) -> str:
@@ -111,12 +117,14 @@ def _bytes(size: int) -> str:
 
 
 def _maps(layer: LayerCost, share: tuple[float, float], rank: int, x: float, y: float) -> list[str]:
-    """Some maps as squares; by rows each has the same rows filled, by maps some of them."""
+    """Some maps as squares; by region each has the same tile filled, by maps some of them."""
     count, shapes = min(layer.output_shape[0], SQUARES), []
     for number in range(count):
         left, top = x + number % 3 * (SIDE + GAP), y + number // 3 * (SIDE + GAP)
-        if layer.along == "rows":
-            shapes.append(_rect(left, top + share[0] * SIDE, SIDE, (share[1] - share[0]) * SIDE, rank))
+        if layer.tile is not None:
+            (above, below), (begin, end) = layer.tile
+            place = left + begin * SIDE, top + above * SIDE
+            shapes.append(_rect(*place, (end - begin) * SIDE, (below - above) * SIDE, rank))
         else:
             begin, end = (min(max(part * count - number, 0), 1) * SIDE for part in share)
             shapes += [_rect(left + begin, top, end - begin, SIDE, rank)] * (end > begin)
