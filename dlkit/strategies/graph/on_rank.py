@@ -76,10 +76,13 @@ class EvaluatesWhole:
 
 def skeleton(net: nn.Module) -> nn.Module:
     """The net as it is now, without numbers in it."""
-    with torch.no_grad():
-        memo = {id(t): torch.empty_like(t, device="meta") for t in net.buffers()}
-        memo |= {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in net.parameters()}
-        return copy.deepcopy(net, memo)
+
+    def empty(tensor: Tensor) -> Tensor:
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+    memo = {id(buffer): empty(buffer) for buffer in net.buffers()}
+    memo |= {id(p): nn.Parameter(empty(p), p.requires_grad) for p in net.parameters()}
+    return copy.deepcopy(net, memo)
 
 
 def gather_part(name: str, part: Tensor, layouts: Layouts, group: Group) -> Tensor:

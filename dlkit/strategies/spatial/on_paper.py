@@ -101,7 +101,7 @@ def _value(net: nn.Module, grid: Grid, node: Node, values: dict[Node, Any], imag
         for array in found(DistributedArray, args):
             array.whole()
         return None
-    with suppress(Exception):  # what looks at numbers cannot be computed without them
+    with suppress(NotImplementedError, RuntimeError):  # what looks at numbers cannot be computed without them
         if node.op == "method":
             return getattr(args[0], node.target)(*args[1:], **kwargs)
         return (net.get_submodule(node.target) if node.op == "module" else node.target)(*args, **kwargs)
