@@ -37,4 +37,6 @@ from .recognition import by_gibbs as by_gibbs
 from .recognition import by_net as by_net
 from .recognition import by_sampled_features as by_sampled_features
 from .recognition import error as error
+from .single_units import BestUnits as BestUnits
+from .single_units import best_units as best_units
 from .unit_activity import UnitActivity as UnitActivity

@@ -23,6 +23,8 @@ from .locally_connected import LocallyConnected2d as LocallyConnected2d
 from .locally_connected import LocalNet as LocalNet
 from .rbm import RBM as RBM
 from .rbm import GaussianRBM as GaussianRBM
+from .rica import RICAStack as RICAStack
+from .rica import RICAStage as RICAStage
 from .shipped import pretrained as pretrained
 from .sparse_coding import SparseCoding as SparseCoding
 from .top_rbms import CodeRBM as CodeRBM

@@ -34,6 +34,7 @@ class LocallyConnected2d(nn.Module):
         input: tuple[int, int],
         stride: int = 1,
         *,
+        bias: bool = True,
         generator: torch.Generator | None = None,
     ):
         super().__init__()
@@ -48,11 +49,12 @@ class LocallyConnected2d(nn.Module):
                 f"kernels of {size}x{size} for maps of {input[0]}x{input[1]}: none fits, make them smaller."
             )
         self.in_maps, self.out_maps, self.size, self.stride = in_maps, out_maps, size, stride
+        self.input = (input[0], input[1])
         fan_in = in_maps * size**2
         shape = (*(num_windows(length, size, stride) for length in input), out_maps)
         uniform = [2 * drawn(torch.rand, *dims, generator=generator) - 1 for dims in ((*shape, fan_in), shape)]
         self.weight = nn.Parameter(uniform[0] * fan_in**-0.5)
-        self.bias = nn.Parameter(uniform[1] * fan_in**-0.5)
+        self.bias = nn.Parameter(uniform[1] * fan_in**-0.5) if bias else None
 
     def extra_repr(self) -> str:
         high, wide = self.weight.shape[:2]
@@ -69,24 +71,52 @@ class LocallyConnected2d(nn.Module):
             )
         return locally_connected(x, self.weight, self.bias, self.size, self.stride)
 
+    def transposed(self, code: Float[Tensor, "batch out high wide"]) -> Float[Tensor, "batch in height width"]:
+        """Wᵀ code, where W is the matrix of all weights, from input to output: what each unit gives is added up."""
+        return locally_connected_transposed(code, self.weight, self.size, self.stride, self.input)
+
 
 def locally_connected(
     x: Float[Tensor, "batch in height width"],
     weight: Float[Tensor, "high wide out fan_in"],
-    bias: Float[Tensor, "high wide out"],
+    bias: Float[Tensor, "high wide out"] | None,
     size: int,
     stride: int = 1,
 ) -> Float[Tensor, "batch out high wide"]:
     """What `LocallyConnected2d` computes, as a function, which a tensor split over ranks may take over."""
-    if has_torch_function((x, weight, bias)):
-        return handle_torch_function(locally_connected, (x, weight, bias), x, weight, bias, size, stride)
+    tensors = (x, weight) if bias is None else (x, weight, bias)
+    if has_torch_function(tensors):
+        return handle_torch_function(locally_connected, tensors, x, weight, bias, size, stride)
     high, wide, out_maps, fan_in = weight.shape
     # The batch is the last dimension, so that windows are copied in runs of its length, not of the kernel's width.
     rows = x.permute(2, 3, 1, 0).contiguous().unfold(0, size, stride)
     windows = rows.unfold(1, size, stride).permute(0, 1, 2, 4, 5, 3)
     patches = windows.reshape(high * wide, fan_in, len(x))
-    output = torch.baddbmm(bias.flatten(0, 1)[:, :, None], weight.flatten(0, 1), patches)
+    weight = weight.flatten(0, 1)
+    output = weight @ patches if bias is None else torch.baddbmm(bias.flatten(0, 1)[:, :, None], weight, patches)
     return output.view(high, wide, out_maps, len(x)).permute(3, 2, 0, 1)
+
+
+def locally_connected_transposed(
+    code: Float[Tensor, "batch out high wide"],
+    weight: Float[Tensor, "high wide out fan_in"],
+    size: int,
+    stride: int,
+    input: tuple[int, int],
+) -> Float[Tensor, "batch in height width"]:
+    """The transpose of `locally_connected` without a bias: each unit adds its value times its weights to its window.
+
+    input: the size (height, width) of what it gives.
+    """
+    if has_torch_function((code, weight)):
+        return handle_torch_function(locally_connected_transposed, (code, weight), code, weight, size, stride, input)
+    high, wide, out_maps, _ = weight.shape
+    values = code.permute(2, 3, 1, 0).reshape(high * wide, out_maps, len(code))
+    patches = weight.flatten(0, 1).transpose(1, 2) @ values  # (places, fan_in, batch)
+    seen = (high - 1) * stride + size, (wide - 1) * stride + size
+    image = F.fold(patches.permute(2, 1, 0), seen, size, stride=stride)
+    below, right = input[0] - seen[0], input[1] - seen[1]
+    return F.pad(image, (0, right, 0, below)) if below or right else image
 
 
 class L2Pool(nn.Module):

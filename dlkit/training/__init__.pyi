@@ -1,4 +1,5 @@
 from .backprop import CrossEntropy as CrossEntropy
+from .backprop import OwnCost as OwnCost
 from .backprop import Reconstruction as Reconstruction
 from .comparison import Comparison as Comparison
 from .comparison import compare as compare

@@ -54,6 +54,31 @@ class CrossEntropy(Backprop):
         return loss, {"loss": loss, "error": 100 * wrong.float().mean()}
 
 
+@dataclass
+class OwnCost(Backprop):
+    """Any net whose output is its own cost, one number for each image, such as `RICAStage`. Reports `loss`, its mean.
+
+    TypeError or ValueError if the net gives something else.
+    """
+
+    @torch.no_grad()
+    def start(self, model: nn.Module, data: Batch, batch_size: int, generator: torch.Generator) -> None:
+        """Refuse a net that gives something else than a number for each image."""
+        images = data.images[:TRIED]
+        output = forward_eval(model, images)
+        if not isinstance(output, Tensor) or tuple(output.shape) != (len(images),):
+            given = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+            raise ValueError(
+                f"{type(model).__name__} gives {given} for {len(images)} images: OwnCost trains nets that give a cost "
+                "for each image, (batch,); for labels use CrossEntropy, for images that come back Reconstruction."
+            )
+
+    def loss(self, output: Float[Tensor, "batch"], batch: Batch) -> tuple[Tensor, Metrics]:
+        """The mean of the costs."""
+        loss = output.mean()
+        return loss, {"loss": loss}
+
+
 TRIED = 5  # images that show what a net takes: one may be taken for the maps of an image
 SHAPES: dict[str, Callable[[Tensor], Tensor]] = {
     "rows": lambda images: images.flatten(1),

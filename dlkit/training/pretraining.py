@@ -96,7 +96,7 @@ def features(
     images: Float[Tensor, "batch ..."],
     generator: torch.Generator | None = None,
     progress: bool = True,
-) -> Float[Tensor, "batch hidden"]:
+) -> Float[Tensor, "batch *hidden"]:
     """What a layer makes of many images, a thousand at a time: the means of its units, with a generator samples.
 
     The images may be on any device; the features are on the layer's.

@@ -31,6 +31,14 @@ def borrowed(x: Tensor, trade: Trade) -> Bill:
     return Bill(name, lent, _if_needed(borrowed, x))
 
 
+def returned(x: Tensor, trade: Trade) -> Bill:
+    """The other way round: what was computed for places of others goes there. x: of all places that this rank needs."""
+    place = x.nbytes // max(trade.wanted.area, 1)
+    both = [halos(rank, trade.have, trade.need) for rank in range(len(trade.have))]
+    lent, borrowed = (tuple(place * sum(tile.area for tile in each[way].values()) for each in both) for way in (0, 1))
+    return Bill("added to others'", borrowed, _if_needed(lent, x))
+
+
 def gathered(x: Tensor, trade: Trade) -> Bill:
     """Each rank sends its tile, padded to the largest, to all others."""
     ranks = len(trade.have)

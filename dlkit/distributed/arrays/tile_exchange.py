@@ -57,6 +57,11 @@ def exchange_tiles(x: Tensor, trade: Trade) -> Tensor:
     return _Exchange.apply(x, trade)
 
 
+def return_tiles(x: Tensor, trade: Trade) -> Tensor:
+    """The transpose of `exchange_tiles`: to each place that this rank has, the sum of what all that need it give."""
+    return _Return.apply(x, trade)
+
+
 class _Exchange(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, trade: Trade) -> Tensor:

@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.utils import _pair
 
+from dlkit.distributed.arrays.bill import returned
 from dlkit.distributed.arrays.core import Call, DistributedArray, rule
-from dlkit.distributed.arrays.tiles import Tile, Window, seen_by
+from dlkit.distributed.arrays.tile_exchange import Trade, return_tiles
+from dlkit.distributed.arrays.tiles import Tile, Tiles, Window, is_local, seen_by
 
 Pair = tuple[int, int]
 
@@ -178,10 +180,30 @@ def locally_connected(call: Call) -> Any:
         return NotImplemented
     windows = (Window(size, stride),) * 2
     outputs = [length_of(length, window, 0) for length, window in zip(x.size_of_maps, windows, strict=True)]
-    own = own_tile(call, outputs, weight), own_tile(call, outputs, bias)
+    own = own_tile(call, outputs, weight), None if bias is None else own_tile(call, outputs, bias)
+    weights = tuple(each for each in own if each is not None)
     return apply(
-        x, Layer(windows, outputs, weight.shape[2], lambda seen, _: call.func(seen, *own, size, stride), weights=own)
+        x,
+        Layer(windows, outputs, weight.shape[2], lambda seen, _: call.func(seen, *own, size, stride), weights=weights),
     )
+
+
+@rule("locally_connected_transposed")
+def locally_connected_transposed(call: Call) -> Any:
+    """What a rank's units give to places of other ranks' goes there, and is added."""
+    code, weight, size, stride, whole = call.args
+    if not isinstance(code, DistributedArray) or len(call.arrays) > 1 or code.dims != (2, 3):
+        return NotImplemented
+    have, places, window = code.grid.tiles(whole), code.tiles, Window(size, stride)
+    if places != code.grid.tiles(code.size_of_maps) or any(not tile.area for tile in places):
+        return NotImplemented
+    need = Tiles(*(tuple(map(window.seen, parts)) for parts in (places.rows, places.columns)))
+    own, seen = own_tile(call, code.size_of_maps, weight), need.of(call.grid.group.rank)
+    given = call.func(code.local, own, size, stride, seen.size)
+    trade = Trade(code.grid.group, have, need, (2, 3))
+    if not is_local(have, need):
+        code.grid.note(returned, given, trade)
+    return DistributedArray(code.grid, return_tiles(given, trade), have)
 
 
 def own_tile(call: Call, outputs: Sequence[int], weight: Tensor) -> Tensor:
