@@ -49,7 +49,8 @@ class RICAStage(nn.Module):
         self.pool = L2Pool(*pool)
         self.contrast = nn.Identity() if contrast is None else LocalContrastNorm(contrast)
         self.sparsity = sparsity
-        self.output = (maps, *(num_windows(length, *pool) for length in places))  # of the features of an image
+        high, wide = (num_windows(length, *pool) for length in places)
+        self.output = maps, high, wide  # of the features of an image
 
     def extra_repr(self) -> str:
         return f"sparsity={self.sparsity}"

@@ -21,6 +21,7 @@ NAMES = (
     "scherer2010",
     "dean2012",
     "hermans2017",
+    "coates2013",
 )
 RUNS = Path("runs")
 RESUMABLE: dict[str, Any] = {"checkpoint_every": 3_000, "resume": True, "device": "cpu"}  # options of each paper's runs

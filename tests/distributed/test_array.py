@@ -100,7 +100,7 @@ def lent(rank, grid, settings, size, output_size, numbers):
     return sends * numbers, borrows * numbers
 
 
-def tried(grid, seed, dtype):
+def tried(grid, seed, dtype, overlaps):
     """Of one triple on this rank the largest relative error, the bytes that are sent and those of the formula, and
     whether something was gathered that need not be: where one rank would have all of the output, everything is.
     """
@@ -112,7 +112,7 @@ def tried(grid, seed, dtype):
     layer = layer_of(kind, kernel, stride, dilation, padding, seed).to(dtype)
     alone = copy.deepcopy(layer)
     images, images_alone = x.clone().requires_grad_(), x.clone().requires_grad_()
-    grid = Grid(Group(), grid)
+    grid = Grid(Group(), grid, overlaps=overlaps)
     array = F.pad(grid.split(images), one_side)
     before = count(grid)
     output = layer(array)
@@ -146,16 +146,20 @@ def padded(grid, size, one_side, numbers):
     return lent(grid.group.rank, grid.shape, settings, size, length, numbers)[1]
 
 
-def all_tried(grid, seeds, dtype):
+def all_tried(grid, seeds, dtype, overlaps):
     torch.set_num_threads(1)
-    return [tried(grid, seed, dtype) for seed in seeds]
+    return [tried(grid, seed, dtype, overlaps) for seed in seeds]
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: f"{grid[0]}x{grid[1]}")
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=["double", "single"])
-def test_any_grid_any_window_any_size(grid, dtype, bound):
+@pytest.mark.parametrize(
+    ("dtype", "bound", "overlaps"),
+    [(torch.float64, 1e-12, False), (torch.float64, 1e-12, True), (torch.float32, 1e-5, False)],
+    ids=["double", "double, overlapping", "single"],
+)
+def test_any_grid_any_window_any_size(grid, dtype, bound, overlaps):
     seeds = [100 * GRIDS.index(grid) + number for number in range(TRIPLES)]
-    for found in team(grid[0] * grid[1]).call(all_tried, grid, seeds, dtype):
+    for found in team(grid[0] * grid[1]).call(all_tried, grid, seeds, dtype, overlaps):
         for seed, (error, sent, formula, gathered) in zip(seeds, found, strict=True):
             assert error < bound, (seed, error, triple(seed, grid))
             assert sent == formula, (seed, triple(seed, grid))
@@ -165,12 +169,12 @@ def test_any_grid_any_window_any_size(grid, dtype, bound):
 # Nets that nobody here wrote, and what they are made of.
 
 
-def net_tried(shape, make, images):
+def net_tried(shape, make, images, overlaps=False):
     """The largest errors of a net's outputs and gradients, relative to the largest of each; what was gathered."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     net = make().to(images.dtype)
-    alone, grid = copy.deepcopy(net), Grid(Group(), shape)
+    alone, grid = copy.deepcopy(net), Grid(Group(), shape, overlaps=overlaps)
     torch.manual_seed(1)
     output = net(grid.split(images))
     weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(3), dtype=images.dtype)
@@ -226,9 +230,10 @@ def cots_stage():
 
 
 @pytest.mark.parametrize("grid", [(2, 1), (1, 2), (2, 2)], ids=lambda grid: f"{grid[0]}x{grid[1]}")
-def test_layers_without_shared_weights_and_windows_of_contrast(grid):
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_layers_without_shared_weights_and_windows_of_contrast(grid, overlaps):
     images = torch.randn(3, 2, 17, 19, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-    for output, gradient, _, found in team(grid[0] * grid[1]).call(net_tried, grid, cots_stage, images):
+    for output, gradient, _, found in team(grid[0] * grid[1]).call(net_tried, grid, cots_stage, images, overlaps):
         assert max(output, gradient) < 1e-12
         assert not found
 
@@ -446,6 +451,21 @@ def error(first, second, *squares):
 def test_each_exchange_passes_the_adjoint_test(grid):
     for found in team(grid[0] * grid[1]).call(all_adjoint_errors, grid, range(20)):
         assert max(map(max, found)) < 1e-12, found
+
+
+def overlapping_net(shape):
+    images = nets.data_for("U-Net")[0][:3]
+    errors = net_tried(shape, partial(nets.make, "U-Net"), images, overlaps=True)[:2]
+    x = Grid(Group(), shape, overlaps=True).split(images.clone().requires_grad_())
+    output = nn.Conv2d(images.shape[1], 1, 3).to(images.dtype)((x * 1.0).square())
+    with pytest.raises(RuntimeError, match="exchanges that overlap give no gradient of a gradient"):
+        torch.autograd.grad(output.square().sum().whole(), x.source, create_graph=True)
+    return errors
+
+
+def test_a_net_whose_exchanges_overlap_gives_the_same():
+    for errors in team(2).call(overlapping_net, (2, 1)):
+        assert max(errors) < 1e-11
 
 
 def gradient_of_gradient(shape):

@@ -34,6 +34,8 @@ STARTERS = {"conv2d", "conv_transpose2d", "locally_connected"}  # from which on 
 class Grid:
     """p x q ranks, of which each has a tile of every array: rank r that of row r // q and column r % q.
 
+    overlaps: whether outputs that need nothing of others are computed while the rest is on its way, which costs a
+    little where the way is short.
     gathered: what needed everything, by its name, and how often. bill: of each exchange, in their order, what ranks
     send; None where nobody wants it. uses: of each of a net's parameters that `parameter` has made arrays, how a rank
     takes it: "whole", as all ranks do alike, for its "tile", or Tiles, those of its places that it takes. added_up: the
@@ -41,13 +43,13 @@ class Grid:
     ValueError for a grid of another number of ranks.
     """
 
-    def __init__(self, group: Group, shape: tuple[int, int]):
+    def __init__(self, group: Group, shape: tuple[int, int], *, overlaps: bool = False):
         if len(shape) != 2 or min(shape) < 1 or shape[0] * shape[1] != group.world_size:
             raise ValueError(
                 f"a grid of {' x '.join(map(str, shape))} for {group.world_size} ranks: its rows times its columns "
                 "must be the number of ranks."
             )
-        self.group, self.shape = group, (int(shape[0]), int(shape[1]))
+        self.group, self.shape, self.overlaps = group, (int(shape[0]), int(shape[1])), overlaps
         self.gathered: dict[str, int] = {}
         self.bill: list[Bill] | None = None
         self.uses: dict[str, set[Any]] = defaultdict(set)

@@ -86,6 +86,71 @@ class _Return(torch.autograd.Function):
         return _Exchange.apply(grad_outputs[0], ctx.trade), None
 
 
+class Borrowing:
+    """An exchange of tiles that goes on while something else is computed, forward and backward.
+
+    `begin` gives this rank's tile, of which that is computed, and a function that waits and gives all that the rank
+    needs. Backward, the gradients of what was borrowed are on their way back while those of the tile are computed.
+    """
+
+    def __init__(self, trade: Trade):
+        self.trade = trade
+        self.wait: Callable[[], Tensor] | None = None  # for what has been begun last
+
+    def __repr__(self) -> str:
+        return f"Borrowing(rank {self.trade.group.rank})"
+
+    @classmethod
+    def begin(cls, x: Tensor, trade: Trade) -> tuple[Tensor, Callable[[], Tensor]]:
+        own = cls(trade)
+        mine = _Begin.apply(x, own)
+        return mine, lambda: _Finish.apply(mine, own)
+
+    def ended(self) -> Tensor:
+        assert self.wait is not None
+        wait, self.wait = self.wait, None
+        return wait()
+
+
+class _Begin(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, borrowing: Borrowing) -> Tensor:
+        ctx.borrowing = borrowing
+        borrowing.wait = start_borrowing(x, borrowing.trade)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
+        return grad_outputs[0] + ctx.borrowing.ended(), None
+
+
+class _Finish(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, mine: Tensor, borrowing: Borrowing) -> Tensor:
+        ctx.borrowing = borrowing
+        return borrowing.ended()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
+        if torch.is_grad_enabled():
+            raise RuntimeError("exchanges that overlap give no gradient of a gradient: use Grid(..., overlaps=False).")
+        ctx.borrowing.wait = start_returning(grad_outputs[0], ctx.borrowing.trade)
+        return None, None  # `_Begin` waits for what comes back, and adds it
+
+
+class Tied(torch.autograd.Function):
+    """A value, and another one that it does not need, but whose backward pass others wait for: it is given zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, other: Tensor) -> Tensor:
+        ctx.like = other
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
+        return grad_outputs[0], torch.zeros_like(ctx.like)
+
+
 def start_borrowing(x: Tensor, trade: Trade) -> Callable[[], Tensor]:
     """Start to send what others need; the function returned waits, and gives the tile that this rank needs."""
     own, wanted = trade.own, trade.wanted

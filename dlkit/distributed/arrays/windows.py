@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.utils import _pair
 
-from dlkit.distributed.arrays.bill import returned
+from dlkit.distributed.arrays.bill import borrowed, returned
 from dlkit.distributed.arrays.core import Call, DistributedArray, rule
-from dlkit.distributed.arrays.tile_exchange import Trade, return_tiles
-from dlkit.distributed.arrays.tiles import Tile, Tiles, Window, is_local, seen_by
+from dlkit.distributed.arrays.tile_exchange import Borrowing, Tied, Trade, return_tiles
+from dlkit.distributed.arrays.tiles import Tile, Tiles, Window, is_local, overlap, seen_by
 
 Pair = tuple[int, int]
 
@@ -39,15 +39,66 @@ def apply(x: DistributedArray, layer: Layer) -> Any:
     if x.source is not None and any(n < count for n, count in lengths):
         return NotImplemented  # so few are not worth splitting
     outputs = x.grid.tiles(layer.size)
-    need = seen_by(layer.windows, outputs, x.size_of_maps)
-    seen, own = x.needed(need), outputs.of(x.grid.group.rank)
+    need, own = seen_by(layer.windows, outputs, x.size_of_maps), outputs.of(x.grid.group.rank)
+    if x.grid.overlaps and (inner := inner_tiles(x, layer, outputs)) is not None:
+        return x.with_local(overlapped(x, layer, need, own, inner.of(x.grid.group.rank)), outputs)
+    seen = x.needed(need)
     if not own.area:
         return x.with_local(nothing(seen, (len(seen), layer.maps, *own.size), *layer.weights), outputs)
-    edges = beside(layer.windows, own, x.size_of_maps)
+    return x.with_local(computed(seen, layer, own, x.size_of_maps), outputs)
+
+
+def computed(seen: Tensor, layer: Layer, outputs: Tile, size: Sequence[int]) -> Tensor:
+    """These outputs, of all that they see of an image of this size."""
+    edges = beside(layer.windows, outputs, size)
     if any(edges):
         seen = F.pad(seen, edges, value=layer.fill)
-    found = layer.compute(seen, own)
-    return x.with_local(found[:, :, : own.size[0], : own.size[1]], outputs)
+    return layer.compute(seen, outputs)[:, :, : outputs.size[0], : outputs.size[1]]
+
+
+def inner_tiles(x: DistributedArray, layer: Layer, outputs: Tiles) -> Tiles | None:
+    """The outputs that see nothing of other ranks'; None unless each rank has some, and some rank lacks something."""
+    if x.source is not None or is_local(x.tiles, seen_by(layer.windows, outputs, x.size_of_maps)):
+        return None
+    lines = [
+        tuple(inner_part(layer.windows[dim], own, has, x.size_of_maps[dim]) for own, has in zip(*parts, strict=True))
+        for dim, parts in enumerate(((outputs.rows, x.tiles.rows), (outputs.columns, x.tiles.columns)))
+    ]
+    return Tiles(*lines) if all(map(len, (*lines[0], *lines[1]))) else None
+
+
+def inner_part(window: Window, outputs: range, has: range, length: int) -> range:
+    """Those whose windows, within the image, lie in what a rank has."""
+    seen = ((output, overlap(window.seen(range(output, output + 1)), range(length))) for output in outputs)
+    inner = [output for output, each in seen if not each or (each.start >= has.start and each.stop <= has.stop)]
+    return range(inner[0], inner[-1] + 1) if inner else range(0)
+
+
+def overlapped(x: DistributedArray, layer: Layer, need: Tiles, own: Tile, inner: Tile) -> Tensor:
+    """The inner outputs are computed while what the others need is on its way, forward and back."""
+    trade = Trade(x.grid.group, x.tiles, need, x.dims)
+    x.grid.note(borrowed, x.local, trade)
+    mine, halo = Borrowing.begin(x.local, trade)
+
+    def part(values: Tensor, has: Tile, outputs: Tile) -> Tensor:
+        seen = seen_by(layer.windows, Tiles((outputs.rows,), (outputs.columns,)), x.size_of_maps).of(0)
+        return computed(trade.select(values, seen, has), layer, outputs, x.size_of_maps)
+
+    middle = part(mine, trade.own, inner)
+    seen = halo()
+    (high, wide), (rows, columns) = own, inner
+    sides = [range(wide.start, columns.start), range(columns.stop, wide.stop)]
+    row = [part(seen, trade.wanted, Tile(rows, side)) if side else None for side in sides]
+    middle = joined([row[0], middle, row[1]], 3)
+    ends = [range(high.start, rows.start), range(rows.stop, high.stop)]
+    above, below = (part(seen, trade.wanted, Tile(end, wide)) if end else None for end in ends)
+    found = joined([above, middle, below], 2)
+    return Tied.apply(found, seen) if inner == own else found
+
+
+def joined(parts: Sequence[Tensor | None], dim: int) -> Tensor:
+    there = [part for part in parts if part is not None]
+    return there[0] if len(there) == 1 else torch.cat(there, dim)
 
 
 def beside(windows: Sequence[Window], outputs: Tile, size: Sequence[int]) -> tuple[int, ...]:
@@ -180,12 +231,15 @@ def locally_connected(call: Call) -> Any:
         return NotImplemented
     windows = (Window(size, stride),) * 2
     outputs = [length_of(length, window, 0) for length, window in zip(x.size_of_maps, windows, strict=True)]
-    own = own_tile(call, outputs, weight), None if bias is None else own_tile(call, outputs, bias)
+    tiles = call.grid.tiles(outputs)
+    own = own_tile(call, tiles, weight), None if bias is None else own_tile(call, tiles, bias)
     weights = tuple(each for each in own if each is not None)
-    return apply(
-        x,
-        Layer(windows, outputs, weight.shape[2], lambda seen, _: call.func(seen, *own, size, stride), weights=weights),
-    )
+
+    def compute(seen: Tensor, places: Tile) -> Tensor:
+        rows, columns = (slice(part.start, part.stop) for part in places.within(tiles.of(call.grid.group.rank)))
+        return call.func(seen, *(None if each is None else each[rows, columns] for each in own), size, stride)
+
+    return apply(x, Layer(windows, outputs, weight.shape[2], compute, weights=weights))
 
 
 @rule("locally_connected_transposed")
@@ -198,7 +252,7 @@ def locally_connected_transposed(call: Call) -> Any:
     if places != code.grid.tiles(code.size_of_maps) or any(not tile.area for tile in places):
         return NotImplemented
     need = Tiles(*(tuple(map(window.seen, parts)) for parts in (places.rows, places.columns)))
-    own, seen = own_tile(call, code.size_of_maps, weight), need.of(call.grid.group.rank)
+    own, seen = own_tile(call, places, weight), need.of(call.grid.group.rank)
     given = call.func(code.local, own, size, stride, seen.size)
     trade = Trade(code.grid.group, have, need, (2, 3))
     if not is_local(have, need):
@@ -206,8 +260,8 @@ def locally_connected_transposed(call: Call) -> Any:
     return DistributedArray(code.grid, return_tiles(given, trade), have)
 
 
-def own_tile(call: Call, outputs: Sequence[int], weight: Tensor) -> Tensor:
-    tiles = call.grid.tiles(outputs)
+def own_tile(call: Call, tiles: Tiles, weight: Tensor) -> Tensor:
+    """Of weights of each place, those of this rank's."""
     if isinstance(weight, DistributedArray) and weight.tiles == tiles:
         return weight.local
     return call.take(weight, tiles, (0, 1), is_place=True)

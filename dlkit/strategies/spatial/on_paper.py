@@ -30,13 +30,13 @@ IMAGES = (2, 3)  # of two passes: what depends on them is a line through both
 
 
 class PaperGroup(Group):
-    """Rank 0 of a group of so many, which exchange nothing."""
+    """A rank of a group of so many, which exchange nothing."""
 
-    def __init__(self, world_size: int):
-        self.rank, self.world_size = 0, world_size
+    def __init__(self, world_size: int, rank: int = 0):
+        self.rank, self.world_size = rank, world_size
 
     def __repr__(self) -> str:
-        return f"PaperGroup({self.world_size})"
+        return f"PaperGroup(rank {self.rank} of {self.world_size})"
 
     def all_reduce(self, tensor: Tensor) -> None:
         pass
