@@ -14,6 +14,10 @@ from .features import map_layers as map_layers
 from .features import module_output as module_output
 from .features import receptive_field as receptive_field
 from .features import top_images as top_images
+from .invariance import invariance as invariance
+from .invariance import scaled as scaled
+from .invariance import shifted as shifted
+from .invariance import turned as turned
 from .layer_counts import LayerCount as LayerCount
 from .layer_counts import counts as counts
 from .likelihood import LogProbability as LogProbability
