@@ -29,6 +29,7 @@ class BestUnits:
 
     def on(self, values: Float[Tensor, "images units"], labels: Int64[Tensor, " images"]) -> Float[Tensor, " classes"]:
         """The accuracy in percent of these units with these thresholds on other images."""
+        values, labels = values.cpu(), labels.cpu()
         found = (values[:, self.unit] * self.sign).double() >= self.threshold
         is_class = labels[:, None] == torch.arange(len(self.unit))
         hits = (found & is_class).sum(0) / is_class.sum(0)
@@ -38,6 +39,7 @@ class BestUnits:
 
 def best_units(values: Float[Tensor, "images units"], labels: Int64[Tensor, " images"]) -> BestUnits:
     """For each class the best unit, sign and threshold. ValueError for a class without images, or for one class."""
+    values, labels = values.cpu(), labels.cpu()
     counts = torch.bincount(labels)
     classes = len(counts)
     if classes < 2 or not counts.all():

@@ -56,6 +56,16 @@ def maps(on):
     return [tuple(inside.top_images("c1", 1)), inside.connections("c2"), [view.output for view in views.values()]]
 
 
+def middle(images):
+    return images[..., 2:4, 2:4].flatten(1).sum(1)
+
+
+def told_apart(on):
+    values, labels = on.inputs(rows(20)), on.inputs(torch.arange(20) % 2)
+    best = analysis.best_units(values, labels)
+    return [best.unit, best.threshold, best.on(values, labels)]
+
+
 def activity(on, make):
     found = analysis.UnitActivity(on.model(make()), on.inputs(rows().view(-1, 3, 4)))
     return found.activity, found.pictures(1)
@@ -100,6 +110,7 @@ def misread(on):
 
 
 NO_TENSORS = {
+    "BestUnits": "what `best_units` gives",
     "Attribution": "what `integrated_gradients` gives",
     "Health": "what `examine` gives",
     "LayerCount": "what `counts` gives",
@@ -109,6 +120,11 @@ NO_TENSORS = {
     "TopImages": "what `top_images` gives",
 }
 CASES = {
+    "best_units": on_the_cpu(told_apart),
+    "invariance": on_the_cpu(lambda on: analysis.invariance(middle, on.inputs(images()), analysis.shifted, [0.0, 1.0])),
+    "shifted": lambda on: analysis.shifted(on.inputs(images()), 1.5),
+    "scaled": lambda on: analysis.scaled(on.inputs(images()), 1.5),
+    "turned": lambda on: analysis.turned(on.inputs(images()), 30),
     "FeatureMaps": on_the_cpu(maps),
     "UnitActivity": {
         "of a DBN": on_the_cpu(lambda on: activity(on, dbn)),

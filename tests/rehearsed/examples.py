@@ -3,7 +3,17 @@
 import torch
 from torch import nn
 
-from dlkit.models import DBN, RBM, Autoassociator, CodeRBM, ConvNet, GaussianRBM, LabelledRBM, SparseCoding
+from dlkit.models import (
+    DBN,
+    RBM,
+    Autoassociator,
+    CodeRBM,
+    ConvNet,
+    GaussianRBM,
+    LabelledRBM,
+    RICAStage,
+    SparseCoding,
+)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -47,6 +57,11 @@ def dbn(untied: bool = False, labels: int | None = 3) -> DBN:
 
 def coding() -> SparseCoding:
     return SparseCoding(12, 18, penalty=0.2, steps=5, generator=seeded())
+
+
+def rica() -> RICAStage:
+    """For images of 12x12."""
+    return RICAStage(1, 3, 4, (12, 12), generator=seeded())
 
 
 def net() -> ConvNet:

@@ -14,7 +14,7 @@ from torch import nn
 from dlkit import models
 
 SMALL = {"visible": 5, "hidden": 3, "features": 5, "labels": 2, "in_maps": 2, "out_maps": 3, "size": 2}
-SMALL |= {"input": (4, 5), "table": ((0, 1), (1,))}
+SMALL |= {"maps": 3, "input": (4, 5), "table": ((0, 1), (1,))}
 MAKERS = {  # a model, and what it is given
     "RBM": (rbm, rows()),
     "GaussianRBM": (examples.gaussian, rows()),
@@ -28,6 +28,8 @@ MAKERS = {  # a model, and what it is given
     "LeNet5": (models.LeNet5, images(2, 28)),
     "LocalNet": (models.LocalNet, images(2, 28)),
     "ScaledTanh": (models.ScaledTanh, rows()),
+    "RICAStage": (examples.rica, images(2, 12)),
+    "RICAStack": (lambda: models.RICAStack([examples.rica()]), images(2, 12)),
 }
 UP = ("hidden_given", "free_energy", "set_visible_bias", "up")  # methods of images
 

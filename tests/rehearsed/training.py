@@ -38,6 +38,7 @@ DATA = {  # for each learner: its models, and the data that they learn from
         "autoencoder": (examples.autoencoder, rows(count)),
         "Autoassociator": (examples.autoassociator, rows(count)),
     },
+    "OwnCost": {"RICAStage": (examples.rica, examples.images(count, 12))},
 }
 DATA["PCD"] = DATA["CD"]
 ONLY = {"sparsity_target": {"Reconstruction": "Autoassociator"}, "sparsity_cost": {"Reconstruction": "Autoassociator"}}

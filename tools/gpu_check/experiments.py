@@ -12,8 +12,8 @@ from splitting import difference, digits
 from torch import nn
 
 from dlkit import Experiment
-from dlkit.models import DBN, GaussianRBM, LocalNet, SparseCoding
-from dlkit.training import CD, CrossEntropy, DictionaryLearning, LineSearches, Reconstruction, Run, UpDown
+from dlkit.models import DBN, GaussianRBM, LocalNet, RICAStage, SparseCoding
+from dlkit.training import CD, CrossEntropy, DictionaryLearning, LineSearches, OwnCost, Reconstruction, Run, UpDown
 
 ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-8}  # relative, between models of a dozen steps
 
@@ -32,6 +32,7 @@ def experiments() -> dict[str, Experiment]:
         "CD, Gaussian": Experiment(gaussian, rows, CD(), lr=0.001, momentum=0.5),
         "up-down": Experiment(untied, (rows, labels), UpDown(), lr=0.05),
         "dictionary": Experiment(coding, rows, DictionaryLearning(), lr=0.5),
+        "RICA": Experiment(partial(RICAStage, 1, 4, 5, (28, 28)), images, OwnCost(), lr=0.001, momentum=0.9),
         "line searches": Experiment(
             autoencoder, rows, Reconstruction(), lr=1.0, momentum=None, optimizer=LineSearches
         ),

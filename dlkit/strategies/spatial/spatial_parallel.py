@@ -79,7 +79,7 @@ class SpatialParallel:
         if not over_maps:
             raise ValueError(
                 f"{class_name(graph.net)} has no layer with maps and weights, a convolution or a locally connected "
-                "layer, that SpatialParallel could split: use DataParallel or TensorParallel."
+                "layer, whose rows SpatialParallel could split: use DataParallel or TensorParallel."
             )
         if not any(step.layout is not None for step in plan.steps if step.node in over_maps):
             self._refuse(graph, over_maps, shape)
