@@ -4,6 +4,7 @@ import torch
 from oracles import seeded
 from torch.utils import _pytree as pytree
 
+from dlkit.distributed.array import Grid
 from dlkit.distributed.group import Group
 from dlkit.models.graph_check import graph_of
 from dlkit.strategies.spatial.spatial_parallel import SpatialParallel, SpatialShard, split_over_grid
@@ -15,7 +16,7 @@ def split_by_rows(net, images, group=None, grid=None):
     plan = strategy.plan(graph_of(net, images), group.world_size)
     shard = SpatialShard.__new__(SpatialShard)
     shard.model, shard.group, shard.splits_layers = net, group, group
-    shard.layouts = split_over_grid(plan, strategy.shape(group.world_size), group)
+    shard.layouts = split_over_grid(plan, Grid(group, strategy.shape(group.world_size)))
     shard.summed = plan.summed
     return shard
 

@@ -11,7 +11,6 @@ from dlkit.core.draws import ShardedDraws
 from dlkit.core.random import ShardedGenerator
 from dlkit.data.batch import Batch
 from dlkit.distributed.array import Grid
-from dlkit.distributed.group import Group
 from dlkit.models.convolution import SparseConv2d
 from dlkit.models.graph import NetGraph, Node
 from dlkit.models.locally_connected import LocallyConnected2d
@@ -34,7 +33,8 @@ class SpatialParallel:
 
     grid: its rows and columns; by default all ranks one below another, each with a band of rows. Rank r is in row
     r // q and column r % q.
-    overlap: compute what needs nothing of others while the rest is on its way; by default where a link is emulated.
+    overlap: compute what needs nothing of others while the rest is on its way. It pays on slow links: the edges of a
+    tile are computed apart, which takes longer than what is small needs on its way.
     The net's forward runs as it is, on a `DistributedArray`: convolutions, locally connected layers, pooling and
     up-sampling are split, and so are what works place by place, additions and concatenations of branches, and means
     over places. What sees whole maps in a way of its own has them gathered, and each rank computes it all; `explain`
@@ -47,7 +47,7 @@ class SpatialParallel:
     """
 
     grid: tuple[int, int] | None = None
-    overlap: bool | None = None
+    overlap: bool = False
 
     def shard(self, run: Any) -> "SpatialShard":
         """ValueError for learners without a backward pass, and for nets and optimizers that cannot be split so."""
@@ -120,12 +120,11 @@ def is_over_maps(graph: NetGraph, node: Node) -> bool:
     return (learns or (node.op == "function" and node.called == "conv2d")) and len(node.shape or ()) == 4
 
 
-def split_over_grid(plan: Plan, shape: tuple[int, int], group: Group, overlaps: bool = False) -> Layouts:
+def split_over_grid(plan: Plan, grid: Grid) -> Layouts:
     """Leave the plan's net this rank's part, in place, and say how its parameters are split."""
     net = plan.graph.net
     for path, layout in plan.parameters.items():
-        keep_part(net, path, layout, group)
-    grid = Grid(group, shape, overlaps=overlaps)
+        keep_part(net, path, layout, grid.group)
     grid.added_up = frozenset((*plan.summed, *plan.parameters))
     forward = vars(net).get("forward") or own_forward(net)
     net.forward = ArrayForward(net, grid, plan.graph.image_shape, forward, plan.parameters)
@@ -144,8 +143,8 @@ class SpatialShard(DistributedShard):
         plan = strategy.plan(graph_of_run(run), self.world_size)
         if plan.parameters:
             refuse_optimizer(run.experiment, "SpatialParallel")
-        overlaps = self.group.link is not None if strategy.overlap is None else strategy.overlap
-        self.layouts = split_over_grid(plan, strategy.shape(self.world_size), self.group, overlaps)
+        grid = Grid(self.group, strategy.shape(self.world_size), overlaps=strategy.overlap)
+        self.layouts = split_over_grid(plan, grid)
         self.summed = plan.summed
 
     def sharded_draws(self, plan: DrawPlan) -> ShardedDraws:

@@ -275,10 +275,10 @@ def test_a_split_run_gives_what_one_process_gives(name, ranks, alone):
         assert mine["loss"] > 0
 
 
-@pytest.mark.parametrize("grid", [(1, 4), (2, 2)])
+@pytest.mark.parametrize(("grid", "overlap"), [((1, 4), False), ((2, 2), False), ((2, 2), True)])
 @pytest.mark.parametrize("name", ["LeNet-5", "LocalNet"])
-def test_a_run_on_tiles_gives_what_one_process_gives(name, grid, alone):
-    outcomes = team(4).call(run, EXPERIMENTS[name], SpatialParallel(grid=grid))
+def test_a_run_on_tiles_gives_what_one_process_gives(name, grid, overlap, alone):
+    outcomes = team(4).call(run, EXPERIMENTS[name], SpatialParallel(grid, overlap))
     assert difference(alone(name).model, outcomes[0].model) < 1e-5
     assert all(same_bits(outcomes[0].model, other.model) for other in outcomes[1:])
 
