@@ -3,7 +3,8 @@
 The floor is the time of the forward and backward passes of a rank's part of the work, while all ranks compute, and then
 of its exchanges one after another. It leaves out what several ranks compute alike (halos, layers above those that are
 split), parts that are not equal, waiting for each other, selecting a batch, and the optimizer. A step may be faster
-than its floor where exchanges overlap with the passes.
+than its floor where exchanges overlap with the passes. By region there is a second row, whose floor is of what a rank
+does compute, found by a group that exchanges nothing.
 """
 
 import time
@@ -22,13 +23,18 @@ from dlkit.cluster import Cluster
 from dlkit.core.random import ShardedGenerator
 from dlkit.core.reports import BenchRow
 from dlkit.data.batch import Batch
+from dlkit.distributed.array import Grid
 from dlkit.distributed.group import Group
 from dlkit.distributed.recorder import Span
+from dlkit.models.graph_check import graph_of
 from dlkit.strategies import DataParallel, Pipeline, SpatialParallel, TensorParallel
+from dlkit.strategies.spatial.on_paper import PaperGroup
+from dlkit.strategies.spatial.spatial_parallel import split_over_grid
 from dlkit.training.shard import Strategy
 
 KINDS = ("all-reduce", "all-gather", "send")  # of exchanges
 FEW, MANY = 1, 1 << 18  # float32 numbers in an exchange: only latency counts, and a megabyte
+OWN_PART = "a rank's part by region"
 PASSES, EXCHANGES = 20, 50  # timed at a time
 
 
@@ -57,12 +63,16 @@ def floors(cluster: Cluster, steps: int, rounds: int) -> list[BenchRow]:
     tasks: dict[str, Callable[[], float]] = {str(s): partial(seconds_a_step, cluster, s, steps) for s in works}
     batch_sizes = {work.images for work in works.values()}
     tasks |= {f"{n} images": partial(slowest_rank, cluster, time_passes, n) for n in batch_sizes}
+    tasks[OWN_PART] = partial(slowest_rank, cluster, time_own_part)
     for kind in KINDS:
         for numbers in (FEW, MANY):
             tasks[f"{kind} of {numbers}"] = partial(slowest_rank, cluster, time_exchange, kind, numbers)
     seconds = in_turns(tasks, "floors", rounds)
     rates = {kind: Rate.of(seconds, kind) for kind in KINDS}
-    return [row(seconds, s, work, exchanges_of_a_step(cluster, s), rates) for s, work in works.items()]
+    by_rank = {s: exchanges_of_a_step(cluster, s) for s in works}
+    rows = [row(seconds, s, seconds_of(seconds, work), by_rank[s], rates) for s, work in works.items()]
+    region = SpatialParallel()
+    return [*rows, row(seconds, region, seconds[OWN_PART], by_rank[region], rates, ", against what a rank computes")]
 
 
 class Rate(NamedTuple):
@@ -82,16 +92,26 @@ class Rate(NamedTuple):
         return self.latency + size / self.bandwidth
 
 
+def seconds_of(seconds: Seconds, work: Work) -> list[float]:
+    return [work.times * computing for computing in seconds[f"{work.images} images"]]
+
+
 def row(
-    seconds: Seconds, strategy: Strategy, work: Work, by_rank: list[list[Span]], rates: Mapping[str, Rate]
+    seconds: Seconds,
+    strategy: Strategy,
+    computed: Sequence[float],
+    by_rank: list[list[Span]],
+    rates: Mapping[str, Rate],
+    against: str = "",
 ) -> BenchRow:
-    """The row of a strategy; by_rank: the exchanges of one step in which a rank sends something, for each rank."""
+    """The row of a strategy. computed: seconds of a rank's passes, in each round. by_rank: the exchanges of one step in
+    which a rank sends something, for each rank.
+    """
     communicated, spans = max(((exchange_seconds(spans, rates), spans) for spans in by_rank), key=lambda pair: pair[0])
-    computed = [work.times * computing for computing in seconds[f"{work.images} images"]]
     times = {"step": seconds[str(strategy)], "floor": [computing + communicated for computing in computed]}
     kilobytes = sum(span.bytes_sent for span in spans) / 1e3
     return BenchRow(
-        f"LeNet-5, batch {LENET.batch_size}, 2 engines, {type(strategy).__name__}",
+        f"LeNet-5, batch {LENET.batch_size}, 2 engines, {type(strategy).__name__}{against}",
         1e3 * median(times["step"]),
         "ms a step",
         f"passes {1e3 * median(computed):.1f} ms, {len(spans)} exchanges of {kilobytes:,.0f} kB in all "
@@ -132,6 +152,15 @@ def time_passes(images: int) -> float:
     net, learner = LENET.initial_model(), LENET.learner
     batch, generator = Batch(torch.rand(images, 28, 28), torch.arange(images) % 10), ShardedGenerator("cpu")
     return median_seconds(lambda: learner.fill_grad(net, batch, generator), PASSES)
+
+
+def time_own_part() -> float:
+    """On an engine: seconds of the passes of its part of LeNet-5 by region, with zeros for what others would send."""
+    net, learner, here = LENET.initial_model(), LENET.learner, Group()
+    batch = Batch(torch.rand(LENET.batch_size, 28, 28), torch.arange(LENET.batch_size) % 10)
+    plan = SpatialParallel().plan(graph_of(net, batch.images), here.world_size)
+    split_over_grid(plan, Grid(PaperGroup(here.world_size, here.rank), (here.world_size, 1)))
+    return median_seconds(lambda: learner.fill_grad(net, batch, ShardedGenerator("cpu")), PASSES)
 
 
 def time_exchange(kind: str, numbers: int) -> float:

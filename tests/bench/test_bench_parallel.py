@@ -48,6 +48,7 @@ def test_it_measures_every_row(monkeypatch, cluster):
         *["CD-1, RBM 784 x 500, batch 20, 2 engines"] * 2,
         *(f"LeNet-5, batch 20, 2 engines, {name}Parallel" for name in ("Data", "Tensor", "Spatial")),
         "LeNet-5, batch 20, 2 engines, Pipeline",
+        "LeNet-5, batch 20, 2 engines, SpatialParallel, against what a rank computes",
     ]
     assert all(row.value > 0 and row.ratio > 0 for row in rows)
     children = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
@@ -138,7 +139,8 @@ def test_a_floor_is_the_passes_of_a_rank_and_its_exchanges():
         ],
     ]
     rates = {"all-reduce": rate, "send": parallel_floors.Rate(1e-3, 8e6)}  # 3 ms, and 1.001 ms
-    row = parallel_floors.row(seconds, DataParallel(), parallel_floors.Work(128, 1), by_rank, rates)
+    computed = parallel_floors.seconds_of(seconds, parallel_floors.Work(128, 1))
+    row = parallel_floors.row(seconds, DataParallel(), computed, by_rank, rates)
     assert row.value == pytest.approx(16)
     assert row.ratio == pytest.approx(0.014001 / 0.016)
 
