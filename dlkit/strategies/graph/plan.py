@@ -139,10 +139,6 @@ class Walk:
             self._exchanged[key] = made
         return self._exchanged[key]
 
-    def noted(self, node: Node, exchange: Exchange) -> None:
-        """Note an exchange, of numbers as many as `exchange` says of the value of `node`, that the next step makes."""
-        self._pending.append(Made(node, exchange))
-
     def whole(self, node: Node) -> Node:
         """The whole value, which is the same on all ranks, as is what they go on to compute of it."""
         layout = self.layout(node)
