@@ -97,3 +97,15 @@ def chi_square_bound(outcomes: int) -> float:
     """Six standard deviations of χ² above its mean."""
     degrees = outcomes - 1
     return degrees + 6 * (2 * degrees) ** 0.5
+
+
+class Doubled(torch.autograd.Function):
+    """A function of autograd of somebody's own."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * grad

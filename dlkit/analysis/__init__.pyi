@@ -4,6 +4,10 @@ from .attribution import integrated_gradients as integrated_gradients
 from .attribution import maximise as maximise
 from .attribution import saliency as saliency
 from .bound import lower_bound as lower_bound
+from .changed_images import invariance as invariance
+from .changed_images import scaled as scaled
+from .changed_images import shifted as shifted
+from .changed_images import turned as turned
 from .diagnostics import Health as Health
 from .diagnostics import examine as examine
 from .diagnostics import health_metrics as health_metrics
@@ -14,10 +18,6 @@ from .features import map_layers as map_layers
 from .features import module_output as module_output
 from .features import receptive_field as receptive_field
 from .features import top_images as top_images
-from .invariance import invariance as invariance
-from .invariance import scaled as scaled
-from .invariance import shifted as shifted
-from .invariance import turned as turned
 from .layer_counts import LayerCount as LayerCount
 from .layer_counts import counts as counts
 from .likelihood import LogProbability as LogProbability

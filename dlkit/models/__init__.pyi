@@ -15,7 +15,6 @@ from .gibbs_chains import gibbs as gibbs
 from .gibbs_chains import init_chains as init_chains
 from .layer_kinds import KINDS as KINDS
 from .layer_kinds import LayerKind as LayerKind
-from .layer_kinds import Windows as Windows
 from .locally_connected import ContrastNorm as ContrastNorm
 from .locally_connected import L2Pool as L2Pool
 from .locally_connected import LocalContrastNorm as LocalContrastNorm

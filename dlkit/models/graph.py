@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from dlkit.core.arguments import argument
 from dlkit.models.layer_kinds import UNKNOWN, LayerKind, kind_of
-
-NUMPY_NAMES = {"dim": "axis", "keepdim": "keepdims"}  # which functions of torch take too
 
 
 @dataclass(frozen=True)
@@ -83,9 +82,7 @@ class Node:
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """An argument of a function, by its position, or by its name, which may be NumPy's."""
-        if len(self.args) > position:
-            return self.args[position]
-        return self.kwargs.get(name, self.kwargs.get(NUMPY_NAMES.get(name, name), default))
+        return argument(self.args, self.kwargs, position, name, default)
 
     def __repr__(self) -> str:
         return f"<{self.name}: {self.op} {self.called}>"

@@ -8,9 +8,8 @@ for it.
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from torch import nn
 
 from dlkit.models.convnet import RBFOutput, ScaledTanh
@@ -18,26 +17,6 @@ from dlkit.models.convolution import SparseConv2d, Subsample, equal_groups
 from dlkit.models.locally_connected import L2Pool, LocallyConnected2d
 
 Shape = tuple[int, ...]  # of what a layer gives for one image
-
-
-class Windows(NamedTuple):
-    """Row o of a layer's output sees `size` rows of its input, from row o * stride - before on.
-
-    Outside of the image there is `fill`, and `sides` columns of it to the left and right; None where the layer itself
-    knows what to do at the edges. `unseen`: rows below its last window that the layer wants, and does not look at.
-    """
-
-    size: int
-    stride: int = 1
-    before: int = 0
-    sides: tuple[int, int] = (0, 0)
-    fill: float | None = 0.0
-    unseen: int = 0
-
-    def input_rows(self, rows: range) -> range:
-        """The input rows that these rows of the output see; they may lie outside of the image."""
-        start = rows.start * self.stride - self.before
-        return range(start, start + (len(rows) - 1) * self.stride + self.size) if rows else range(0)
 
 
 def _nothing(*_: Any) -> Any:
@@ -51,7 +30,6 @@ class LayerKind:
     `elementwise`: an output value depends on the input value at the same index alone.
     `by_maps`: a map of the output depends on the same map of the input alone; `narrow` tells the layer which it has.
     `flattens(module)`: whether it makes a row of units of maps, those of a map next to each other.
-    `windows(module)`: its `Windows` over the rows of maps; None if it has none.
     `weights`: "shared" if all windows have the same, "own" if each has its own, one row of them a row of windows.
     `outputs(module)`: the number of output maps or units that it can be split by; 0 if it cannot. `output_dim`: the
     dimension of its output that counts them, 1 for maps, -1 for units.
@@ -64,7 +42,6 @@ class LayerKind:
     elementwise: bool = False
     by_maps: bool = False
     flattens: Callable[[Any], bool] = _nothing
-    windows: Callable[[Any], Windows | None] = _nothing
     weights: str | None = None
     outputs: Callable[[Any], int] = lambda module: 0
     output_dim: int = 1
@@ -89,37 +66,6 @@ def is_convolutional(net: nn.Module) -> bool:
 
 
 # Entries that need more than a line.
-
-
-def _conv_windows(conv: nn.Conv2d) -> Windows | None:
-    if conv.padding_mode != "zeros":
-        return None
-    sizes = [dilation * (size - 1) + 1 for dilation, size in zip(conv.dilation, conv.kernel_size, strict=True)]
-    if isinstance(conv.padding, str):
-        (before, _), sides = (((size - 1) // 2, size // 2) if conv.padding == "same" else (0, 0) for size in sizes)
-    else:
-        before, sides = conv.padding[0], (conv.padding[1],) * 2
-    return Windows(sizes[0], conv.stride[0], before, sides)
-
-
-def _max_pool_windows(pool: nn.MaxPool2d) -> Windows | None:
-    if pool.ceil_mode or pool.return_indices:
-        return None
-    size = _high(pool.dilation) * (_high(pool.kernel_size) - 1) + 1
-    return Windows(size, _high(pool.stride), _high(pool.padding), (_wide(pool.padding),) * 2, -torch.inf)
-
-
-def _avg_pool_windows(pool: nn.AvgPool2d) -> Windows | None:
-    before, side = _high(pool.padding), _wide(pool.padding)
-    if pool.ceil_mode or (not pool.count_include_pad and (before or side)):
-        return None
-    return Windows(_high(pool.kernel_size), _high(pool.stride), before, (side, side))
-
-
-def _subsample_windows(pool: Subsample) -> Windows:
-    if pool.kind == "strided":
-        return Windows(1, pool.stride, unseen=pool.stride - 1)
-    return Windows(pool.size, pool.stride, fill=None)
 
 
 def _high(value: Any) -> int:
@@ -178,14 +124,12 @@ KINDS: dict[type[nn.Module], LayerKind] = {
         connections=_sum_connections,
     ),
     nn.Conv2d: LayerKind(
-        windows=_conv_windows,
         weights="shared",
         outputs=lambda conv: conv.out_channels if conv.groups == 1 else 0,
         narrow=_narrow_conv,
         connections=_sum_connections,
     ),
     SparseConv2d: LayerKind(
-        windows=lambda conv: Windows(conv.size),
         weights="shared",
         outputs=lambda conv: conv.out_maps,
         rows=lambda conv, name: [len(row) for row in conv.table] if name == "weight" else None,
@@ -193,19 +137,15 @@ KINDS: dict[type[nn.Module], LayerKind] = {
         connections=_sparse_connections,
     ),
     LocallyConnected2d: LayerKind(
-        windows=lambda layer: Windows(layer.size, layer.stride),
         weights="own",
         connections=lambda layer, output: prod(output) * (layer.weight.shape[-1] + 1),
     ),
     RBFOutput: LayerKind(connections=lambda layer, output: prod(output) * layer.codes.shape[1]),
-    Subsample: LayerKind(
-        by_maps=True, windows=_subsample_windows, narrow=_narrow_subsample, connections=_subsample_connections
-    ),
-    nn.MaxPool2d: LayerKind(by_maps=True, windows=_max_pool_windows, connections=_pool_connections),
-    nn.AvgPool2d: LayerKind(by_maps=True, windows=_avg_pool_windows, connections=_pool_connections),
+    Subsample: LayerKind(by_maps=True, narrow=_narrow_subsample, connections=_subsample_connections),
+    nn.MaxPool2d: LayerKind(by_maps=True, connections=_pool_connections),
+    nn.AvgPool2d: LayerKind(by_maps=True, connections=_pool_connections),
     L2Pool: LayerKind(
         by_maps=True,
-        windows=lambda pool: Windows(pool.size, pool.stride),
         connections=lambda pool, output: prod(output) * pool.size**2,
     ),
     nn.Flatten: LayerKind(flattens=lambda flatten: (flatten.start_dim, flatten.end_dim) == (1, -1)),

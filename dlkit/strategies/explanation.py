@@ -14,6 +14,7 @@ from dlkit.strategies.checks import class_name
 from dlkit.strategies.graph.on_paper import paper_graph
 from dlkit.strategies.graph.plan import Step
 from dlkit.strategies.graph.plan_costs import made_bytes
+from dlkit.strategies.graph.tile_layout import TileLayout
 
 COLUMNS = ("layer", "kind", "what a rank computes", "exchanged", "why")
 
@@ -109,7 +110,7 @@ def _part(step: Step) -> str:
         return f"units {' + '.join(map(str, layout.counts))}"
     if step.along == "layer" or counts is None:
         return "all"
-    if hasattr(step.layout, "told"):
+    if isinstance(step.layout, TileLayout):
         return f"{step.along} {step.layout.told}"
     unit = "maps" if _of_maps(step.node, step.layout.dim) else "units"
     return f"{unit} {' + '.join(map(str, counts))}"

@@ -6,6 +6,7 @@ import random
 import pytest
 import torch
 import torch.nn.functional as F
+from oracles import Doubled
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -75,7 +76,7 @@ FORWARDS = {
     "a reentrant checkpoint": lambda net, x: checkpoint(net.layer, x.flatten(1).requires_grad_(), use_reentrant=True),
     "draws": lambda net, x: net.layer(F.dropout(x.flatten(1), 0.5, net.training)) + torch.randn(len(x), 1),
     "compares": lambda net, x: net.layer(torch.where(x > 0.5, x, 0.1 * x).flatten(1)) * (x[:, :1, 0] == x[:, :1, 0]),
-    "a function of autograd": lambda net, x: net.layer(_Doubled.apply(x.flatten(1))),
+    "a function of autograd": lambda net, x: net.layer(Doubled.apply(x.flatten(1))),
     "by mode": lambda net, x: net.layer(x.flatten(1)) * (2.0 if net.training else 1.0),
 }
 
@@ -93,16 +94,6 @@ def _add(x, y):
 def _without(layer, x):
     with torch.no_grad():
         return layer(x.flatten(1))
-
-
-class _Doubled(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        return 2 * x
-
-    @staticmethod
-    def backward(ctx, grad):
-        return 2 * grad
 
 
 @pytest.mark.parametrize("name", FORWARDS)
@@ -278,16 +269,6 @@ def test_who_takes_a_parameter_is_known():
     graph = trace(net, images())
     alone = {node.target: graph.is_alone(node) for node in graph.nodes if node.op == "module"}
     assert alone == {"layer": False, "other": True}
-
-
-class Doubled(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        return 2 * x
-
-    @staticmethod
-    def backward(ctx, *gradients):
-        return 2 * gradients[0]
 
 
 def test_functions_of_one_s_own_are_applied_as_before_when_a_net_was_traced():

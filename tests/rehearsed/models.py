@@ -106,7 +106,6 @@ half = torch.arange(12) < 6
 NO_TENSORS = {
     "KINDS": "a table of kinds of layer",
     "LayerKind": "functions of a layer and of shapes",
-    "Windows": "sizes of windows",
     "Dream": "what `dream` gives",
     "pretrained": "a name; the model is on the CPU",
 }

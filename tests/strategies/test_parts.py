@@ -262,7 +262,7 @@ class Forgets(SpatialParallel):
             def reduce_grad(self, batch, generator):
                 return self.learner.fill_weighted_grad(self.model, batch, generator)
 
-        return Shard(run)
+        return Shard(run, self)
 
 
 def test_a_strategy_that_forgets_an_exchange_is_found():

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dlkit.distributed.arrays.tile_exchange import Trade
-from dlkit.distributed.arrays.tiles import halos
+from dlkit.distributed.arrays.tiles import Tile, halos
 
 
 class Bill(NamedTuple):
@@ -24,25 +24,21 @@ class Bill(NamedTuple):
 
 def borrowed(x: Tensor, trade: Trade) -> Bill:
     """Tiles that others lack are lent, and their gradients come back. x: this rank's tile."""
-    place = _bytes_of_place(x, trade)
-    both = [halos(rank, trade.have, trade.need) for rank in range(len(trade.have))]
-    lent, borrowed = (tuple(place * sum(tile.area for tile in each[way].values()) for each in both) for way in (0, 1))
+    lent, borrowed = _lent_and_borrowed(_bytes_of_place(x, trade.own), trade)
     name = "rows borrowed" if len(trade.have.columns) == 1 else "borrowed"
     return Bill(name, lent, _if_needed(borrowed, x))
 
 
 def returned(x: Tensor, trade: Trade) -> Bill:
     """The other way round: what was computed for places of others goes there. x: of all places that this rank needs."""
-    place = x.nbytes // max(trade.wanted.area, 1)
-    both = [halos(rank, trade.have, trade.need) for rank in range(len(trade.have))]
-    lent, borrowed = (tuple(place * sum(tile.area for tile in each[way].values()) for each in both) for way in (0, 1))
+    lent, borrowed = _lent_and_borrowed(_bytes_of_place(x, trade.wanted), trade)
     return Bill("added to others'", borrowed, _if_needed(lent, x))
 
 
 def gathered(x: Tensor, trade: Trade) -> Bill:
     """Each rank sends its tile, padded to the largest, to all others."""
     ranks = len(trade.have)
-    sent = (ranks - 1) * max(tile.area for tile in trade.have) * _bytes_of_place(x, trade)
+    sent = (ranks - 1) * max(tile.area for tile in trade.have) * _bytes_of_place(x, trade.own)
     return Bill("gathered", (sent,) * ranks, (0,) * ranks)
 
 
@@ -83,6 +79,13 @@ def _if_needed(sent: tuple[Fraction | int, ...], x: Tensor) -> tuple[Fraction | 
     return sent if torch.is_grad_enabled() and x.requires_grad else (0,) * len(sent)
 
 
-def _bytes_of_place(x: Tensor, trade: Trade) -> int:
-    """Of all maps and images at one place."""
-    return x.nbytes // max(trade.own.area, 1)
+def _bytes_of_place(x: Tensor, tile: Tile) -> int:
+    """Of all maps and images at one place; x: of those of a tile."""
+    return x.nbytes // max(tile.area, 1)
+
+
+def _lent_and_borrowed(place: int, trade: Trade) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Bytes that each rank lends, and that it borrows, of so many at a place."""
+    both = [halos(rank, trade.have, trade.need) for rank in range(len(trade.have))]
+    lent, borrowed = (tuple(place * sum(tile.area for tile in each[way].values()) for each in both) for way in (0, 1))
+    return lent, borrowed

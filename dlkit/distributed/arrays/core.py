@@ -15,6 +15,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from dlkit.core.arguments import argument
 from dlkit.distributed.arrays.bill import Bill, borrowed, copied, cut, gathered
 from dlkit.distributed.arrays.tile_exchange import Trade, cut_tile, exchange_tiles, gather_tiles
 from dlkit.distributed.arrays.tiles import Tile, Tiles, even_tiles, is_local
@@ -27,7 +28,6 @@ QUICK: set[str] = set()  # names of functions of each element
 NO_NAMES: frozenset[str] = frozenset()
 IN_PLACE_OPERATORS = {"iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor"}
 PLAIN = frozenset([int, float, bool, str, type(None), torch.dtype, torch.Size])
-NUMPY_NAMES = {"dim": "axis", "keepdim": "keepdims"}
 STARTERS = {"conv2d", "conv_transpose2d", "locally_connected"}  # from which on what all have alike is split
 
 
@@ -502,19 +502,12 @@ class Call:
     @property
     def fills_a_tensor(self) -> bool:
         """Does it change a tensor in place that is no array, and so is whole?"""
-        first = self.args[0] if self._is_in_place and self.args else None
+        first = self.args[0] if is_in_place(self.func) and self.args else None
         out = self.kwargs.get("out")
         return out is not None or (isinstance(first, Tensor) and not isinstance(first, DistributedArray))
 
-    @property
-    def _is_in_place(self) -> bool:
-        return is_in_place(self.func)
-
     def argument(self, place: int, name: str, default: Any = None) -> Any:
-        """An argument by its place, or by its name, which may be NumPy's."""
-        if len(self.args) > place:
-            return self.args[place]
-        return self.kwargs.get(name, self.kwargs.get(NUMPY_NAMES.get(name, name), default))
+        return argument(self.args, self.kwargs, place, name, default)
 
     def maps(self) -> DistributedArray | None:
         """The first argument, if it is maps whose rows and columns are split, or can be from here on."""
@@ -578,7 +571,7 @@ class Call:
     def finished(self, result: Any) -> Any:
         """What the caller gets: of a function in place, what it was given."""
         result, first = self.wrapped(result), next(iter(self._given), None)
-        if self._is_in_place and isinstance(first, DistributedArray) and isinstance(result, DistributedArray):
+        if is_in_place(self.func) and isinstance(first, DistributedArray) and isinstance(result, DistributedArray):
             if result is not first:
                 first._became, DistributedArray._some_became = result, True
             return first

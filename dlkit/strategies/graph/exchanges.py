@@ -15,6 +15,21 @@ from dlkit.distributed.autograd import gather_from_ranks as gather
 from dlkit.distributed.group import Group, ring_bytes
 
 
+@runtime_checkable
+class Split(Protocol):
+    """How a tensor is split: the sizes of ranks' parts, and of all; and a parameter taken apart, and put together."""
+
+    @property
+    def counts(self) -> list[int]: ...
+
+    @property
+    def whole(self) -> int: ...
+
+    def part_of(self, whole: Tensor, rank: int) -> Tensor: ...
+
+    def whole_of(self, part: Tensor, group: Group) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Layout:
     """How a tensor is split: rank r has the indices `parts[r]` of its dimension `dim`, and all of the others."""

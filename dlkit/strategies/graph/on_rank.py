@@ -1,6 +1,7 @@
 """A rank's part of a plan: its parts of the parameters in the net itself, and a forward that follows the program."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 from dlkit.distributed.group import Group
 from dlkit.models.graph import Node, map_nodes
 from dlkit.models.program import GraphForward
+from dlkit.strategies.graph.exchanges import Split
 from dlkit.strategies.graph.plan import Bound, Plan
 
-Layouts = dict[str, Any]  # by the path of a parameter or buffer: a Layout, or what has its part_of and whole_of
+Layouts = Mapping[str, Split]  # by the path of a parameter or buffer
 
 
 def on_rank(plan: Plan, group: Group) -> Layouts:
@@ -43,7 +45,7 @@ def bound(program: list[Node], net: nn.Module, group: Group) -> list[Node]:
     return list(made.values())
 
 
-def keep_part(net: nn.Module, path: str, layout: Any, group: Group) -> None:
+def keep_part(net: nn.Module, path: str, layout: Split, group: Group) -> None:
     """Leave the net this rank's part of a parameter or buffer."""
     owner, _, name = path.rpartition(".")
     module = net.get_submodule(owner)

@@ -4,7 +4,7 @@
 explanations are read off it, and `on_rank` makes a rank's part of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dlkit.distributed.group import Group
 from dlkit.models.graph import NetGraph, Node, map_nodes
-from dlkit.strategies.graph.exchanges import Copy, Exchange, Gather, Layout, Noted, Take
+from dlkit.strategies.graph.exchanges import Copy, Exchange, Gather, Layout, Noted, Split, Take
 from dlkit.strategies.graph.in_place import changed_input, changed_through_views
 
 Narrow = Callable[[nn.Module, int], None]  # of a module and a rank
@@ -47,7 +47,7 @@ class Step:
     along: str = "layer"
     why: str = ""
     made: list[Made] = field(default_factory=list)
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Split] = field(default_factory=dict)
     summed: tuple[str, ...] = ()
     narrow: Narrow | None = None
     replicas: int = 1
@@ -73,7 +73,7 @@ class Plan:
     program: list[Node]
 
     @property
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self) -> dict[str, Split]:
         """How each parameter or buffer that is cut is cut, by its path."""
         return {path: layout for step in self.steps for path, layout in step.parameters.items()}
 

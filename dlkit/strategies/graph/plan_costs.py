@@ -13,8 +13,9 @@ from dlkit.distributed.batch_norm import batch_norms, exchanged_bytes
 from dlkit.distributed.group import ring_bytes
 from dlkit.models.graph import Node
 from dlkit.models.layer_kinds import kind_of
-from dlkit.strategies.graph.exchanges import Noted
+from dlkit.strategies.graph.exchanges import Noted, Split
 from dlkit.strategies.graph.plan import Made, Plan, Step
+from dlkit.strategies.graph.tile_layout import TileLayout
 from dlkit.strategies.layer_cost import LayerCost
 
 
@@ -138,7 +139,7 @@ def step_cost(plan: Plan, step: Step, parameters: dict[str, nn.Parameter], rank:
         activations=part_bytes(size, layout, rank),
         is_sum=has_sums,
         trained=trained / max(whole, 1),
-        tile=layout.share(rank) if hasattr(layout, "share") else None,
+        tile=layout.share(rank) if isinstance(layout, TileLayout) else None,
     )
 
 
@@ -163,12 +164,12 @@ def tensor_bytes(value: Any, node: Node, batch_size: int) -> int:
     return size if node.images_dim is None else size * batch_size // 2  # the graph's values are for two images
 
 
-def split_of(step: Step) -> Any:
+def split_of(step: Step) -> Split | None:
     layout = getattr(step.layout, "layout", step.layout)  # of several tensors, that of each
-    return layout if hasattr(layout, "counts") else None
+    return layout if isinstance(layout, Split) else None
 
 
-def part_bytes(size: int, layout: Any, rank: int) -> int:
+def part_bytes(size: int, layout: Split | None, rank: int) -> int:
     return size if layout is None else size // layout.whole * layout.counts[rank]
 
 

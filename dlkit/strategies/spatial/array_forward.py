@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 from dlkit.distributed.array import DistributedArray, Grid
 from dlkit.distributed.arrays.core import functions_of_the_whole, replaced
+from dlkit.distributed.arrays.tiles import Tiles
 
 
 class ArrayForward:
     """Takes the place of a net's forward on one rank of `grid`: `net.forward = ArrayForward(...)`.
 
-    layouts: how parameters are split, each a TileLayout. A copy of the net has its own.
-    ValueError for images of another shape than those it was split for, whose sizes
-    weights that are split may have.
+    tiles: of parameters of which this rank has its places alone. A copy of the net has its own.
+    ValueError for images of another shape than those it was split for, whose sizes weights that are split may have.
     """
 
     def __init__(
@@ -24,10 +24,10 @@ class ArrayForward:
         grid: Grid,
         image_shape: tuple[int, ...],
         forward: Callable[..., Any],
-        layouts: Mapping[str, Any],
+        tiles: Mapping[str, Tiles],
     ):
         self.net, self.grid, self.image_shape = net, grid, image_shape
-        self.forward, self.layouts = forward, layouts
+        self.forward, self.tiles = forward, tiles
         self._slots: list[Slot] | None = None  # found when the net has all its parts
 
     def __repr__(self) -> str:
@@ -44,24 +44,18 @@ class ArrayForward:
         with functions_of_the_whole():
             if self._slots is None:
                 self._slots = slots_of(self.net)
-            found = with_arrays(
-                self._slots, self.grid, lambda: self.forward(self.grid.everywhere(images)), self.layouts
-            )
+            found = with_arrays(self._slots, self.grid, lambda: self.forward(self.grid.everywhere(images)), self.tiles)
             return replaced(found, lambda value: value.whole() if isinstance(value, DistributedArray) else value)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ArrayForward":
         net = copy.deepcopy(self.net, memo)
-        forward = own_forward(net) if is_method(self.forward) else copy.deepcopy(self.forward, memo)
-        return ArrayForward(net, self.grid, self.image_shape, forward, self.layouts)
+        forward = own_forward(net) if hasattr(self.forward, "__self__") else copy.deepcopy(self.forward, memo)
+        return ArrayForward(net, self.grid, self.image_shape, forward, self.tiles)
 
 
 def own_forward(net: nn.Module) -> Callable[..., Any]:
     """The forward that the net's class gives it."""
     return type(net).forward.__get__(net)
-
-
-def is_method(forward: Any) -> bool:
-    return hasattr(forward, "__self__")
 
 
 class Slot(NamedTuple):
@@ -83,7 +77,7 @@ def slots_of(net: nn.Module) -> list[Slot]:
 
 
 def with_arrays(
-    slots: Sequence[Slot], grid: Grid, function: Callable[[], Any], layouts: Mapping[str, Any] | None = None
+    slots: Sequence[Slot], grid: Grid, function: Callable[[], Any], tiles: Mapping[str, Tiles] | None = None
 ) -> Any:
     """What the function gives while the parameters in these slots are arrays that know their names."""
     own = [slot.parameters[slot.name] for slot in slots]
@@ -91,8 +85,7 @@ def with_arrays(
     try:
         for slot, value in zip(slots, own, strict=True):
             if slot.path not in arrays:
-                layout = (layouts or {}).get(slot.path)
-                arrays[slot.path] = grid.parameter(slot.path, value, None if layout is None else layout.tiles)
+                arrays[slot.path] = grid.parameter(slot.path, value, (tiles or {}).get(slot.path))
             slot.parameters[slot.name] = arrays[slot.path]
         return function()
     finally:

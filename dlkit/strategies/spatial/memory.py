@@ -1,7 +1,7 @@
 """What a net of any size takes of each rank's memory over a grid, found without allocating it."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,10 @@ from dlkit.core.text_table import format_bytes
 from dlkit.distributed.array import Grid
 from dlkit.distributed.arrays.core import functions_of_the_whole
 from dlkit.distributed.arrays.tiles import Tiles
+from dlkit.distributed.group import ring_bytes
 from dlkit.strategies.graph.on_rank import keep_part
 from dlkit.strategies.spatial.array_forward import slots_of, with_arrays
-from dlkit.strategies.spatial.on_paper import PaperGroup
-from dlkit.strategies.spatial.tile_layout import TileLayout
+from dlkit.strategies.spatial.on_paper import PaperGroup, taken_apart
 
 
 @dataclass(frozen=True)
@@ -61,31 +61,28 @@ def memory_on_paper(
     with torch.device("meta"):
         whole, images = net(), torch.empty(batch_size, *image_shape)
     world_size = grid[0] * grid[1]
-    uses = _run(whole, Grid(PaperGroup(world_size), grid), images, {})[1].uses
+    first = Grid(PaperGroup(world_size), grid)
+    _run(whole, first, images, {})
+    layouts, added_up = taken_apart(first.uses)
     found = []
     for rank in range(world_size) if ranks is None else ranks:
         own, group = copy.deepcopy(whole), PaperGroup(world_size, rank)
-        layouts = {
-            name: TileLayout(how, (0, 1))
-            for name, each in uses.items()
-            if len(each) == 1 and isinstance(how := next(iter(each)), Tiles)
-        }
         for name, layout in layouts.items():
             keep_part(own, name, layout, group)
         over = Grid(group, grid)
-        over.added_up = frozenset(name for name, each in uses.items() if "whole" not in each)
-        kept, over = _run(own, over, images, layouts)
+        over.added_up, over.bill = added_up, []
+        kept = _run(own, over, images, {name: layout.tiles for name, layout in layouts.items()})
         held = sum(p.nbytes for p in own.parameters())
         trained = sum(p.nbytes for p in own.parameters() if p.requires_grad)
-        sent = sum(bill.forward[rank] + bill.backward[rank] for bill in over.bill or ())
-        shared = [own.get_parameter(name).nbytes for name in over.added_up - layouts.keys()]
-        sent += 2 * sum(shared) * (world_size - 1) // world_size
-        found.append(RankMemory(held, trained, kept + images.nbytes, int(sent)))
+        sent = int(sum(bill.forward[rank] + bill.backward[rank] for bill in over.bill))
+        shared = map(own.get_parameter, added_up - layouts.keys())
+        sent += ring_bytes(sum(p.nbytes for p in shared if p.requires_grad), world_size, passes=2)
+        found.append(RankMemory(held, trained, kept + images.nbytes, sent))
     return found
 
 
-def _run(net: nn.Module, grid: Grid, images: Tensor, layouts: dict[str, TileLayout]) -> tuple[int, Grid]:
-    """The bytes that a forward pass keeps for the backward pass, beside parameters and images; and the grid."""
+def _run(net: nn.Module, grid: Grid, images: Tensor, tiles: Mapping[str, Tiles]) -> int:
+    """The bytes that a forward pass keeps for the backward pass, beside parameters and images."""
     kept: dict[int, int] = {}
     others = {_storage(tensor) for tensor in (*net.parameters(), images)}
     alive: list[Any] = []  # so that no storage is given away, and counted as one
@@ -96,10 +93,9 @@ def _run(net: nn.Module, grid: Grid, images: Tensor, layouts: dict[str, TileLayo
             alive.append(tensor)
         return tensor
 
-    grid.bill = []
     with torch.enable_grad(), functions_of_the_whole(), saved_tensors_hooks(keep, lambda tensor: tensor):
-        alive.append(with_arrays(slots_of(net), grid, lambda: net(grid.everywhere(images)), layouts))
-    return sum(kept.values()), grid
+        alive.append(with_arrays(slots_of(net), grid, lambda: net(grid.everywhere(images)), tiles))
+    return sum(kept.values())
 
 
 def _storage(tensor: Tensor) -> int:

@@ -1,7 +1,7 @@
 """A net over a grid of ranks on paper: its graph is walked over without numbers, and each exchange noted."""
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -18,8 +18,8 @@ from dlkit.models.graph import ByMode, ImageRows, NetGraph, Node, map_nodes
 from dlkit.strategies.graph.exchanges import Noted
 from dlkit.strategies.graph.on_rank import skeleton
 from dlkit.strategies.graph.plan import Made, Plan, Step
+from dlkit.strategies.graph.tile_layout import TileLayout
 from dlkit.strategies.spatial.array_forward import slots_of, with_arrays
-from dlkit.strategies.spatial.tile_layout import TileLayout
 
 WHY = {
     **dict.fromkeys(("flatten", "view", "reshape"), "it makes one row of units of all places"),
@@ -67,10 +67,9 @@ class Walked(NamedTuple):
     uses: dict[str, set[Any]]
 
 
-def walk(graph: NetGraph, shape: tuple[int, int], images: int, added_up: frozenset[str] = frozenset()) -> Walked:
-    """Of rank 0. added_up: the parameters whose gradients are added up after the backward pass."""
+def walk(graph: NetGraph, shape: tuple[int, int], images: int) -> Walked:
+    """Of rank 0, where no gradients are added up after the backward pass."""
     grid = Grid(PaperGroup(shape[0] * shape[1]), shape)
-    grid.added_up = added_up
     net = skeleton(graph.net)
     for module in net.modules():
         for name, buffer in module.named_buffers(recurse=False):
@@ -160,24 +159,37 @@ def _layout(value: Any) -> TileLayout | None:
 
 def plan_over_grid(graph: NetGraph, shape: tuple[int, int]) -> Plan:
     """What each rank of the grid computes of each node, and what is exchanged for it."""
-    uses = walk(graph, shape, IMAGES[0]).uses
-    cut = {name: next(iter(how)) for name, how in uses.items() if len(how) == 1 and isinstance(next(iter(how)), Tiles)}
-    added_up = frozenset(name for name, how in uses.items() if "whole" not in how)
-    two, three = (walk(graph, shape, images, added_up).visits for images in IMAGES)
+    two, three = (walk(graph, shape, images) for images in IMAGES)
+    cut, added_up = taken_apart(two.uses)
     own = dict(graph.net.named_parameters())
     names = {id(parameter): name for name, parameter in own.items()}
     steps = []
-    for visit, other in zip(two, three, strict=True):
-        node = visit.node
+    for visit, other in zip(two.visits, three.visits, strict=True):
+        node, bills = visit.node, zip(visit.bills, other.bills, strict=True)
         taken = [names[id(parameter)] for parameter in _parameters(graph, node)]
-        made = [Made(node, Noted(*pair)) for pair in zip(visit.bills, other.bills, strict=True)]
+        made = [Made(node, Noted(*pair)) for pair in bills if not is_added_up(pair[0], added_up)]
         step = Step(node, visit.layout, "layer" if visit.layout is None else visit.layout.along, made=made)
-        step.parameters = {name: TileLayout(cut[name], (0, 1)) for name in taken if name in cut}
+        step.parameters = {name: cut[name] for name in taken if name in cut}
         step.summed = tuple(name for name in taken if name in added_up - cut.keys() and own[name].requires_grad)
         if visit.gathered:
             step.why = f"{_why(graph, visit)}: it sees all"
         steps.append(step)
     return Plan(graph, shape[0] * shape[1], steps, [])
+
+
+def taken_apart(uses: Mapping[str, set[Any]]) -> tuple[dict[str, TileLayout], frozenset[str]]:
+    """By how ranks use parameters: those of which each needs its places alone, and all whose gradients are added up."""
+    layouts = {
+        name: TileLayout(tiles, (0, 1))
+        for name, how in uses.items()
+        if len(how) == 1 and isinstance(tiles := next(iter(how)), Tiles)
+    }
+    return layouts, frozenset(name for name, how in uses.items() if "whole" not in how)
+
+
+def is_added_up(bill: Bill, added_up: frozenset[str]) -> bool:
+    """Is it of gradients that are added up later, by one message?"""
+    return bool(bill.of_parameters) and bill.of_parameters <= added_up
 
 
 def _why(graph: NetGraph, visit: Visit) -> str:

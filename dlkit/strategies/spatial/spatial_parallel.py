@@ -21,6 +21,7 @@ from dlkit.strategies.graph.on_paper import paper_graph
 from dlkit.strategies.graph.on_rank import Layouts, keep_part
 from dlkit.strategies.graph.plan import Plan, Step
 from dlkit.strategies.graph.plan_costs import plan_costs, steps_with_rest
+from dlkit.strategies.graph.tile_layout import TileLayout
 from dlkit.strategies.layer_cost import LayerCost
 from dlkit.strategies.spatial.array_forward import ArrayForward, own_forward
 from dlkit.strategies.spatial.on_paper import plan_over_grid
@@ -127,7 +128,8 @@ def split_over_grid(plan: Plan, grid: Grid) -> Layouts:
         keep_part(net, path, layout, grid.group)
     grid.added_up = frozenset((*plan.summed, *plan.parameters))
     forward = vars(net).get("forward") or own_forward(net)
-    net.forward = ArrayForward(net, grid, plan.graph.image_shape, forward, plan.parameters)
+    tiles = {path: layout.tiles for path, layout in plan.parameters.items() if isinstance(layout, TileLayout)}
+    net.forward = ArrayForward(net, grid, plan.graph.image_shape, forward, tiles)
     return plan.parameters
 
 
@@ -136,9 +138,8 @@ class SpatialShard(DistributedShard):
 
     model_is_whole = False
 
-    def __init__(self, run: Any, strategy: SpatialParallel | None = None):
+    def __init__(self, run: Any, strategy: SpatialParallel):
         super().__init__(run.model, run.learner)
-        strategy = strategy or SpatialParallel()
         self.splits_layers = self.group
         plan = strategy.plan(graph_of_run(run), self.world_size)
         if plan.parameters:

@@ -18,7 +18,6 @@ from dlkit.distributed.arrays.tiles import Tiles, even_parts
 from dlkit.distributed.group import Group
 from dlkit.models import ConvNet, LeNet5
 from dlkit.models.convolution import SparseConv2d, Subsample
-from dlkit.models.joined_traces import trace
 from dlkit.models.locally_connected import L2Pool, LocallyConnected2d, LocalNet
 from dlkit.strategies.spatial.spatial_parallel import SpatialParallel
 from dlkit.training import CrossEntropy, Reconstruction
@@ -160,30 +159,6 @@ def test_some_of_the_ranks_can_split_a_net_among_them():
     wanted = [answer_and_gradients(copy.deepcopy(net), images + number) for number in (0, 1)]
     for rank, found in enumerate(team(4).call(in_pairs, net, images)):
         torch.testing.assert_close(found, wanted[rank // 2])
-
-
-# What a row of a layer's output sees
-
-
-@pytest.mark.parametrize("name", ["padding and stride 2", "oblong kernels, dilated, same", "LocalNet", "LeNet-5"])
-def test_windows_are_the_rows_that_gradients_come_from(name):
-    net, images = made(name)
-    graph = trace(net, images)
-    nodes = [node for node in graph.nodes if node.op == "module"]
-    layers = [node for node in nodes if graph.kind_of(node).windows(graph.module_of(node)) is not None]
-    assert len(layers) >= 3
-    for layer in layers:
-        windows = graph.kind_of(layer).windows(graph.module_of(layer))
-        module = copy.deepcopy(graph.module_of(layer)).double()
-        assert windows is not None
-        x = torch.rand(1, *layer.inputs[0].shape[1:], dtype=torch.float64, generator=seeded(3)).requires_grad_()
-        for row in range(layer.shape[2]):
-            (slope,) = torch.autograd.grad(module(x)[:, :, row].sum(), x)
-            felt = slope.abs().sum((0, 1, 3)).nonzero().flatten().tolist()
-            seen = windows.input_rows(range(row, row + 1))
-            if seen.start >= 0 and seen.stop <= x.shape[2]:
-                assert range(felt[0], felt[-1] + 1) == seen
-            assert set(felt) <= set(seen)
 
 
 def test_rows_are_borrowed_from_whoever_has_them_and_their_gradients_go_back():

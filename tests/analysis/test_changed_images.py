@@ -4,7 +4,7 @@ import pytest
 import torch
 from oracles import seeded
 
-from dlkit.analysis.invariance import invariance, scaled, shifted, turned
+from dlkit.analysis.changed_images import invariance, scaled, shifted, turned
 
 IMAGES = torch.rand(3, 9, 9, dtype=torch.float64, generator=seeded())
 
