@@ -57,5 +57,5 @@ def invariance(
         values = respond(change(images, amount))
         if tuple(values.shape) != (len(images),):
             raise ValueError(f"respond gives {tuple(values.shape)} for {len(images)} images: one value for each.")
-        found.append(values.double().mean())
-    return torch.stack(found).cpu()
+        found.append(values.cpu().double().mean())  # Apple's GPU has no float64
+    return torch.stack(found)
