@@ -16,7 +16,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 
 
 RANKS = r"tests/(strategies|distributed)/"
-ENGINES = r"tests/(cluster/|ui/test_ui_live|bench/test_bench_(parallel|asynchronous))"
+ENGINES = r"tests/(cluster/|ui/test_ui_live|bench/test_bench_(parallel|scaling|asynchronous))"
 
 
 class ByWhatIsShared(LoadScopeScheduling):

@@ -24,7 +24,8 @@ from dlkit.core.random import ShardedGenerator
 from dlkit.core.reports import BenchRow
 from dlkit.data.batch import Batch
 from dlkit.distributed.array import Grid
-from dlkit.distributed.group import Group
+from dlkit.distributed.group import Group, ring_bytes
+from dlkit.distributed.links import Link
 from dlkit.distributed.recorder import Span
 from dlkit.models.graph_check import graph_of
 from dlkit.strategies import DataParallel, Pipeline, SpatialParallel, TensorParallel
@@ -76,20 +77,32 @@ def floors(cluster: Cluster, steps: int, rounds: int) -> list[BenchRow]:
 
 
 class Rate(NamedTuple):
-    """How fast one kind of exchange is: the seconds of the smallest one, and bytes that a rank sends in a second."""
+    """How fast one kind of exchange is: the seconds of the smallest one, and bytes that a rank sends a second."""
 
     latency: float
     bandwidth: float
 
     @classmethod
-    def of(cls, seconds: Seconds, kind: str) -> "Rate":
+    def of(cls, seconds: Seconds, kind: str, world_size: int = 2) -> "Rate":
         """From the measured seconds of exchanges of FEW and of MANY numbers."""
         few, many = (median(seconds[f"{kind} of {numbers}"]) for numbers in (FEW, MANY))
-        return cls(few, 4 * (MANY - FEW) / max(many - few, 1e-9))  # each of two ranks sends as much as it has
+        return cls(few, bytes_sent(kind, 4 * (MANY - FEW), world_size) / max(many - few, 1e-9))
+
+    @classmethod
+    def of_link(cls, link: Link, kind: str, world_size: int) -> "Rate":
+        """As `Link.seconds` says."""
+        return cls(link.seconds(kind, 0, world_size), link.bandwidth)
 
     def seconds(self, size: int) -> float:
         """Seconds of an exchange in which a rank sends `size` bytes."""
         return self.latency + size / self.bandwidth
+
+
+def bytes_sent(kind: str, size: int, world_size: int) -> int:
+    """The bytes that a rank sends in an exchange of `size` bytes from each."""
+    if kind == "all-reduce":
+        return ring_bytes(size, world_size, passes=2)
+    return (world_size - 1) * size if kind == "all-gather" else size
 
 
 def seconds_of(seconds: Seconds, work: Work) -> list[float]:
@@ -166,11 +179,11 @@ def time_own_part() -> float:
 def time_exchange(kind: str, numbers: int) -> float:
     """On an engine: seconds of an exchange of this kind, of so many float32 numbers from each rank."""
     group, sent, received = Group(), torch.zeros(numbers), torch.zeros(numbers)
-    other = 1 - group.rank
+    right, left = ((group.rank + hop) % group.world_size for hop in (1, -1))
     ways: dict[str, Callable[[], object]] = {
         "all-reduce": lambda: group.all_reduce(sent),
         "all-gather": lambda: group.all_gather(sent, [numbers] * group.world_size),
-        "send": lambda: group.exchange({other: sent}, {other: received}),
+        "send": lambda: group.exchange({right: sent}, {left: received}),
     }
     return median_seconds(ways[kind], EXCHANGES)
 

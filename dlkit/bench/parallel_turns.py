@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 
 from dlkit.bench.timing import Seconds
 from dlkit.cluster import Cluster
+from dlkit.distributed.links import Link
 from dlkit.training.experiment import Experiment
 from dlkit.training.history import History
 from dlkit.training.run import Run
@@ -43,11 +44,19 @@ def seconds_after_warm_up(history: History) -> float:
 
 
 def split_run(
-    cluster: Cluster, experiment: Experiment, strategy: Strategy, steps: int, warm: int | None = None
+    cluster: Cluster,
+    experiment: Experiment,
+    strategy: Strategy,
+    steps: int,
+    warm: int | None = None,
+    links: Link | None = None,
 ) -> float:
-    """Wall-clock seconds on rank 0 that `steps` steps take when the cluster splits the run, after a warm-up."""
+    """Wall-clock seconds on rank 0 that `steps` steps take when the cluster splits the run, after a warm-up.
+
+    links: a link to emulate.
+    """
     settings = {"steps": (warm or WARM) + steps, "device": "cpu", "callbacks": [clock], "progress": False}
-    run = cluster.run(with_clock_rows(experiment, warm), strategy, **settings)
+    run = cluster.run(with_clock_rows(experiment, warm), strategy, links=links, **settings)
     return seconds_after_warm_up(run.history)
 
 

@@ -4,7 +4,7 @@ from importlib import import_module
 
 from dlkit.core.reports import emit
 
-NAMES = ("rbm", "dbn", "cnn", "parallel", "asynchronous")
+NAMES = ("rbm", "dbn", "cnn", "parallel", "scaling", "asynchronous")
 
 
 def run(name: str, as_json: bool = False) -> None:

@@ -61,7 +61,10 @@ def placements(n: int, gpus: Sequence[str] | None = None, cores: Sequence[int] |
     cores = cores_here() if cores is None else list(cores)
     plan = []
     for rank in range(n):
-        own = cores[rank * len(cores) // n : (rank + 1) * len(cores) // n] or cores[rank % len(cores) :][:1]
+        if n <= len(cores):
+            own = cores[rank * len(cores) // n : (rank + 1) * len(cores) // n]
+        else:
+            own = [cores[rank % len(cores)]]
         gpu = rank % len(gpus) if gpus else None
         name = "" if gpu is None else gpus[gpu]
         plan.append(Placement(rank, gpu, tuple(own) if can_pin() else (), len(own), name))

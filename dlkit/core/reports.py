@@ -35,7 +35,32 @@ class PaperRow:
     seconds: float | None
 
 
-Row = BenchRow | PaperRow
+@dataclass(frozen=True)
+class ScalingRow:
+    """The time of a step of a net over a grid of ranks, in milliseconds: predicted, and measured.
+
+    images: the height and width of its images, in pixels. parameters_a_rank: how many each rank holds; where not all
+    hold as many, the least and the most. kilobytes: the most that a rank sends in a step. exchanges: how long those of
+    a step take by the prediction, which has them in `predicted`. times_one_rank: the measured time over that of the
+    net of one rank, the median over the rounds: `ranks_a_core` where the time of a step is flat.
+    """
+
+    ranks: int
+    grid: str
+    cores: int
+    ranks_a_core: int
+    images: str
+    parameters: int
+    parameters_a_rank: str
+    link: str
+    kilobytes: float
+    exchanges: float
+    predicted: float
+    measured: float
+    times_one_rank: float
+
+
+Row = BenchRow | PaperRow | ScalingRow
 
 
 def emit(rows: Sequence[Row], title: str, as_json: bool = False) -> None:
@@ -46,8 +71,8 @@ def emit(rows: Sequence[Row], title: str, as_json: bool = False) -> None:
     table = Table(title=title, title_justify="left")
     for name in _columns(rows):
         if name != "source":
-            justify = "right" if name in ("value", "ratio", "seconds") else "left"
-            table.add_column(name, justify=justify, overflow="fold")
+            is_number = any(isinstance(getattr(row, name), int | float) for row in rows)
+            table.add_column(_heading(name), justify="right" if is_number else "left", overflow="fold")
     sources = list(dict.fromkeys(row.source for row in rows if isinstance(row, PaperRow) and row.source))
     for row in rows:
         if isinstance(row, PaperRow) and row.source:
@@ -55,7 +80,7 @@ def emit(rows: Sequence[Row], title: str, as_json: bool = False) -> None:
         table.add_row(*(text for name, text in zip(_columns(rows), _texts(row), strict=True) if name != "source"))
     console = Console()
     if not console.is_terminal:
-        console = Console(width=120)  # a file or a pipe has no width of its own
+        console = Console(width=max(120, 12 * len(table.columns)))  # a file or a pipe has no width of its own
     console.print(table)
     for number, source in enumerate(sources, 1):
         console.print(f"[{number}] {source}", markup=False, highlight=False)
@@ -63,7 +88,7 @@ def emit(rows: Sequence[Row], title: str, as_json: bool = False) -> None:
 
 def markdown(rows: Sequence[Row], title: str) -> str:
     """The table as Markdown, to be stored in a file."""
-    columns = _columns(rows)
+    columns = [_heading(name) for name in _columns(rows)]
     lines = [f"# {title}", "", "| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
     lines += ["| " + " | ".join(text.replace("|", "\\|") for text in _texts(row)) + " |" for row in rows]
     return "\n".join(lines) + "\n"
@@ -73,6 +98,10 @@ def _columns(rows: Sequence[Row]) -> list[str]:
     return [field.name for field in fields(rows[0])]
 
 
+def _heading(column: str) -> str:
+    return column.replace("_", " ")
+
+
 def _texts(row: Row) -> list[str]:
     return [_text(value) for value in asdict(row).values()]
 
@@ -80,4 +109,6 @@ def _texts(row: Row) -> list[str]:
 def _text(value: str | float | None) -> str:
     if value is None:
         return ""
+    if isinstance(value, int):
+        return f"{value:,}"
     return value if isinstance(value, str) else f"{value:,.2f}" if abs(value) < 100 else f"{value:,.0f}"

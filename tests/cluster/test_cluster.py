@@ -51,8 +51,8 @@ def test_cores_are_dealt_out_in_equal_parts_and_each_rank_computes_with_as_many_
 
 def test_more_ranks_than_cores_share_them_and_it_is_said():
     plan = placements(5, gpus=[], cores=[4, 6])
-    assert all(len(placement.cores) == 1 for placement in plan)
-    assert {core for placement in plan for core in placement.cores} == {4, 6}
+    assert [placement.cores for placement in plan] == [(4,), (6,), (4,), (6,), (4,)]
+    assert [placement.cores for placement in placements(4, gpus=[], cores=[4, 6])] == [(4,), (6,)] * 2
     assert remarks(plan) == ["5 engines share 2 cores: more engines than cores save no time."]
 
 

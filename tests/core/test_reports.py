@@ -5,13 +5,14 @@ import pytest
 
 from dlkit import bench, papers
 from dlkit.bench.timing import interleaved, ratio
-from dlkit.core.reports import BenchRow, PaperRow, emit, markdown
+from dlkit.core.reports import BenchRow, PaperRow, ScalingRow, emit, markdown
 
 BENCH = BenchRow("CD-1 epoch", 30_000.0, "images/s", "the floor: 40,000 images/s", 0.75, "ratio at least 0.70")
 PAPER = PaperRow("CD-25, AIS", "-86.34", "Salakhutdinov & Murray 2008", "-90.1", "-90.2 to -90.0", 12.5)
+SCALING = ScalingRow(4, "2x2", 2, 2, "59x59", 4_000_000, "1,000,000", "1 Gb/s", 851.0, 7.8, 554.0, 734.0, 3.03)
 
 
-@pytest.mark.parametrize("row", [BENCH, PAPER])
+@pytest.mark.parametrize("row", [BENCH, PAPER, SCALING])
 def test_the_json_holds_the_columns_of_the_table_and_their_values(row, capsys):
     emit([row], "a title", as_json=True)
     (printed,) = json.loads(capsys.readouterr().out)
@@ -39,6 +40,12 @@ def test_markdown_keeps_a_row_on_one_line_whatever_is_in_it():
     lines = markdown([PaperRow("a|b", "", "", "1", "", 0.0)], "title").splitlines()
     assert lines[0] == "# title"
     assert lines[-1] == "| a\\|b |  |  | 1 |  | 0.00 |"
+
+
+def test_counts_have_no_decimals_and_headings_are_words():
+    lines = markdown([SCALING], "title").splitlines()
+    assert lines[2].startswith("| ranks | grid | cores | ranks a core | images | parameters | parameters a rank |")
+    assert lines[4] == "| 4 | 2x2 | 2 | 2 | 59x59 | 4,000,000 | 1,000,000 | 1 Gb/s | 851 | 7.80 | 554 | 734 | 3.03 |"
 
 
 def test_tasks_take_turns_and_the_first_round_is_not_counted():
