@@ -38,7 +38,10 @@ class BestUnits:
 
 
 def best_units(values: Float[Tensor, "images units"], labels: Int64[Tensor, " images"]) -> BestUnits:
-    """For each class the best unit, sign and threshold. ValueError for a class without images, or for one class."""
+    """For each class the best unit, sign and threshold; unit 0 finds everything where none is better than chance.
+
+    ValueError for a class without images, or for one class.
+    """
     values, labels = values.cpu(), labels.cpu()
     counts = torch.bincount(labels)
     classes = len(counts)
@@ -47,27 +50,29 @@ def best_units(values: Float[Tensor, "images units"], labels: Int64[Tensor, " im
     best = BestUnits(
         torch.zeros(classes, dtype=torch.long),
         torch.ones(classes, dtype=torch.float64),
-        torch.zeros(classes, dtype=torch.float64),
-        torch.zeros(classes, dtype=torch.float64),
+        torch.full((classes,), -torch.inf, dtype=torch.float64),
+        torch.full((classes,), 50.0, dtype=torch.float64),
     )
     for first in range(0, values.shape[1], AT_ONCE):
-        for sign in (1.0, -1.0):
-            _improve(best, sign * values[:, first : first + AT_ONCE].double(), sign, first, labels)
+        _improve(best, values[:, first : first + AT_ONCE].T.double(), first, labels)
     return best
 
 
-def _improve(best: BestUnits, values: Tensor, sign: float, first: int, labels: Tensor) -> None:
-    """Look at each value of each unit as a threshold."""
-    ordered, order = values.sort(0, descending=True)
-    is_last = torch.ones_like(ordered, dtype=torch.bool)  # of those of one value, which no threshold parts
-    is_last[:-1] = ordered[:-1] != ordered[1:]
+def _improve(best: BestUnits, values: Tensor, first: int, labels: Tensor) -> None:
+    """Look at each value of each unit (units, images) as a threshold, with both signs."""
+    ordered, order = values.sort(1, descending=True)
+    parted = torch.zeros_like(ordered, dtype=torch.bool)  # no threshold parts those of one value
+    parted[:, :-1] = ordered[:, :-1] != ordered[:, 1:]
+    of_image, number = labels[order], torch.arange(1, len(labels) + 1)
     for label in range(len(best.unit)):
-        is_class = (labels == label)[order]
-        count = int(is_class[:, 0].sum())
-        hits, wrong = (each.cumsum(0) for each in (is_class, ~is_class))  # of the images from a threshold on
-        accuracy = 50 + 50 * (hits / count - wrong / (len(labels) - count)).double()
-        score, place = accuracy.masked_fill(~is_last, -torch.inf).max(0)
-        unit = int(score.argmax())
-        if score[unit] > best.accuracy[label]:
-            best.unit[label], best.sign[label] = first + unit, sign
-            best.threshold[label], best.accuracy[label] = ordered[place[unit], unit], score[unit]
+        is_class = of_image == label
+        count = int(is_class[0].sum())
+        hits = is_class.cumsum(1, dtype=torch.int32)  # among the largest values, down to each
+        accuracy = 50 + 50 * (hits / count - (number - hits) / (len(labels) - count))
+        for sign in (1.0, -1.0):  # all but the largest are what the other sign finds, and rightly where this one errs
+            found = (accuracy if sign > 0 else 100 - accuracy).masked_fill(~parted, 0.0)
+            score, place = found.max(1)
+            unit = int(score.argmax())
+            if score[unit] > best.accuracy[label]:
+                best.unit[label], best.sign[label], best.accuracy[label] = first + unit, sign, score[unit].double()
+                best.threshold[label] = sign * ordered[unit, place[unit] + (sign < 0)]

@@ -1,4 +1,6 @@
 from . import links as links
+from .array import DistributedArray as DistributedArray
+from .array import Grid as Grid
 from .autograd import all_reduced as all_reduced
 from .autograd import copy_to_ranks as copy_to_ranks
 from .autograd import gather_from_ranks as gather_from_ranks

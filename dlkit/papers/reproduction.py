@@ -22,6 +22,7 @@ NAMES = (
     "dean2012",
     "hermans2017",
     "coates2013",
+    "le2012",
 )
 RUNS = Path("runs")
 RESUMABLE: dict[str, Any] = {"checkpoint_every": 3_000, "resume": True, "device": "cpu"}  # options of each paper's runs

@@ -19,6 +19,8 @@ from .pipeline.stage import bubble as bubble
 from .pipeline.stage import measured_bubble as measured_bubble
 from .sandblaster.sandblaster import Sandblaster as Sandblaster
 from .sandblaster.virtual import sandblast_virtually as sandblast_virtually
+from .spatial.memory import RankMemory as RankMemory
+from .spatial.memory import memory_on_paper as memory_on_paper
 from .spatial.spatial_parallel import SpatialParallel as SpatialParallel
 from .tensor.tensor_parallel import TensorParallel as TensorParallel
 from .weird_trick import OneWeirdTrick as OneWeirdTrick

@@ -1,3 +1,4 @@
+from .array_grid import ArrayGrid as ArrayGrid
 from .codes import CodeMap as CodeMap
 from .digits import DigitBrowser as DigitBrowser
 from .divergence import CDExplorer as CDExplorer
@@ -24,6 +25,8 @@ from .live import LiveCluster as LiveCluster
 from .maps import MapExplorer as MapExplorer
 from .monitor import TrainingMonitor as TrainingMonitor
 from .occluder import Occluder as Occluder
+from .on_paper import NetOnPaper as NetOnPaper
+from .place_filters import PlaceFilters as PlaceFilters
 from .predictions import Predictions as Predictions
 from .race import Race as Race
 from .reader import DigitReader as DigitReader
@@ -33,3 +36,4 @@ from .staleness import StalenessExplorer as StalenessExplorer
 from .stepper import ConvolutionStepper as ConvolutionStepper
 from .tape import CommandTape as CommandTape
 from .timeline import TimelineView as TimelineView
+from .unit_finder import UnitFinder as UnitFinder

@@ -43,6 +43,12 @@ def test_on_other_images_units_and_thresholds_stay():
         assert found[label].item() == pytest.approx(balanced(picked, labels[40:] == label))
 
 
+def test_where_no_unit_is_better_than_chance_everything_is_found():
+    values, labels = torch.ones(6, 3), torch.arange(6) % 2
+    best = best_units(values, labels)
+    assert best.accuracy.tolist() == best.on(values, labels).tolist() == [50.0, 50.0]
+
+
 def test_more_units_than_are_looked_at_at_once():
     values, labels = torch.randn(30, 150, generator=seeded()), torch.arange(30) % 2
     values[:, 140] = labels.float()

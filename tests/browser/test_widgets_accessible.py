@@ -3,7 +3,11 @@
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-NAMES = ["07_engine_cluster.ipynb", "11_asynchronous.ipynb"]  # sliders and pictures of others have no names yet
+NAMES = [
+    "07_engine_cluster.ipynb",
+    "11_asynchronous.ipynb",
+    "12_distributed_array.ipynb",
+]  # sliders and pictures of others have no names yet
 SERIOUS = ("serious", "critical")
 
 

@@ -116,12 +116,14 @@ NO_TENSORS = {
     "LayerCount": "what `counts` gives",
     "LogProbability": "what `log_probability` gives",
     "LogZ": "what `ais` gives",
+    "Optimum": "what `optimum` gives",
     "Region": "what `receptive_field` gives",
     "TopImages": "what `top_images` gives",
 }
 CASES = {
     "best_units": on_the_cpu(told_apart),
     "invariance": on_the_cpu(lambda on: analysis.invariance(middle, on.inputs(images()), analysis.shifted, [0.0, 1.0])),
+    "optimum": lambda on: analysis.optimum(middle, on.inputs(images()[0]), steps=5),
     "shifted": lambda on: analysis.shifted(on.inputs(images()), 1.5),
     "scaled": lambda on: analysis.scaled(on.inputs(images()), 1.5),
     "turned": lambda on: analysis.turned(on.inputs(images()), 30),

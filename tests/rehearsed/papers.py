@@ -65,6 +65,7 @@ NO_TENSORS = {
     "NAMES": "names",
     "measured": "a name",
     "measured_table": "a name",
+    "le2012.experiment": "a description of a training, which is on the CPU",
     "run": "a name; papers train on the CPU",
 }
 CASES = {

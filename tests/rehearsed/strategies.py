@@ -143,6 +143,8 @@ ALWAYS = ["synchronize"]  # in `after_step`: a rank's Python must not be steps a
 NO_TENSORS = {
     "Cost": "numbers",
     "LayerCost": "numbers",
+    "RankMemory": "numbers",
+    "memory_on_paper": "numbers, of shapes",
     "bubble": "a formula",
     "cost": "numbers, of shapes",
     "explain": "words, of shapes",

@@ -13,7 +13,7 @@ from rehearsed import examples
 from rehearsed.examples import dbn, images, labels, net, rbm, rows
 
 from dlkit import data, ui
-from dlkit.models import ConvNet
+from dlkit.models import ConvNet, LocallyConnected2d
 from dlkit.training import CD, PCD, Experiment
 
 square = (3, 4)  # of the models' 12 pixels
@@ -40,6 +40,10 @@ def pixels(file):
 
 def drawn(picture):
     return pixels(picture.png)
+
+
+def drawn_file(picture):
+    return pixels(picture.value)
 
 
 def browser(on):
@@ -137,6 +141,25 @@ def monitored(learner):
     return monitor
 
 
+def array_grid(on):
+    widget = ui.ArrayGrid(on.inputs(images()))
+    widget.window.value, widget.rank.value = 9, 3
+    return drawn_file(widget.picture)
+
+
+def place_filters(on):
+    layer = LocallyConnected2d(1, 2, 5, (16, 16), generator=examples.seeded())
+    widget = ui.PlaceFilters(on.model(layer), on.inputs(images()), on.inputs(torch.ones(2, 1, 5, 5)))
+    widget.picture.go_to(3, 4)
+    return drawn_file(widget.picture)
+
+
+def unit_finder(on):
+    widget = ui.UnitFinder(on.inputs(images(6)), on.inputs(labels()), {"some": on.inputs(images(6).flatten(1))})
+    widget.show_best()
+    return len(widget.chart.value)
+
+
 NO_TENSORS = dict.fromkeys(
     ("BLACK", "BLUE", "GREEN", "ORANGE", "PURPLE", "SKY", "VERMILION", "KIND_COLOURS"), "colours"
 )
@@ -144,6 +167,7 @@ NO_TENSORS |= {
     "CDExplorer": "numbers; it trains an RBM of its own on the CPU",
     "CommandTape": "an experiment, in simulated time on the CPU",
     "LiveCluster": "a cluster, and an experiment that it sends there",
+    "NetOnPaper": "a function that makes nets, on the meta device",
     "Race": "a cluster, and experiments that it sends there",
     "StalenessExplorer": "an experiment, in simulated time on the CPU",
     "TimelineView": "a timeline",
@@ -161,6 +185,7 @@ def predictions(on):
 
 
 CASES = {
+    "ArrayGrid": on_the_cpu(array_grid),
     "CodeMap": {"of two": on_the_cpu(lambda on: code_map(on, 2)), "of more": on_the_cpu(lambda on: code_map(on, 4))},
     "ConvolutionStepper": on_the_cpu(stepper),
     "DigitBrowser": on_the_cpu(browser),
@@ -169,10 +194,12 @@ CASES = {
     "GibbsPlayer": on_the_cpu(player),
     "MapExplorer": on_the_cpu(explorer),
     "Occluder": on_the_cpu(occluder),
+    "PlaceFilters": on_the_cpu(place_filters),
     "Predictions": on_the_cpu(predictions),
     "Splitter": on_the_cpu(splitter),
     "StackExplorer": on_the_cpu(stack),
     "TrainingMonitor": {"CD": monitored(CD()), "PCD": monitored(PCD())},
+    "UnitFinder": on_the_cpu(unit_finder),
     "draw_histograms": on_the_cpu(
         lambda on: ui.draw_histograms(on.model(rbm()), {"W": on.inputs(torch.full((12, 6), 1e-3))}) and None
     ),

@@ -2,6 +2,7 @@
 
 import pytest
 
+from dlkit.ui.controls.dragged_lines import DraggedLines
 from dlkit.ui.controls.drawing_pad import DrawingPad
 from dlkit.ui.controls.javascript import bundled
 from dlkit.ui.controls.pointed_image import PointedImage
@@ -14,7 +15,7 @@ def test_an_import_is_replaced_by_the_file(tmp_path):
     assert bundled(tmp_path / "widget.js") == "export const two = 2;\n\nexport default { two };\n"
 
 
-@pytest.mark.parametrize("widget", [DrawingPad, PointedImage, ZoomedImage])
+@pytest.mark.parametrize("widget", [DraggedLines, DrawingPad, PointedImage, ZoomedImage])
 def test_a_widget_needs_no_other_file(widget):
     script = widget()._esm
     assert "import " not in script
@@ -25,6 +26,7 @@ def test_a_widget_needs_no_other_file(widget):
 @pytest.mark.parametrize(
     ("widget", "line"),
     [
+        (DraggedLines, "DraggedLines(rows=[], columns=[])"),
         (DrawingPad, "DrawingPad(140x140 pixels)"),
         (PointedImage, "PointedImage(place=[0.5, 0.5], cells=[])"),
         (ZoomedImage, "ZoomedImage(box=[0.0, 1.0])"),

@@ -1,10 +1,13 @@
-"""Several lines on the same axes, and a histogram, as SVG text; pure functions, fast enough for a run that goes on."""
+"""Several lines on the same axes, and histograms, as SVG text; pure functions, fast enough for a run that goes on."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import cycle
 
+import torch
+from jaxtyping import Float
 from matplotlib.ticker import MaxNLocator
+from torch import Tensor
 
 from dlkit.ui.draw.charts import Points
 from dlkit.ui.draw.pictures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
@@ -14,16 +17,16 @@ DASHES = ("", "7 3", "2 3", "9 3 2 3")  # so that lines are told apart without c
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 14, 40  # pixels: the margins
 MOST = 300  # points of a line that are drawn, about
 Size = tuple[int, int]
-LINES, COLUMNS = (640, 260), (320, 260)  # pixels: of a picture
+LINES, COLUMNS, HISTOGRAMS = (640, 260), (320, 260), (460, 230)  # pixels: of a picture
 
 
 class Axes:
-    """From 0 to `right` and `top`, or a little beyond. `shapes`: the frame, ticks and labels."""
+    """From `first` to `right`, and from 0 to `top`, or a little beyond. `shapes`: the frame, ticks and labels."""
 
-    def __init__(self, size: Size, right: float, top: float, x_label: str, y_label: str):
+    def __init__(self, size: Size, right: float, top: float, x_label: str, y_label: str, first: float = 0.0):
         width, height = self.size = size
-        xs, ys = _ticks(right), _ticks(top)
-        self.right, self.top = xs[-1], ys[-1]
+        xs, ys = _ticks(right, first), _ticks(top)
+        self.first, self.right, self.top = xs[0], xs[-1], ys[-1]
         left, middle = LEFT, (TOP + height - BOTTOM) / 2
         end, bottom = width - RIGHT, height - BOTTOM
         self.shapes = [f'<path d="M{left},{TOP} V{bottom} H{end}" fill="none" stroke="currentColor" opacity="0.5"/>']
@@ -37,12 +40,12 @@ class Axes:
         self.shapes.append(f'<text {turned} text-anchor="middle">{escape(y_label)}</text>')
 
     def __repr__(self) -> str:
-        return f"Axes(0 to {self.right:g}, 0 to {self.top:g})"
+        return f"Axes({self.first:g} to {self.right:g}, 0 to {self.top:g})"
 
     def place(self, x: float, y: float) -> tuple[float, float]:
         width, height = self.size
-        across, down = x / self.right * (width - RIGHT - LEFT), y / self.top * (height - BOTTOM - TOP)
-        return LEFT + across, height - BOTTOM - down
+        across, down = (x - self.first) / (self.right - self.first), y / self.top
+        return LEFT + across * (width - RIGHT - LEFT), height - BOTTOM - down * (height - BOTTOM - TOP)
 
     def svg(self, summary: str, shapes: Sequence[str]) -> str:
         width, height = self.size
@@ -59,23 +62,55 @@ def overlay(lines: Mapping[str, Points], x_label: str, y_label: str) -> str:
     points = [point for each in drawn.values() for point in each]
     right, most = max((x for x, _ in points), default=0.0), max((y for _, y in points), default=0.0)
     axes = Axes(LINES, right, most, x_label, y_label)
+    said = [
+        f"{name}: {line[-1][1]:.3g} at {line[-1][0]:.3g}" if line else f"{name}: nothing yet"
+        for name, line in drawn.items()
+    ]
+    shapes, legend = _lines(drawn, axes)
+    return axes.svg(f"{y_label} over {x_label}. {'; '.join(said)}", shapes) + legend
+
+
+def histograms(
+    values: Mapping[str, Float[Tensor, " values"]], x_label: str, y_label: str, mark: float, bins: int = 40
+) -> str:
+    """An SVG of the outlines of histograms on the same axes, each in percent of its values, and a line at `mark`.
+
+    The alt text has how much of each is at the mark or above it.
+    """
+    low, high = (float(f([float(f(x)) for x in values.values()])) for f in (min, max))
+    low, high = min(low, mark), max(high, mark)
+    high = high if high > low else low + 1
+    edges = torch.linspace(low, high, bins + 1).tolist()
+    lines, said = {}, []
+    for name, x in values.items():
+        shares = (100 * torch.histc(x.float(), bins, low, high) / len(x)).tolist()
+        steps = [(edge, share) for i, share in enumerate(shares) for edge in edges[i : i + 2]]
+        lines[name] = [(low, 0.0), *steps, (high, 0.0)]
+        said.append(f"{100 * float((x >= mark).float().mean()):.1f} % of {name} at or above it")
+    axes = Axes(HISTOGRAMS, high, max(y for line in lines.values() for _, y in line), x_label, y_label, low)
+    shapes, legend = _lines(lines, axes)
+    x, bottom = axes.place(mark, 0)
+    shapes.append(f'<path d="M{x:.1f},{TOP} V{bottom}" stroke="currentColor" stroke-width="2" stroke-dasharray="2 3"/>')
+    return axes.svg(f"{y_label} over {x_label}, with a line at {mark:.3g}: {'; '.join(said)}.", shapes) + legend
+
+
+def _lines(lines: Mapping[str, Points], axes: Axes) -> tuple[list[str], str]:
+    """The shapes of the lines, and their legend, as HTML."""
     looks = {
         name: f'stroke="{colour}" stroke-width="2"' + (f' stroke-dasharray="{dash}"' if dash else "")
-        for name, colour, dash in zip(drawn, cycle(COLOURS), cycle(DASHES), strict=False)
+        for name, colour, dash in zip(lines, cycle(COLOURS), cycle(DASHES), strict=False)
     }
-    shapes, said = [], []
-    for name, line in drawn.items():
+    shapes = []
+    for name, line in lines.items():
         thinned = [*line[:: -(-len(line) // MOST)], line[-1]] if line else []
         path = " ".join("{:.1f},{:.1f}".format(*axes.place(x, y)) for x, y in thinned)
         shapes.append(f'<polyline points="{path}" fill="none" {looks[name]}/>')
-        said.append(f"{name}: {line[-1][1]:.3g} at {line[-1][0]:.3g}" if line else f"{name}: nothing yet")
     keys = "".join(
         '<span style="white-space: nowrap; margin-right: 16px"><svg width="30" height="10" aria-hidden="true">'
         f'<path d="M0,5 H30" {look}/></svg> {escape(name)}</span> '
         for name, look in looks.items()
     )
-    svg = axes.svg(f"{y_label} over {x_label}. {'; '.join(said)}", shapes)
-    return f'{svg}<div style="line-height: 1.5">{keys}</div>'
+    return shapes, f'<div style="line-height: 1.5">{keys}</div>'
 
 
 def columns(heights: Sequence[float], x_label: str, y_label: str) -> str:
@@ -91,8 +126,9 @@ def columns(heights: Sequence[float], x_label: str, y_label: str) -> str:
     return axes.svg(f"{y_label} over {x_label}: {most}", shapes)
 
 
-def _ticks(end: float) -> list[float]:
-    return [float(tick) for tick in MaxNLocator(6, min_n_ticks=2).tick_values(0, end or 1.0) if tick >= 0]
+def _ticks(end: float, start: float = 0.0) -> list[float]:
+    ticks = MaxNLocator(6, min_n_ticks=2).tick_values(start, end if end > start else start + 1.0)
+    return [float(tick) for tick in ticks if tick >= 0 or start < 0]
 
 
 def _text(x: float, y: float, anchor: str, text: str) -> str:

@@ -30,11 +30,13 @@ class Picture:
     def __init__(self, png: bytes, alt: str, width: int | None = None):
         self.png, self.alt, self.width = png, alt, width
 
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str]:
+    def html(self) -> str:
         width = f' width="{self.width}"' if self.width else ""
         source = base64.b64encode(self.png).decode()
-        html = f'<img src="data:image/png;base64,{source}" alt="{escape(self.alt, quote=True)}"{width}>'
-        return {"text/html": html, "text/plain": f"[picture: {self.alt}]"}
+        return f'<img src="data:image/png;base64,{source}" alt="{escape(self.alt, quote=True)}"{width}>'
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str]:
+        return {"text/html": self.html(), "text/plain": f"[picture: {self.alt}]"}
 
     def __repr__(self) -> str:
         return f"[picture: {self.alt}]"
