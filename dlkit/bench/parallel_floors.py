@@ -4,11 +4,12 @@ The floor is the time of the forward and backward passes of a rank's part of the
 of its exchanges one after another. It leaves out what several ranks compute alike (halos, layers above those that are
 split), parts that are not equal, waiting for each other, selecting a batch, and the optimizer. A step may be faster
 than its floor where exchanges overlap with the passes. By region there is a second row, whose floor is of what a rank
-does compute, found by a group that exchanges nothing.
+does compute, found by a group that exchanges nothing; and both rows are of LocalNet too, whose filters are not shared.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from statistics import median
 from typing import NamedTuple
@@ -27,15 +28,18 @@ from dlkit.distributed.array import Grid
 from dlkit.distributed.group import Group, ring_bytes
 from dlkit.distributed.links import Link
 from dlkit.distributed.recorder import Span
+from dlkit.models import LocalNet
 from dlkit.models.graph_check import graph_of
 from dlkit.strategies import DataParallel, Pipeline, SpatialParallel, TensorParallel
 from dlkit.strategies.spatial.on_paper import PaperGroup
 from dlkit.strategies.spatial.spatial_parallel import split_over_grid
+from dlkit.training import Experiment
 from dlkit.training.shard import Strategy
 
 KINDS = ("all-reduce", "all-gather", "send")  # of exchanges
 FEW, MANY = 1, 1 << 18  # float32 numbers in an exchange: only latency counts, and a megabyte
-OWN_PART = "a rank's part by region"
+REGION = SpatialParallel()
+LOCALNET: Experiment = replace(LENET, model=LocalNet)  # pyrefly: ignore[bad-argument-type]
 PASSES, EXCHANGES = 20, 50  # timed at a time
 
 
@@ -58,22 +62,35 @@ def work_of_a_rank(batch: int) -> dict[Strategy, Work]:
 
 
 def floors(cluster: Cluster, steps: int, rounds: int) -> list[BenchRow]:
-    """A row for each strategy: milliseconds that a step of LeNet-5 takes on two engines, beside its floor."""
-    batch = LENET.batch_size
-    works = work_of_a_rank(batch)
-    tasks: dict[str, Callable[[], float]] = {str(s): partial(seconds_a_step, cluster, s, steps) for s in works}
-    batch_sizes = {work.images for work in works.values()}
-    tasks |= {f"{n} images": partial(slowest_rank, cluster, time_passes, n) for n in batch_sizes}
-    tasks[OWN_PART] = partial(slowest_rank, cluster, time_own_part)
+    """A row for each strategy: milliseconds that a step takes on two engines, beside its floor."""
+    works = work_of_a_rank(LENET.batch_size)
+    ways = [(LENET, strategy, work) for strategy, work in works.items()] + [(LOCALNET, REGION, works[REGION])]
+    tasks: dict[str, Callable[[], float]] = {}
+    for net, strategy, work in ways:
+        tasks[of(net, strategy)] = partial(seconds_a_step, cluster, net, strategy, steps)
+        tasks[of(net, work.images)] = partial(slowest_rank, cluster, time_passes, net, work.images)
+    for net in (LENET, LOCALNET):
+        tasks[of(net, "own part")] = partial(slowest_rank, cluster, time_own_part, net)
     for kind in KINDS:
         for numbers in (FEW, MANY):
             tasks[f"{kind} of {numbers}"] = partial(slowest_rank, cluster, time_exchange, kind, numbers)
     seconds = in_turns(tasks, "floors", rounds)
     rates = {kind: Rate.of(seconds, kind) for kind in KINDS}
-    by_rank = {s: exchanges_of_a_step(cluster, s) for s in works}
-    rows = [row(seconds, s, seconds_of(seconds, work), by_rank[s], rates) for s, work in works.items()]
-    region = SpatialParallel()
-    return [*rows, row(seconds, region, seconds[OWN_PART], by_rank[region], rates, ", against what a rank computes")]
+    rows, of_own_part = [], []
+    for net, strategy, work in ways:
+        by_rank = exchanges_of_a_step(cluster, net, strategy)
+        steps_taken = seconds[of(net, strategy)]
+        rows.append(row(of(net, strategy), steps_taken, seconds_of(seconds, net, work), by_rank, rates))
+        if strategy == REGION:
+            name = f"{of(net, strategy)}, against what a rank computes"
+            of_own_part.append(row(name, steps_taken, seconds[of(net, "own part")], by_rank, rates))
+    return rows + of_own_part
+
+
+def of(net: Experiment, what: object) -> str:
+    """The name of a task, and of a row."""
+    name = "LeNet-5" if net is LENET else "LocalNet"
+    return f"{name}, batch {net.batch_size}, 2 engines, {what if isinstance(what, int | str) else type(what).__name__}"
 
 
 class Rate(NamedTuple):
@@ -105,26 +122,25 @@ def bytes_sent(kind: str, size: int, world_size: int) -> int:
     return (world_size - 1) * size if kind == "all-gather" else size
 
 
-def seconds_of(seconds: Seconds, work: Work) -> list[float]:
-    return [work.times * computing for computing in seconds[f"{work.images} images"]]
+def seconds_of(seconds: Seconds, net: Experiment, work: Work) -> list[float]:
+    return [work.times * computing for computing in seconds[of(net, work.images)]]
 
 
 def row(
-    seconds: Seconds,
-    strategy: Strategy,
+    name: str,
+    steps: Sequence[float],
     computed: Sequence[float],
     by_rank: list[list[Span]],
     rates: Mapping[str, Rate],
-    against: str = "",
 ) -> BenchRow:
-    """The row of a strategy. computed: seconds of a rank's passes, in each round. by_rank: the exchanges of one step in
-    which a rank sends something, for each rank.
+    """The row of this name. steps, computed: seconds of a step, and of a rank's passes, in each round. by_rank: the
+    exchanges of one step in which a rank sends something, for each rank.
     """
     communicated, spans = max(((exchange_seconds(spans, rates), spans) for spans in by_rank), key=lambda pair: pair[0])
-    times = {"step": seconds[str(strategy)], "floor": [computing + communicated for computing in computed]}
+    times = {"step": list(steps), "floor": [computing + communicated for computing in computed]}
     kilobytes = sum(span.bytes_sent for span in spans) / 1e3
     return BenchRow(
-        f"LeNet-5, batch {LENET.batch_size}, 2 engines, {type(strategy).__name__}{against}",
+        name,
         1e3 * median(times["step"]),
         "ms a step",
         f"passes {1e3 * median(computed):.1f} ms, {len(spans)} exchanges of {kilobytes:,.0f} kB in all "
@@ -139,14 +155,14 @@ def exchange_seconds(spans: Sequence[Span], rates: Mapping[str, Rate]) -> float:
     return sum(rates[span.name if span.name in rates else "send"].seconds(span.bytes_sent) for span in spans)
 
 
-def seconds_a_step(cluster: Cluster, strategy: Strategy, steps: int) -> float:
-    """Seconds that a step of LeNet-5 takes, the mean over `steps` steps."""
-    return split_run(cluster, LENET, strategy, steps) / steps
+def seconds_a_step(cluster: Cluster, net: Experiment, strategy: Strategy, steps: int) -> float:
+    """Seconds that a step takes, the mean over `steps` steps."""
+    return split_run(cluster, net, strategy, steps) / steps
 
 
-def exchanges_of_a_step(cluster: Cluster, strategy: Strategy) -> list[list[Span]]:
+def exchanges_of_a_step(cluster: Cluster, net: Experiment, strategy: Strategy) -> list[list[Span]]:
     """For each rank, the exchanges of one step, the third, in which it sends something."""
-    run = cluster.run(LENET, strategy, steps=3, device="cpu", progress=False)
+    run = cluster.run(net, strategy, steps=3, device="cpu", progress=False)
     by_rank = []
     for rank in run.ranks:
         last = [span for span in rank.spans if span.kind == "step"][-1]
@@ -160,20 +176,23 @@ def slowest_rank(cluster: Cluster, function: Callable[..., float], *args: object
     return max(cluster.call(function, *args))
 
 
-def time_passes(images: int) -> float:
-    """On an engine: seconds of a forward and a backward pass of LeNet-5 over a batch that is in memory."""
-    net, learner = LENET.initial_model(), LENET.learner
-    batch, generator = Batch(torch.rand(images, 28, 28), torch.arange(images) % 10), ShardedGenerator("cpu")
-    return median_seconds(lambda: learner.fill_grad(net, batch, generator), PASSES)
+def time_passes(described: Experiment, images: int) -> float:
+    """On an engine: seconds of a forward and a backward pass of the net over a batch that is in memory."""
+    net, batch = described.initial_model(), made_up(images)
+    return median_seconds(lambda: described.learner.fill_grad(net, batch, ShardedGenerator("cpu")), PASSES)
 
 
-def time_own_part() -> float:
-    """On an engine: seconds of the passes of its part of LeNet-5 by region, with zeros for what others would send."""
-    net, learner, here = LENET.initial_model(), LENET.learner, Group()
-    batch = Batch(torch.rand(LENET.batch_size, 28, 28), torch.arange(LENET.batch_size) % 10)
-    plan = SpatialParallel().plan(graph_of(net, batch.images), here.world_size)
-    split_over_grid(plan, Grid(PaperGroup(here.world_size, here.rank), (here.world_size, 1)))
-    return median_seconds(lambda: learner.fill_grad(net, batch, ShardedGenerator("cpu")), PASSES)
+def time_own_part(described: Experiment) -> float:
+    """On an engine: seconds of the passes of its part of the net by region, with zeros for what others would send."""
+    net, batch, here = described.initial_model(), made_up(described.batch_size), Group()
+    plan = REGION.plan(graph_of(net, batch.images), here.world_size)
+    split_over_grid(plan, Grid(PaperGroup(here.world_size, here.rank), REGION.shape(here.world_size)))
+    return median_seconds(lambda: described.learner.fill_grad(net, batch, ShardedGenerator("cpu")), PASSES)
+
+
+def made_up(images: int) -> Batch:
+    """Noise, of the size of digits."""
+    return Batch(torch.rand(images, 28, 28), torch.arange(images) % 10)
 
 
 def time_exchange(kind: str, numbers: int) -> float:

@@ -81,17 +81,23 @@ class NetOnPaper(InBackground[list[RankMemory]]):
         try:
             while (wanted := self._next()) is not None:
                 self._say("Counting ...")
-                side, across, batch = wanted
-                with torch.device("meta"):
-                    parameters = sum(parameter.numel() for parameter in self.net(side).parameters())
-                numbers = sorted({0, across * (across // 2) + across // 2})
-                shape = self.channels, side, side
-                found = memory_on_paper(partial(self.net, side), shape, batch, (across, across), numbers)
-                self.run, self._counted = found, (side, across, batch, parameters)
-                self._draw()
+                try:
+                    self._count_once(*wanted)
+                except ValueError as error:  # of a net that cannot be made, or cut so
+                    self.run, self.bars.value, self.text.value = None, "", ""
+                    self._say(str(error), failed=True)
         finally:
             with self._lock:
                 self._counts = False
+
+    def _count_once(self, side: int, across: int, batch: int) -> None:
+        with torch.device("meta"):
+            parameters = sum(parameter.numel() for parameter in self.net(side).parameters())
+        numbers = sorted({0, across * (across // 2) + across // 2})
+        shape = self.channels, side, side
+        self.run = memory_on_paper(partial(self.net, side), shape, batch, (across, across), numbers)
+        self._counted = side, across, batch, parameters
+        self._draw()
 
     def _next(self) -> tuple[int, int, int] | None:
         with self._lock:
@@ -99,10 +105,6 @@ class NetOnPaper(InBackground[list[RankMemory]]):
             if wanted is None:
                 self._counts = False
             return wanted
-
-    def _explain(self, error: Exception) -> str:
-        self.bars.value = self.text.value = ""
-        return str(error) if isinstance(error, ValueError) else super()._explain(error)
 
     def _draw(self) -> None:
         if self.run is None:

@@ -14,7 +14,7 @@ from dlkit.cluster import Cluster
 from dlkit.data import Split
 from dlkit.distributed.recorder import Span
 from dlkit.models import LeNet5
-from dlkit.strategies import DataParallel, Pipeline
+from dlkit.strategies import Pipeline
 from dlkit.training import CrossEntropy, Experiment
 
 
@@ -34,6 +34,9 @@ def test_it_measures_every_row(monkeypatch, cluster):
     small = replace(parallel_data.LENET, data=(images, labels), batch_size=20)
     for module in (parallel_data, parallel_floors):
         monkeypatch.setattr(module, "LENET", small)
+    monkeypatch.setattr(
+        parallel_floors, "LOCALNET", replace(parallel_floors.LOCALNET, data=(images, labels), batch_size=20)
+    )
     monkeypatch.setattr(parallel_data, "CNN", replace(parallel_data.CNN, data=(images, labels), batch_size=20))
     rows = replace(parallel_data.CD_1, data=images.flatten(1), batch_size=20)
     monkeypatch.setattr(parallel_data, "CD_1", rows)
@@ -48,7 +51,11 @@ def test_it_measures_every_row(monkeypatch, cluster):
         *["CD-1, RBM 784 x 500, batch 20, 2 engines"] * 2,
         *(f"LeNet-5, batch 20, 2 engines, {name}Parallel" for name in ("Data", "Tensor", "Spatial")),
         "LeNet-5, batch 20, 2 engines, Pipeline",
-        "LeNet-5, batch 20, 2 engines, SpatialParallel, against what a rank computes",
+        "LocalNet, batch 20, 2 engines, SpatialParallel",
+        *(
+            f"{net}, batch 20, 2 engines, SpatialParallel, against what a rank computes"
+            for net in ("LeNet-5", "LocalNet")
+        ),
     ]
     assert all(row.value > 0 and row.ratio > 0 for row in rows)
     children = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
@@ -125,8 +132,7 @@ def history(experiment, steps, callback):
 def test_a_floor_is_the_passes_of_a_rank_and_its_exchanges():
     seconds = {
         **{f"all-reduce of {n}": [s] for n, s in ((parallel_floors.FEW, 1e-3), (parallel_floors.MANY, 3e-3))},
-        "128 images": [0.010, 0.010, 0.010],
-        str(DataParallel()): [0.014, 0.016, 0.028],
+        parallel_floors.of(parallel_floors.LENET, 128): [0.010, 0.010, 0.010],
     }
     rate = parallel_floors.Rate.of(seconds, "all-reduce")
     megabyte = 4 * (parallel_floors.MANY - parallel_floors.FEW)
@@ -139,8 +145,8 @@ def test_a_floor_is_the_passes_of_a_rank_and_its_exchanges():
         ],
     ]
     rates = {"all-reduce": rate, "send": parallel_floors.Rate(1e-3, 8e6)}  # 3 ms, and 1.001 ms
-    computed = parallel_floors.seconds_of(seconds, parallel_floors.Work(128, 1))
-    row = parallel_floors.row(seconds, DataParallel(), computed, by_rank, rates)
+    computed = parallel_floors.seconds_of(seconds, parallel_floors.LENET, parallel_floors.Work(128, 1))
+    row = parallel_floors.row("by data", [0.014, 0.016, 0.028], computed, by_rank, rates)
     assert row.value == pytest.approx(16)
     assert row.ratio == pytest.approx(0.014001 / 0.016)
 
