@@ -1,6 +1,7 @@
 """Find the unit whose value alone tells a class from the rest best: by hand, and then by trying all."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import ipywidgets as widgets
 from jaxtyping import Float, Int64
@@ -42,6 +43,7 @@ class UnitFinder(widgets.VBox):
         self.values = {name: x.detach().cpu().float() for name, x in values.items()}
         self.best: dict[tuple[str, int], float] = {}
         self._found: dict[str, BestUnits] = {}
+        self._waits = False
         self.units = widgets.Dropdown(
             options=list(values), description="Units", style=FULL_LABEL, layout={"width": "220px"}
         )
@@ -84,20 +86,23 @@ class UnitFinder(widgets.VBox):
             self._found[name] = best_units(self.values[name], self.labels)
         found = self._found[name]
         sign = float(found.sign[label])
-        self.unit.value = int(found.unit[label])
-        self.above.value = sign
-        self._set_threshold(sign * float(found.threshold[label]))
+        with self._drawn_once():
+            self.unit.value = int(found.unit[label])
+            self.above.value = sign
+            self._set_threshold(sign * float(found.threshold[label]))
 
     def _choose(self, change: object = None) -> None:
         """Another set of units: look at the one whose values differ most."""
         values = self.values[self.units.value]
-        self.unit.max = values.shape[1] - 1
-        self.unit.value = int(values.std(0, correction=0).argmax())
-        self._measure()
+        with self._drawn_once():
+            self.unit.max = values.shape[1] - 1
+            self.unit.value = int(values.std(0, correction=0).argmax())
+            self._measure()
 
     def _measure(self, change: object = None) -> None:
         """Another unit: the threshold begins at its mean."""
-        self._set_threshold(float(self._shown.mean()))
+        with self._drawn_once():
+            self._set_threshold(float(self._shown.mean()))
 
     def _set_threshold(self, value: float) -> None:
         low, high = float(self._shown.min()), float(self._shown.max())
@@ -108,6 +113,13 @@ class UnitFinder(widgets.VBox):
             self.threshold.max = max(high, self.threshold.max)
             self.threshold.value = value
             self.threshold.min, self.threshold.max, self.threshold.step = low, high, (high - low) / STEPS
+
+    @contextmanager
+    def _drawn_once(self) -> Iterator[None]:
+        """Controls may change in it one after the other; what they say together is drawn at its end."""
+        inner, self._waits = self._waits, True
+        yield
+        self._waits = inner
         self._draw()
 
     @property
@@ -122,6 +134,8 @@ class UnitFinder(widgets.VBox):
         return 100 * float(found[is_class].float().mean()), 100 * float((~found)[~is_class].float().mean())
 
     def _draw(self, change: object = None) -> None:
+        if self._waits:
+            return
         x, label, name = self._shown, self.label.value, self.units.value
         is_class = self.labels == label
         found, passed = self.accuracy()

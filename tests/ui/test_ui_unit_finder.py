@@ -50,6 +50,15 @@ def test_the_best_is_the_best_of_all(finder):
     assert sum(finder.accuracy()) / 2 == pytest.approx(best_units(VALUES[:, :3], LABELS).accuracy[2].item())
 
 
+def test_the_best_is_drawn_once_and_nothing_between_counts(finder):
+    drawn = []
+    finder.label.value = 1
+    finder.caption.observe(drawn.append, "value")
+    finder.show_best()
+    assert len(drawn) == 1
+    assert finder.best["some", 1] == pytest.approx(best_units(VALUES, LABELS).accuracy[1].item())
+
+
 def test_each_control_changes_what_is_shown(finder):
     names = ("chart", "caption", "strongest", "record")
     assert changes(finder, names, lambda: setattr(finder.unit, "value", 0)) >= {"chart", "caption", "strongest"}

@@ -25,15 +25,16 @@ export function kernelPicture(model, className, send) {
     if (url) URL.revokeObjectURL(url);
     url = URL.createObjectURL(new Blob([model.get("value")], { type: "image/png" }));
     picture.src = url;
-    picture.alt = model.get("alt");
     answered();
   };
+  const describe = () => { picture.alt = model.get("alt"); }; // it comes after the picture, or alone
   const request = (change) => {
     unsent = change(unsent);
     if (timer === null) sendNext();
   };
   const remove = () => {
     model.off("change:value", draw);
+    model.off("change:alt", describe);
     clearTimeout(timer);
     URL.revokeObjectURL(url);
   };
@@ -43,6 +44,8 @@ export function kernelPicture(model, className, send) {
     return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
   };
   model.on("change:value", draw);
+  model.on("change:alt", describe);
   draw();
+  describe();
   return { picture, request, placeOf, remove };
 }
