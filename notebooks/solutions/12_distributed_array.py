@@ -40,8 +40,8 @@ def memory(high, wide, weights, rows, columns):
     return 8 * -(-high // rows) * -(-wide // columns) * weights
 
 
-# The open task. Units that see the whole digit are the best of one stage, and they are few enough: 190 filters of 28x28.
-# Rates of 0.0003 and 0.001 did not get as far in 200 steps, and fewer units that see less of the digit were worse.
+# The open task. Units that see the whole digit did best, and 190 filters of 28x28 are few enough. Rates of 0.0003 and
+# 0.001 did not get as far in 200 steps, and units that see less of the digit were worse.
 
 
 def detector():
