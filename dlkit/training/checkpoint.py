@@ -8,10 +8,11 @@ import zlib
 from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from dlkit.core.storage import in_a_sentence, read_json, read_tensors, replacing, write_json, write_tensors
 from dlkit.training.history import History
@@ -75,8 +76,13 @@ def refuse_another(here: dict[str, Any], there: dict[str, Any], folder: Path) ->
 def difference(here: dict[str, Any], there: dict[str, Any]) -> str:
     """The first difference of two fingerprints, in words; "" if there is none."""
     for name in here | there:
-        if there.get(name) != here.get(name):
+        if name != "layers" and there.get(name) != here.get(name):
             return f"{name}: {there.get(name)} there, {here.get(name)} here"
+    for layer, own in here.get("layers", {}).items():
+        kept = there.get("layers", {}).get(layer, {})  # an earlier version kept none, and torch's next one has others
+        for name in own.keys() & kept.keys():
+            if kept[name] != own[name]:
+                return f"{layer}.{name}: {kept[name]} there, {own[name]} here".removeprefix(".")
     return ""
 
 
@@ -105,6 +111,7 @@ def fingerprint(run: Any) -> dict[str, Any]:
     return replicas | {
         "model": run.model_class,
         "shapes": run.shapes,
+        "layers": run.layers,
         "learner": settings(run.learner),
         "optimizer": type(run.optimizer).__name__,
         "batch_size": run.experiment.batch_size,
@@ -115,6 +122,26 @@ def fingerprint(run: Any) -> dict[str, Any]:
         "pixels": _checksum(images),
         "labels": None if labels is None else _checksum(labels),
     }
+
+
+def layers_of(model: nn.Module) -> dict[str, dict[str, str]]:
+    """What each module of a net is made with beside its parameters, such as its stride: its public attributes that are
+    plain values, or functions.
+    """
+    return {
+        layer: {
+            name: settings(value)
+            for name, value in vars(module).items()
+            if name != "training" and not name.startswith("_") and _is_plain(value)
+        }
+        for layer, module in model.named_modules()
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str | FunctionType | BuiltinFunctionType)
 
 
 def settings(value: Any) -> str:

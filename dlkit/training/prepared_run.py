@@ -17,6 +17,7 @@ from dlkit.data.sources import resolve
 from dlkit.distributed.gpu import own_device
 from dlkit.distributed.process_group import enter_group, has_ranks
 from dlkit.training.capture import captured
+from dlkit.training.checkpoint import layers_of
 from dlkit.training.first_model import check_trainable, on_its_own
 from dlkit.training.history import History
 from dlkit.training.optimizer_state import group_settings
@@ -71,6 +72,7 @@ class PreparedRun(Generic[M]):
             self.model = model.to(device)  # none of it is the reader's own now
         check_trainable(self.model, images.dtype, strategy is not None)
         self.model_class = type(self.model).__name__
+        self.layers = layers_of(self.model)
         self.shapes = {name: list(value.shape) for name, value in self.model.state_dict().items()}
         self.learner = copy.deepcopy(experiment.learner)
         self.generator = ShardedGenerator(rng_device or device)

@@ -1,3 +1,4 @@
+import copy
 import errno
 import json
 import os
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import random_states, seeded
+from torch import nn
 
 from dlkit import Experiment
 from dlkit.core.storage import read_json, write_json
@@ -433,6 +435,49 @@ def test_a_checkpoint_of_another_run_is_refused_and_says_what_differs(changes, m
     run(small(), tmp_path, steps=5)
     with pytest.raises(ValueError, match=rf"of another run \({message}\): give another folder, or delete that one"):
         run(small(**changes), tmp_path, resume=True)
+
+
+class Settled(nn.Module):
+    """A net that has the same parameters however it is made."""
+
+    def __init__(self, rate=0.1, power=2.0, squash=torch.tanh, passes=(1, 2)):
+        super().__init__()
+        self.linear, self.drop = nn.Linear(784, 10), nn.Dropout(rate)
+        self.power, self.squash, self.passes, self._cache = power, squash, passes, object()
+
+    def forward(self, images):
+        return self.squash(self.linear(self.drop(images.flatten(1) ** self.power)))
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ({"rate": 0.3}, r"drop\.p: 0\.1 there, 0\.3 here"),
+        ({"power": 1.0}, r"power: 2\.0 there, 1\.0 here"),
+        ({"squash": torch.sin}, r"squash: .*tanh there, .*sin here"),
+        ({"passes": (1, 3)}, r"passes: \(1, 2\) there, \(1, 3\) here"),
+    ],
+)
+def test_a_checkpoint_of_a_net_that_computes_otherwise_is_refused(made, message, tmp_path):
+    pictures = DRAWN | {"lr": 0.01}
+    run(small(model=Settled, **pictures), tmp_path, steps=5)
+    other = small(model=partial(copy.deepcopy, Settled(**made)), **pictures)
+    with pytest.raises(ValueError, match=rf"of another run \({message}\): give another folder"):
+        run(other, tmp_path, resume=True)
+    assert run(other, tmp_path / "another folder", steps=5, resume=True).step == 5
+    assert run(small(model=partial(copy.deepcopy, Settled()), **pictures), tmp_path, steps=6, resume=True).step == 6
+
+
+@pytest.mark.parametrize("kept", ["nothing", "an attribute of torch's next version"])
+def test_what_a_checkpoint_does_not_keep_of_a_net_is_no_difference(kept, tmp_path):
+    run(small(), tmp_path, steps=5)
+    path = tmp_path / "checkpoint.json"
+    state = read_json(path)
+    layers = state["fingerprint"].pop("layers")
+    if kept != "nothing":
+        state["fingerprint"]["layers"] = layers | {"": {kept: "1"}}
+    write_json(state, path)
+    assert run(small(), tmp_path, steps=6, resume=True).step == 6
 
 
 def test_a_checkpoint_whose_numbers_were_drawn_on_another_device_is_refused(tmp_path):
