@@ -6,8 +6,9 @@ ask for shapes, dtypes and lengths. Modules of torch.nn, and layers that the kit
 
 import linecache
 import operator
+import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partialmethod
 from typing import Any
@@ -55,6 +56,7 @@ MAKERS = frozenset(
 NUMBERS = (bool, int, float, str, type(None), torch.Size, torch.dtype, torch.device, torch.layout)
 CALLS = ("call_module", "call_function", "call_method")
 RESHAPES_IN_PLACE = ("squeeze_", "unsqueeze_", "transpose_", "t_", "swapaxes_", "swapdims_")
+ONE_AT_A_TIME = threading.RLock()  # fx changes nn.Module for all threads while it traces
 ISINSTANCE = isinstance
 MODULE_CALL, MODULE_GETATTR, APPLY = nn.Module.__call__, nn.Module.__getattr__, vars(torch.autograd.Function)["apply"]
 
@@ -66,7 +68,7 @@ def record(net: nn.Module, images: Tensor) -> tuple[fx.Graph, dict[fx.Node, Any]
     """
     tracer = _Tracer(net, images)
     try:
-        with torch.enable_grad(), _Makers(tracer), _seen_through(tracer):
+        with ONE_AT_A_TIME, torch.enable_grad(), _Makers(tracer), _seen_through(tracer):
             return tracer.trace(net), tracer.values
     except ValueError:
         raise
@@ -183,6 +185,18 @@ class _Tracer(fx.Tracer):
         self.net, self.images = net, images
         self.values: dict[fx.Node, Any] = {}
         self.computing = 0
+        self.thread = threading.get_ident()
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """In other threads modules are called as ever."""
+        if threading.get_ident() != self.thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: Any) -> Any:
+        if threading.get_ident() != self.thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if parametrize.is_parametrized(m) or type(m) in KINDS:

@@ -2,6 +2,7 @@
 
 import copy
 import random
+import threading
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from dlkit.models.graph import ByMode, ImageRows
 from dlkit.models.graph_check import graph_of
 from dlkit.models.joined_traces import trace
 from dlkit.models.program import GraphForward
+from dlkit.models.tracing import MODULE_CALL, MODULE_GETATTR
 
 
 class Net(nn.Module):
@@ -274,3 +276,37 @@ def test_who_takes_a_parameter_is_known():
 def test_functions_of_one_s_own_are_applied_as_before_when_a_net_was_traced():
     graph_of(nn.Linear(3, 2), torch.rand(5, 3))
     assert torch.equal(Doubled.apply(torch.ones(2)), torch.full((2,), 2.0))
+
+
+def test_nets_in_other_threads_are_called_as_ever_while_one_is_traced():
+    """As a widget trains one, and its reader asks what another costs."""
+    one, images, done, wrong = nn.Sequential(nn.Linear(6, 5), nn.Tanh()), torch.rand(3, 6), threading.Event(), []
+    wanted = one(images)
+
+    def call_on_and_on():
+        while not done.is_set():
+            try:
+                assert torch.equal(one(images), wanted)
+            except BaseException as error:
+                wrong.append(error)
+                return
+
+    def trace_on_and_on():
+        while not done.is_set():
+            try:
+                graph_of(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.rand(2, 2, 2))
+            except BaseException as error:
+                wrong.append(error)
+                return
+
+    others = [threading.Thread(target=work) for work in (call_on_and_on, trace_on_and_on)]
+    for other in others:
+        other.start()
+    for _ in range(5):
+        graph_of(LeNet5(), torch.rand(2, 28, 28))
+    done.set()
+    for other in others:
+        other.join()
+    assert wrong == []
+    assert nn.Module.__call__ is MODULE_CALL
+    assert nn.Module.__getattr__ is MODULE_GETATTR
