@@ -8,7 +8,7 @@ and contrast, and on these 256 units that see all of it. L-BFGS is Sandblaster's
 Unit, sign and threshold are those that are best for the labels of the 10,000 validation digits; measured on the 10,000
 test digits is the mean of the share of a digit that is found and of the share of the rest that is not: chance is 50 %.
 Sizes, sparsity and rates were chosen by this figure, with units chosen on one half of the validation digits and tried
-on the other. The paper's own figures are of faces in photographs, and stand in no row.
+on the other; the rate of training together was not searched. The paper's own figures are of faces, and stand in no row.
 """
 
 import copy
