@@ -29,7 +29,6 @@ from .likelihood import pseudo_log_likelihood as pseudo_log_likelihood
 from .likelihood import reverse_ais as reverse_ais
 from .likelihood import states as states
 from .occlusion_maps import occlusion as occlusion
-from .optimal_images import Optimum as Optimum
 from .optimal_images import optimum as optimum
 from .rbm_statistics import free_energy_gap as free_energy_gap
 from .rbm_statistics import hidden_probabilities as hidden_probabilities

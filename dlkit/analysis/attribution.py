@@ -79,9 +79,9 @@ def check_label(net: nn.Module, image: Tensor, label: int) -> int:
 
 
 class Maximised(NamedTuple):
-    """The image after the last step, in [0, 1], and the activation before each step and after the last."""
+    """The image after the last step, and the activation before each step and after the last."""
 
-    image: Float[Tensor, "... height width"]
+    image: Float[Tensor, "*shape"]
     activations: list[float]
 
     def __repr__(self) -> str:

@@ -5,22 +5,12 @@ unsupervised learning, §4.4: the optimum of f(x) with ‖x‖ fixed, by numeric
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-
-class Optimum(NamedTuple):
-    """The image after the last step, and the response before each step and after the last."""
-
-    image: Float[Tensor, "*shape"]
-    responses: list[float]
-
-    def __repr__(self) -> str:
-        size = "x".join(map(str, self.image.shape))
-        return f"Optimum(image of {size}, response {self.responses[0]:.3g} to {self.responses[-1]:.3g})"
+from dlkit.analysis.attribution import Maximised
 
 
 def optimum(
@@ -30,7 +20,7 @@ def optimum(
     norm: float = 1.0,
     steps: int = 200,
     rate: float = 0.3,
-) -> Optimum:
+) -> Maximised:
     """Gradient ascent on a unit's response, among images x with ‖x‖ = norm.
 
     respond: gives the unit's value for each image, (images,). start: not zero; it is brought to that norm. Each step
@@ -55,7 +45,7 @@ def optimum(
         else:
             response, rate = responses[-1], rate / 2
         responses.append(response)
-    return Optimum(x, responses)
+    return Maximised(x, responses)
 
 
 @torch.enable_grad()

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from dlkit.bench.parallel_data import LENET
 from dlkit.bench.parallel_turns import in_turns, split_run
@@ -184,10 +185,17 @@ def time_passes(described: Experiment, images: int) -> float:
 
 def time_own_part(described: Experiment) -> float:
     """On an engine: seconds of the passes of its part of the net by region, with zeros for what others would send."""
-    net, batch, here = described.initial_model(), made_up(described.batch_size), Group()
-    plan = REGION.plan(graph_of(net, batch.images), here.world_size)
-    split_over_grid(plan, Grid(PaperGroup(here.world_size, here.rank), REGION.shape(here.world_size)))
+    batch = made_up(described.batch_size)
+    net = own_part(described, REGION, batch)
     return median_seconds(lambda: described.learner.fill_grad(net, batch, ShardedGenerator("cpu")), PASSES)
+
+
+def own_part(described: Experiment, strategy: SpatialParallel, batch: Batch) -> nn.Module:
+    """On an engine: its part of the net by region, which takes zeros for what others would send."""
+    net, here = described.initial_model(), Group()
+    plan = strategy.plan(graph_of(net, batch.images), here.world_size)
+    split_over_grid(plan, Grid(PaperGroup(here.world_size, here.rank), strategy.shape(here.world_size)))
+    return net
 
 
 def made_up(images: int) -> Batch:

@@ -13,18 +13,13 @@ from typing import NamedTuple
 import torch
 
 from dlkit import data
-from dlkit.bench.parallel_floors import Rate, median_seconds
+from dlkit.bench.parallel_floors import Rate, median_seconds, own_part
 from dlkit.core.random import ShardedGenerator
 from dlkit.data.batch import Batch
-from dlkit.distributed.array import Grid
-from dlkit.distributed.group import Group
 from dlkit.models import RICAStage
-from dlkit.models.graph_check import graph_of
 from dlkit.strategies import SpatialParallel
 from dlkit.strategies.graph.exchanges import Noted
 from dlkit.strategies.graph.on_paper import paper_graph
-from dlkit.strategies.spatial.on_paper import PaperGroup
-from dlkit.strategies.spatial.spatial_parallel import split_over_grid
 from dlkit.training import Experiment, OwnCost
 
 MAPS, SIZE, POOL = 16, 10, 3
@@ -105,14 +100,12 @@ def measure_tile(experiment: Experiment, strategy: SpatialParallel, steps: int) 
 
     The batch is in memory.
     """
-    net, learner, here = experiment.initial_model(), experiment.learner, Group()
     batch, generator = Batch(experiment.data[: experiment.batch_size], None), ShardedGenerator("cpu")
-    plan = strategy.plan(graph_of(net, batch.images), here.world_size)
-    split_over_grid(plan, Grid(PaperGroup(here.world_size, here.rank), strategy.shape(here.world_size)))
+    net = own_part(experiment, strategy, batch)
     optimizer = experiment.optimizer(net.parameters(), lr=experiment.lr)
 
     def step() -> None:
-        learner.fill_grad(net, batch, generator)
+        experiment.learner.fill_grad(net, batch, generator)
         optimizer.step()
 
     return Tile(sum(parameter.numel() for parameter in net.parameters()), median_seconds(step, steps))

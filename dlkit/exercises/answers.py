@@ -107,6 +107,14 @@ def listed(answer: Any) -> list | None:
     return list(answer)
 
 
+def results(answer: Any, count: int, what: str) -> list[Any]:
+    """The answer, if it is so many things in a list or tuple. Raises Hint if not."""
+    found = listed(given(answer)) if not isinstance(answer, Tensor) else None
+    if found is None or len(found) != count:
+        raise Hint(f"Return {what}; yours is of type {kind(answer)}.")
+    return found
+
+
 def kind(answer: Any) -> str:
     """The type of an answer, and the length of a list or tuple."""
     return type(answer).__name__ + (f" of {len(answer)}" if isinstance(answer, list | tuple) else "")

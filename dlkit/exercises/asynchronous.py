@@ -6,21 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlkit.exercises import Answer, Hint, exercise, given
-from dlkit.exercises.answers import close, kind, listed, refuse_mistakes, seeded, shaped, whole
+from dlkit.exercises import Answer, Hint, exercise
+from dlkit.exercises.answers import close, refuse_mistakes, results, seeded, shaped, whole
 from dlkit.exercises.uneven_workers import plan
 
 __all__ = ["adagrad", "apply_push", "direction", "plan"]
 
 Parts = list[Tensor]  # of a vector, one on each server
-
-
-def _results(answer: Any, count: int, what: str) -> list[Any]:
-    """The answer, if it is so many things."""
-    found = listed(given(answer)) if not isinstance(answer, Tensor) else None
-    if found is None or len(found) != count:
-        raise Hint(f"Return {what}; yours is of type {kind(answer)}.")
-    return found
 
 
 @exercise(
@@ -36,7 +28,7 @@ def apply_push(answer: Answer) -> None:
     g = seeded(0)
     for version, computed_at in ((0, 0), (6, 3), (40, 21), (7, 7)):
         values, gradient = (torch.randn(5, generator=g) for _ in range(2))
-        found = _results(
+        found = results(
             answer(values.clone(), version, gradient.clone(), computed_at, 0.3), 3, "values, version and age"
         )
         _check_push(found, values, version, gradient, computed_at)
@@ -87,7 +79,7 @@ def adagrad(answer: Answer) -> None:
             right = torch.randn(4, generator=g), torch.zeros(4)
         gradient = torch.randn(4, generator=g) * 10.0**step
         before = right
-        found = _results(answer(right[0].clone(), right[1].clone(), gradient.clone(), 0.1), 2, "values and sums")
+        found = results(answer(right[0].clone(), right[1].clone(), gradient.clone(), 0.1), 2, "values and sums")
         new = right[1] + gradient**2
         right = (right[0] - 0.1 * gradient / new.sqrt(), new)
         _check_adagrad(found, before, gradient, right)
@@ -145,7 +137,7 @@ def direction(answer: Answer) -> None:
             y, s = (torch.randn(sum(sizes), generator=g, dtype=torch.double) for _ in range(2))
             pairs.append((_cut(y if y.dot(s) > 0 else -y, sizes), _cut(s, sizes)))
         copies = [([part.clone() for part in y], [part.clone() for part in s]) for y, s in pairs]
-        found = _results(answer([part.clone() for part in gradient], copies, 0.6, _dot), len(sizes), "a list of parts")
+        found = results(answer([part.clone() for part in gradient], copies, 0.6, _dot), len(sizes), "a list of parts")
         parts = [
             shaped(part, (size,), f"part {n} of the direction")
             for n, (part, size) in enumerate(zip(found, sizes, strict=True))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dlkit.analysis.single_units import best_units
 from dlkit.data import load
 from dlkit.exercises import Answer, Hint, Points, task
-from dlkit.exercises.answers import floats, listed, number
+from dlkit.exercises.answers import floats, number, results
 from dlkit.training import Experiment, OwnCost
 
 STEPS, BATCH, DIGITS = 200, 50, 4_000
@@ -67,10 +67,10 @@ def digits() -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
 
 def _read(answer: Any) -> tuple[nn.Module, Any, float]:
     """What was handed in. Raises Hint for what cannot be trained or looked at."""
-    parts = listed(answer) if not isinstance(answer, nn.Module | Tensor) else None
-    if parts is None or len(parts) != 3:
-        raise Hint("Return three things: the net, a function (net, images) that gives its units' values, and lr.")
-    net, values, lr = parts[0], parts[1], number(parts[2])
+    net, values, lr = results(
+        answer, 3, "three things: the net, a function (net, images) for its units' values, and lr"
+    )
+    lr = number(lr)
     if not isinstance(net, nn.Module):
         raise Hint(f"The first is the net, an nn.Module; yours is of type {type(net).__name__}.")
     if not callable(values):

@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlkit.exercises import Answer, Hint, exercise, given
+from dlkit.exercises import Answer, Hint, exercise
 from dlkit.exercises.answers import (
     close,
     first_wrong,
-    kind,
-    listed,
     numbers,
     refuse_mistakes,
+    results,
     seeded,
     shaped,
     whole,
@@ -129,15 +128,9 @@ def return_halo(answer: Answer) -> None:
     g = seeded(0)
     for tiles, seen_by in HALOS:
         gradients = [torch.randn(stop - start, generator=g) for start, stop in seen_by]
-        found = _parts(answer([x.clone() for x in gradients], list(tiles), list(seen_by)), len(tiles))
+        ranks = f"a list with a gradient for each of the {len(tiles)} ranks"
+        found = results(answer([x.clone() for x in gradients], list(tiles), list(seen_by)), len(tiles), ranks)
         _check_returned(found, gradients, tiles, seen_by)
-
-
-def _parts(answer: Any, count: int) -> list[Any]:
-    found = listed(given(answer)) if not isinstance(answer, Tensor) else None
-    if found is None or len(found) != count:
-        raise Hint(f"Return a list with a gradient for each of the {count} ranks; yours is of type {kind(answer)}.")
-    return found
 
 
 def _check_returned(found: list[Any], gradients: list[Tensor], tiles: list[Ends], seen_by: list[Ends]) -> None:

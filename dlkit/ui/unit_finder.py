@@ -118,8 +118,10 @@ class UnitFinder(widgets.VBox):
     def _drawn_once(self) -> Iterator[None]:
         """Controls may change in it one after the other; what they say together is drawn at its end."""
         inner, self._waits = self._waits, True
-        yield
-        self._waits = inner
+        try:
+            yield
+        finally:
+            self._waits = inner
         self._draw()
 
     @property

@@ -12,9 +12,9 @@ def test_of_a_linear_unit_it_is_the_filter():
     start = torch.randn(4, 5, dtype=torch.float64, generator=seeded(1))
     found = optimum(lambda x: (x * weights).sum((1, 2)), start, norm=3.0)
     torch.testing.assert_close(found.image, 3 * weights / weights.norm(), rtol=1e-6, atol=1e-6)
-    assert found.responses[-1] == pytest.approx(3 * weights.norm().item())
-    assert found.responses == sorted(found.responses)
-    assert str(found).startswith("Optimum(image of 4x5, response ")
+    assert found.activations[-1] == pytest.approx(3 * weights.norm().item())
+    assert found.activations == sorted(found.activations)
+    assert str(found).startswith("Maximised(image of 4x5, activation ")
 
 
 def test_of_a_pool_of_squares_it_is_the_largest_eigenvector():
@@ -23,7 +23,7 @@ def test_of_a_pool_of_squares_it_is_the_largest_eigenvector():
     values, vectors = torch.linalg.eigh(filters.T @ filters)
     assert found.image.norm().item() == pytest.approx(1.0)
     assert abs(found.image @ vectors[:, -1]).item() == pytest.approx(1.0, abs=1e-6)
-    assert found.responses[-1] == pytest.approx(values[-1].item())
+    assert found.activations[-1] == pytest.approx(values[-1].item())
 
 
 @pytest.mark.parametrize(
@@ -43,4 +43,4 @@ def test_what_has_no_optimum_is_refused(settings, said):
 
 
 def test_a_start_of_noise_mends_a_start_of_zeros():
-    assert optimum(lambda x: x.sum(1), torch.randn(3, generator=seeded())).responses[-1] == pytest.approx(3**0.5)
+    assert optimum(lambda x: x.sum(1), torch.randn(3, generator=seeded())).activations[-1] == pytest.approx(3**0.5)

@@ -116,7 +116,6 @@ NO_TENSORS = {
     "LayerCount": "what `counts` gives",
     "LogProbability": "what `log_probability` gives",
     "LogZ": "what `ais` gives",
-    "Optimum": "what `optimum` gives",
     "Region": "what `receptive_field` gives",
     "TopImages": "what `top_images` gives",
 }

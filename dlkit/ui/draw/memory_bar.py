@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from html import escape
 
 from dlkit.core.text_table import format_bytes
+from dlkit.ui.draw.overlay import legend
 from dlkit.ui.draw.pictures import BLUE, GREEN, ORANGE, PURPLE
 
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
@@ -28,15 +29,12 @@ def memory_bars(ranks: Mapping[str, Mapping[str, float]], limit: float, name: st
     anchor = "end" if x > WIDTH * 0.6 else "start"
     shapes.append(f'<path d="M{x:.1f},{LINE - 4} V{bottom}" stroke="currentColor" stroke-width="2"/>')
     shapes.append(f'<text x="{x:.1f}" y="12" text-anchor="{anchor}">{escape(name)}</text>')
-    keys = "".join(
-        f'<span style="white-space: nowrap; margin-right: 16px"><svg width="14" height="12" aria-hidden="true">'
-        f'<rect width="14" height="12" fill="{colour}"/></svg> {escape(part)}</span> '
-        for colour, part in zip(
-            COLOURS, dict.fromkeys(part for parts in ranks.values() for part in parts), strict=False
-        )
-    )
+    parts = dict.fromkeys(part for parts in ranks.values() for part in parts)
+    marks = {
+        part: f'<rect width="14" height="12" fill="{colour}"/>' for colour, part in zip(COLOURS, parts, strict=False)
+    }
     return (
         f'<svg width="{WIDTH}" height="{bottom}" viewBox="0 0 {WIDTH} {bottom}" role="img" '
         f'aria-label="{escape("; ".join(said))}; a line at {escape(name)}" font-family="sans-serif" '
-        f'font-size="12" fill="currentColor">{"".join(shapes)}</svg><div style="line-height: 1.5">{keys}</div>'
+        f'font-size="12" fill="currentColor">{"".join(shapes)}</svg>' + legend(marks, 14, 12)
     )

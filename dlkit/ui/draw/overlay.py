@@ -105,12 +105,17 @@ def _lines(lines: Mapping[str, Points], axes: Axes) -> tuple[list[str], str]:
         thinned = [*line[:: -(-len(line) // MOST)], line[-1]] if line else []
         path = " ".join("{:.1f},{:.1f}".format(*axes.place(x, y)) for x, y in thinned)
         shapes.append(f'<polyline points="{path}" fill="none" {looks[name]}/>')
+    return shapes, legend({name: f'<path d="M0,5 H30" {look}/>' for name, look in looks.items()}, 30, 10)
+
+
+def legend(marks: Mapping[str, str], width: int, height: int) -> str:
+    """Names as HTML, each behind its mark, a shape in an SVG of this size."""
     keys = "".join(
-        '<span style="white-space: nowrap; margin-right: 16px"><svg width="30" height="10" aria-hidden="true">'
-        f'<path d="M0,5 H30" {look}/></svg> {escape(name)}</span> '
-        for name, look in looks.items()
+        f'<span style="white-space: nowrap; margin-right: 16px"><svg width="{width}" height="{height}" '
+        f'aria-hidden="true">{mark}</svg> {escape(name)}</span> '
+        for name, mark in marks.items()
     )
-    return shapes, f'<div style="line-height: 1.5">{keys}</div>'
+    return f'<div style="line-height: 1.5">{keys}</div>'
 
 
 def columns(heights: Sequence[float], x_label: str, y_label: str) -> str:
